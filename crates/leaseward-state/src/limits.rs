@@ -1,0 +1,74 @@
+//! Every bound of the replicated state: its unit and its reason. A page one can argue with.
+
+/// Longest name of an object, in bytes: it must fit a file name together with our own suffixes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// Shortest time to live of a session, in milliseconds. Below it, ordinary scheduling delays of a busy machine end
+/// leases by mistake (measured stalls: up to 0.2 s at ordinary priority).
+pub const TTL_MS_MIN: u64 = 200;
+
+/// Longest time to live of a session, in milliseconds: one day. A longer one is a lease nobody would wait out.
+pub const TTL_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
+/// Longest lock-delay, in milliseconds, as in Chubby and Consul.
+pub const LOCK_DELAY_MS_MAX: u64 = 60_000;
+
+/// Metadata on a lease, in bytes of keys and values together: enough for a host, a pid and a reason.
+pub const META_BYTES_MAX: usize = 1024;
+
+/// Waiters of one lease. Beyond it, the herd itself is the problem.
+pub const WAITERS_MAX: usize = 4096;
+
+/// Leases in the cluster: about 250 bytes each, so a quarter of a gigabyte.
+pub const LEASES_MAX: usize = 1_000_000;
+
+/// Open sessions: each costs a timer on the leader.
+pub const SESSIONS_MAX: usize = 100_000;
+
+/// Machines known to the cluster.
+pub const MACHINES_MAX: usize = 10_000;
+
+/// Servers defined in the cluster.
+pub const SERVERS_MAX: usize = 10_000;
+
+/// Config sets.
+pub const SETS_MAX: usize = 1_000;
+
+/// Versions kept of one config set; the oldest ones go first, never the newest one.
+pub const VERSIONS_KEPT_MAX: usize = 1_000;
+
+/// Entries of the ledger kept, across all objects. At two hundred bytes each: two megabytes.
+pub const LEDGER_MAX: usize = 10_000;
+
+/// Failures of one server that are remembered, newest last.
+pub const FAILURES_KEPT_MAX: usize = 32;
+
+/// Answers kept for retries that arrive late: as many as a busy minute makes.
+pub const ANSWERS_KEPT_MAX: usize = 131_072;
+
+/// How long the answer to a client's retry is kept, in milliseconds of cluster time: longer than any deadline.
+pub const ANSWER_KEPT_MS: u64 = 120_000;
+
+/// How long the answer under a caller's own `Idempotency-Key` is kept, in milliseconds: a day.
+pub const NAMED_ANSWER_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Commands in one atomic command: a transaction people can still read.
+pub const ATOMIC_COMMANDS_MAX: usize = 128;
+
+/// Length of a human text (message, reason, error), in bytes.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Size of a server specification with all its texts, in bytes.
+pub const SPEC_BYTES_MAX: usize = 64 * 1024;
+
+/// Files in one version of a config set.
+pub const FILES_MAX: u64 = 1_000_000;
+
+/// Bytes of one version of a config set, all files together: four gibibytes.
+pub const SET_BYTES_MAX: u64 = 4 << 30;
+
+/// Length of a path inside a config set, in bytes, as Linux has it.
+pub const PATH_BYTES_MAX: usize = 4095;
+
+/// Length of one part of a path, in bytes, as Linux has it.
+pub const PATH_PART_BYTES_MAX: usize = 255;

@@ -1,0 +1,372 @@
+//! Servers: what an operator asked for, where it runs, and what became of it.
+//!
+//! Must stay true: a server is assigned only while its lease `server/<name>` is held by the machine's session under
+//! the assignment's token, and the lease of an expired assignment stays closed until its fence is proven or its
+//! grace is over. Left out on purpose: how a machine runs a server (`leaseward-node`) and who decides where
+//! (`leaseward-failover`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::MachineName;
+use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
+
+/// How surely a machine can stop a server whose lease is over, and how long the master waits without a certificate.
+///
+/// Source of the graces: the attack matrix that `doctor` runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FenceLevel {
+    /// A guard in user space only.
+    #[default]
+    F0,
+    /// An unprivileged user and PID namespace with a kernel timer.
+    F1,
+    /// A PID namespace as root, real-time priority, locked memory.
+    F2,
+    /// F2 and a network fence.
+    F3,
+    /// F3 and a hardware watchdog.
+    F4,
+    /// F4 and a storage reservation or a power hook.
+    F5,
+}
+
+impl FenceLevel {
+    /// Returns how long the master waits after expiry before it may grant again without a certificate, in
+    /// milliseconds; `None` where only the operator can say.
+    #[must_use]
+    pub fn grace_ms(self) -> Option<u64> {
+        match self {
+            Self::F0 | Self::F4 | Self::F5 => None,
+            Self::F1 => Some(2_000),
+            Self::F2 | Self::F3 => Some(100),
+        }
+    }
+}
+
+impl fmt::Display for FenceLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// What an operator asked for. A new version replaces the whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerSpec {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Run instead of SIGTERM to ask the server to stop, if not empty.
+    pub stop_command: Vec<String>,
+    /// Added to a clean environment.
+    pub environment: BTreeMap<String, String>,
+    /// The working directory; `/` if none.
+    pub directory: Option<String>,
+    /// The user it runs as; the agent's own if none.
+    pub user: Option<String>,
+    /// Machines that may run it, best first. Empty: every machine, by name.
+    pub candidates: Vec<MachineName>,
+    /// Machines below this level are not used.
+    pub requires_fence: FenceLevel,
+    /// Replaces the grace of the machine's fence level, in milliseconds. Required where the level has none.
+    pub grace_ms: Option<u64>,
+    /// How to see that it works. Without one, a live process is a working one.
+    pub check: Option<HealthCheck>,
+    /// Until its first good check it is starting, at most this long, in milliseconds.
+    pub start_timeout_ms: u64,
+    /// After the stop signal it may take this long, in milliseconds; then it is killed.
+    pub stop_grace_ms: u64,
+    /// What follows a crash.
+    pub restart: RestartPolicy,
+    /// Higher is placed first.
+    pub priority: i32,
+    /// Addresses that follow it.
+    pub addresses: Vec<FloatingAddress>,
+    /// File systems that follow it.
+    pub mounts: Vec<Mount>,
+    /// Scripts around its life, by step.
+    pub hooks: BTreeMap<String, String>,
+    /// Who carries out orders on the machine.
+    pub manager: ManagerKind,
+    /// Config sets that must be on the machine's disk before it starts.
+    pub needs_sets: Vec<String>,
+}
+
+/// Who carries out orders on a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ManagerKind {
+    /// Our agent.
+    #[default]
+    Agent,
+    /// The system's ssh and a control script.
+    Ssh,
+}
+
+/// An address that exists only where the server runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatingAddress {
+    /// IPv4 or IPv6, as text, without a prefix.
+    pub ip: String,
+    /// The interface; by subnet if none.
+    pub interface: Option<String>,
+}
+
+/// A file system that is mounted only where the server runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The device or remote path.
+    pub device: String,
+    /// Where it is mounted.
+    pub at: String,
+    /// Its type, as `mount -t` takes it.
+    pub fs_type: String,
+}
+
+/// A repeated look at a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is looked at.
+    pub probe: Probe,
+    /// From one look to the next, in milliseconds.
+    pub interval_ms: u64,
+    /// One look takes at most this long, in milliseconds.
+    pub timeout_ms: u64,
+    /// So many bad looks in a row make it hung.
+    pub misses: u32,
+}
+
+/// What a health check looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// The process lives.
+    Process,
+    /// A TCP connection to `host:port` opens.
+    Tcp(String),
+    /// An HTTP GET of this URL answers 2xx or 3xx.
+    Http(String),
+    /// This command ends with 0.
+    Command(Vec<String>),
+}
+
+/// What follows a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// Restarts on the same machine within `per_ms`; after them it moves.
+    pub in_place: u32,
+    /// The window of `in_place`, in milliseconds.
+    pub per_ms: u64,
+    /// Waits before the restarts, in milliseconds; the last one repeats.
+    pub backoff_ms: Vec<u64>,
+    /// Failures in the whole cluster within `cluster_per_ms`; after them it is failed.
+    pub cluster: u32,
+    /// The window of `cluster`, in milliseconds.
+    pub cluster_per_ms: u64,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            in_place: 3,
+            per_ms: 10 * 60_000,
+            backoff_ms: vec![0, 1_000, 2_000, 5_000, 10_000, 30_000],
+            cluster: 6,
+            cluster_per_ms: 60 * 60_000,
+        }
+    }
+}
+
+/// What the operator wants of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// It should run on exactly one machine.
+    Running,
+    /// It should run nowhere.
+    Stopped,
+}
+
+/// A server as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// What the operator asked for.
+    pub spec: ServerSpec,
+    /// Counts the specifications, from 1.
+    pub version: u64,
+    /// The entry that made it.
+    pub created: Revision,
+    /// The entry that changed it last.
+    pub modified: Revision,
+    /// Whether it should run.
+    pub wanted: Wanted,
+    /// Where it is in its life.
+    pub placement: Placement,
+    /// Newest last, at most [`crate::limits::FAILURES_KEPT_MAX`].
+    pub failures: Vec<Failure>,
+    /// The greatest token it ever ran under.
+    pub last_token: Option<FencingToken>,
+    /// The machine it last ran on.
+    pub last_machine: Option<MachineName>,
+}
+
+/// Where a server is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Placement {
+    /// It runs nowhere, and that is proven.
+    Unplaced {
+        /// Where it should go next, if somebody said so.
+        target: Option<MachineName>,
+    },
+    /// A machine holds its lease.
+    Assigned(Assignment),
+    /// The machine's session ended; the copy there may live on until its fence is proven or its grace is over.
+    Expired(Expired),
+    /// It failed too often; an operator must start it again.
+    Failed {
+        /// What happened last.
+        why: String,
+    },
+}
+
+/// A machine's right to run a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The machine.
+    pub machine: MachineName,
+    /// The machine's session, which is what is renewed.
+    pub session: SessionId,
+    /// The fencing token of this right.
+    pub token: FencingToken,
+    /// When it was given.
+    pub at: UnixMillis,
+    /// Why it was given.
+    pub cause: Cause,
+    /// What the machine said last.
+    pub status: ServerStatus,
+    /// Restarts in place under this token.
+    pub restarts: u32,
+    /// Set while it is being moved: where to.
+    pub moving_to: Option<MachineName>,
+}
+
+/// Why a server was placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// It was started for the first time, or by an operator.
+    Started,
+    /// Its machine's session expired.
+    MachineLost,
+    /// Its machine started again under a new incarnation.
+    MachineRestarted,
+    /// It crashed too often where it was.
+    Crashed,
+    /// An operator moved it.
+    Moved,
+}
+
+/// What a machine says of a server that it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerStatus {
+    /// The assignment is committed; nothing was heard yet.
+    Ordered,
+    /// The process runs; it has not passed its first check.
+    Starting {
+        /// Its process id on the machine.
+        pid: u32,
+    },
+    /// It passed its check.
+    Running {
+        /// Its process id on the machine.
+        pid: u32,
+    },
+    /// Its checks fail.
+    Unhealthy {
+        /// Its process id on the machine.
+        pid: u32,
+        /// What the check saw.
+        why: String,
+    },
+    /// It ended and waits for its restart in place.
+    Restarting {
+        /// How it ended.
+        why: String,
+    },
+    /// It is being stopped.
+    Stopping,
+}
+
+/// An assignment whose session is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    /// The machine that held it.
+    pub machine: MachineName,
+    /// The token that is over.
+    pub token: FencingToken,
+    /// The entry that ended it.
+    pub since: Revision,
+    /// Why it ended.
+    pub cause: Cause,
+    /// How the death of the copy is proven, once it is.
+    pub fence: Option<FenceProof>,
+}
+
+/// How it is known that no copy of a server executes any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FenceProof {
+    /// The kernel said so: the init of the server's PID namespace is gone, and with it every process.
+    Certificate(Certificate),
+    /// The machine booted again.
+    Rebooted,
+    /// The machine's deadline passed, and this much time on the master's clock, in milliseconds.
+    Grace(u64),
+    /// An operator said so.
+    Operator(String),
+}
+
+/// The kernel's statement that every process of a server is dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The token that the server ran under.
+    pub token: FencingToken,
+    /// The boot of the machine in which it ran.
+    pub boot_id: String,
+    /// When the proof was read, on that machine's boot clock, in nanoseconds.
+    pub proven_at_boottime_ns: u64,
+    /// How the main process ended.
+    pub exit: Exit,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody was left to see how.
+    Unseen,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unseen => f.write_str("killed with its shim"),
+        }
+    }
+}
+
+/// One failure of a server, counted once per token and restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The token it ran under.
+    pub token: FencingToken,
+    /// Which restart under that token, from 0.
+    pub attempt: u32,
+    /// Where.
+    pub machine: MachineName,
+    /// When, by the proposer's clock.
+    pub at: UnixMillis,
+    /// What happened.
+    pub why: String,
+}
