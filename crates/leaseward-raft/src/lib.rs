@@ -1,1 +1,42 @@
-//! Not yet.
+//! Agrees on entries: openraft, the log on disk, the wire, membership, leadership, session timekeeping.
+//!
+//! This crate alone knows openraft, sled and bincode. It knows nothing of servers, and nothing of files on members.
+//!
+//! To find your way: an entry's life is `proposer.rs` (gathered, forwarded) → `log_store.rs` and `wal/` (durable) →
+//! `machine.rs` (applied, published). A renewal's life is `sessions.rs` → `confirm.rs`. A leader's death is
+//! `election.rs`. Everything is put together in `replica.rs`.
+
+pub mod clock;
+pub mod codec;
+pub mod confirm;
+pub mod disk;
+pub mod election;
+pub mod forward;
+pub mod identity;
+mod join;
+pub mod limits;
+pub mod log_store;
+pub mod machine;
+mod members;
+pub mod net;
+mod network;
+pub mod proposer;
+pub mod random;
+pub mod recall;
+pub mod replica;
+mod serve;
+pub mod sessions;
+pub mod settings;
+pub mod sled_store;
+pub mod snapshot;
+pub mod store;
+pub mod stored;
+pub mod types;
+pub mod wal;
+
+pub use forward::Internal;
+pub use machine::Published;
+pub use replica::{Blobs, Later, Replica, Start, StartError};
+pub use serve::machine_view;
+pub use settings::{Settings, Timing};
+pub use types::{NodeId, NodeInfo};

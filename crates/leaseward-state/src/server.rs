@@ -316,6 +316,8 @@ pub enum FenceProof {
     Certificate(Certificate),
     /// The machine booted again.
     Rebooted,
+    /// The machine's agent found no process of an earlier run in this boot.
+    Swept,
     /// The machine's deadline passed, and this much time on the master's clock, in milliseconds.
     Grace(u64),
     /// An operator said so.

@@ -1,0 +1,86 @@
+//! The clock of those who grant: it must never run fast, so it is the slower of two (rule R3).
+//!
+//! Must stay true: a deadline has passed only when both the raw clock and the disciplined one say so. A stopped
+//! clock only delays an expiry. Holders need the opposite, and have a clock of their own (`leaseward::clock`).
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The raw clock: not steered by anybody.
+    pub raw: Duration,
+    /// The monotonic clock: steered by time synchronisation.
+    pub monotonic: Duration,
+}
+
+impl Reading {
+    /// Returns the moment `duration` later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self { raw: self.raw + duration, monotonic: self.monotonic + duration }
+    }
+
+    /// Returns how much time is certainly over since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        let raw = self.raw.saturating_sub(earlier.raw);
+        let monotonic = self.monotonic.saturating_sub(earlier.monotonic);
+        raw.min(monotonic)
+    }
+
+    /// Returns how long it takes at least until both clocks have reached `deadline`; zero if they have.
+    #[must_use]
+    pub fn until(self, deadline: Self) -> Duration {
+        let raw = deadline.raw.saturating_sub(self.raw);
+        let monotonic = deadline.monotonic.saturating_sub(self.monotonic);
+        raw.max(monotonic)
+    }
+}
+
+/// Reads the clocks.
+pub trait GrantClock: Debug + Send + Sync + 'static {
+    /// Returns this moment.
+    fn now(&self) -> Reading;
+}
+
+/// The kernel's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KernelClock;
+
+impl GrantClock for KernelClock {
+    fn now(&self) -> Reading {
+        Reading { raw: read(ClockId::MonotonicRaw), monotonic: read(ClockId::Monotonic) }
+    }
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Returns the wall clock in milliseconds since 1970: for stamps that people read, never for a decision.
+#[must_use]
+pub fn wall_millis() -> u64 {
+    read(ClockId::Realtime).as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn reading(raw: u64, monotonic: u64) -> Reading {
+        Reading { raw: Duration::from_millis(raw), monotonic: Duration::from_millis(monotonic) }
+    }
+
+    #[test]
+    fn a_deadline_waits_for_the_slower_clock() {
+        let deadline = reading(0, 0).after(Duration::from_millis(100));
+        assert_eq!(reading(150, 80).until(deadline), Duration::from_millis(20), "the disciplined clock was slowed");
+        assert_eq!(reading(80, 150).until(deadline), Duration::from_millis(20), "the disciplined clock was sped up");
+        assert_eq!(reading(100, 100).until(deadline), Duration::ZERO);
+    }
+}

@@ -1,0 +1,121 @@
+//! Confirmation rounds: a leader asks the others whether its vote is still the newest one they know of (rule R2).
+//!
+//! Must stay true: whoever waits is answered only by a round that started after it came; a round counts only if a
+//! quorum of every set of voters, as known before and after it, said yes, the leader itself included. One round
+//! serves everybody who waits, and nothing is written to the log. It does not pass through openraft's core, so a
+//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use leaseward_state::Term;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::limits::{CONFIRM_TIMEOUT, RENEWALS_WAITING_MAX};
+use crate::log_store::Promise;
+use crate::net::links::Links;
+use crate::net::wire::{Answer, Ask, Purpose};
+use crate::recall::Memory;
+use crate::stored::{Membership, Vote};
+use crate::types::{NodeId, Raft};
+
+type Waiter = oneshot::Sender<Option<Term>>;
+
+/// Asks for confirmations.
+#[derive(Clone)]
+pub struct Confirmer {
+    waiters: mpsc::Sender<Waiter>,
+}
+
+/// What a round needs.
+pub(crate) struct Rounds {
+    pub(crate) node: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) promise: Promise,
+    pub(crate) links: Links,
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Confirmer {
+    /// Starts the task that runs the rounds; it ends with the last handle.
+    pub(crate) fn start(rounds: Rounds) -> Self {
+        let (waiters, queue) = mpsc::channel(RENEWALS_WAITING_MAX);
+        tokio::spawn(run(rounds, queue));
+        Self { waiters }
+    }
+
+    /// Returns the term in which this node was the leader at some moment after this call began, if a quorum says
+    /// so. Cancel safe.
+    pub async fn confirm(&self) -> Option<Term> {
+        let (done, wait) = oneshot::channel();
+        self.waiters.try_send(done).ok()?;
+        wait.await.ok().flatten()
+    }
+}
+
+async fn run(rounds: Rounds, mut queue: mpsc::Receiver<Waiter>) {
+    while let Some(first) = queue.recv().await {
+        let mut waiting = vec![first];
+        while let Ok(next) = queue.try_recv() {
+            waiting.push(next);
+        }
+        let confirmed = rounds.round().await;
+        for waiter in waiting {
+            waiter.send(confirmed).ok();
+        }
+    }
+}
+
+impl Rounds {
+    async fn round(&self) -> Option<Term> {
+        let (vote, before) = self.own_vote()?;
+        let acknowledged = self.memory.as_leader(&self.raft);
+        let ask = Ask::Confirm { vote, acknowledged };
+        let others: BTreeSet<NodeId> = before.voters.iter().flatten().copied().filter(|id| *id != self.node).collect();
+        let mut answers: FuturesUnordered<_> = others
+            .iter()
+            .filter_map(|id| Some((*id, before.nodes.get(id)?.peer_address.clone())))
+            .map(|(id, address)| {
+                let (links, ask) = (self.links.clone(), ask.clone());
+                async move {
+                    let answer = links.call(id, &address, Purpose::Control, &ask, CONFIRM_TIMEOUT).await;
+                    (id, matches!(answer, Ok(Answer::Yes(true))))
+                }
+            })
+            .collect();
+        let mut yes = BTreeSet::from([self.node]);
+        while !is_quorum(&before, &yes) {
+            let (id, said_yes) = answers.next().await?;
+            if said_yes {
+                yes.insert(id);
+            }
+        }
+        // Whoever has not answered yet may take its time: the answer must not be cut off inside its connection.
+        tokio::spawn(async move { while answers.next().await.is_some() {} });
+        let (now, after) = self.own_vote()?;
+        (now == vote && is_quorum(&after, &yes)).then_some(Term(vote.term))
+    }
+
+    /// Returns our vote, if a quorum granted it and we have not promised a newer one since.
+    fn own_vote(&self) -> Option<(Vote, Membership)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let vote = Vote::from(metrics.vote);
+        let leads = vote.committed && vote.node == self.node && self.promise.allows(&vote);
+        let membership = metrics.membership_config.membership();
+        leads.then(|| (vote, membership.into()))
+    }
+}
+
+/// Returns whether `yes` holds a majority of each set of voters.
+#[must_use]
+pub fn is_quorum(membership: &Membership, yes: &BTreeSet<NodeId>) -> bool {
+    !membership.voters.is_empty()
+        && membership.voters.iter().all(|voters| voters.intersection(yes).count() * 2 > voters.len())
+}
+
+/// How long a round takes at most.
+pub const ROUND_MAX: Duration = CONFIRM_TIMEOUT;

@@ -1,0 +1,85 @@
+//! Every bound of this crate: its unit and its reason.
+
+use std::time::Duration;
+
+/// Size of a log segment, in bytes. Zero-filled beforehand, so that a commit touches no metadata.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// Largest record of the log, in bytes: it must fit a segment with room to spare.
+pub const RECORD_BYTES_MAX: usize = 8 << 20;
+
+/// Encoded entries kept in memory for followers that are a little behind, in bytes.
+pub const ENTRY_CACHE_BYTES: usize = 32 << 20;
+
+/// Entries sent to a follower at once, in bytes: a slow link must not hold back the heartbeat behind it for long.
+pub const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Commands in one entry. Beyond it, latency grows without gain in throughput.
+pub const BATCH_COMMANDS_MAX: usize = 1_024;
+
+/// Bytes of commands in one entry.
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Largest single command, in bytes, as it is encoded.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// Commands that wait for their turn on a leader. Beyond it, callers are told to slow down.
+pub const PROPOSALS_WAITING_MAX: usize = 65_536;
+
+/// Entries proposed and not yet applied. Two: one is written while the next one is gathered.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
+
+/// Largest frame on a control connection, in bytes.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+
+/// Largest frame on a bulk connection, in bytes: a blob, or a piece of a snapshot.
+pub const BULK_FRAME_BYTES_MAX: usize = 20 << 20;
+
+/// Largest frame before the peer has said who it is, in bytes.
+pub const HELLO_BYTES_MAX: usize = 4 << 10;
+
+/// A piece of a snapshot on its way, in bytes.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+
+/// Requests of one connection that are worked on at the same time.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
+
+/// Connections that one node accepts.
+pub const CONNECTIONS_MAX: usize = 4_096;
+
+/// Frames that wait to be written on one connection.
+pub const FRAMES_WAITING_MAX: usize = 1_024;
+
+/// Renewals that wait for one confirmation round.
+pub const RENEWALS_WAITING_MAX: usize = 262_144;
+
+/// A confirmation round without an answer of a quorum is given up after this.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A new connection to a peer is given up after this.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The other side has this long to say who it is.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Free space below which no proposals are taken, in bytes: enough for four segments, so that the log can always
+/// write what a quorum already agreed on.
+pub const FREE_BYTES_MIN: u64 = 4 * SEGMENT_BYTES;
+
+/// Log bytes after which a snapshot is made.
+pub const SNAPSHOT_AFTER_BYTES: u64 = 64 << 20;
+
+/// Entries kept behind a snapshot, so that a follower that was away briefly needs no snapshot.
+pub const ENTRIES_KEPT: u64 = 10_000;
+
+/// Snapshots kept on disk.
+pub const SNAPSHOTS_KEPT: usize = 2;
+
+/// Largest value in sled, in bytes. Larger ones leak space there.
+pub const SLED_VALUE_BYTES_MAX: usize = 32 << 10;
+
+/// Largest encoded record of the state, in bytes.
+pub const STATE_RECORD_BYTES_MAX: usize = 4 << 20;
+
+/// A leader that was not scheduled for longer than this was deaf, and shifts its deadlines (rule R6).
+pub const DEAF_AFTER: Duration = Duration::from_millis(100);

@@ -1,0 +1,341 @@
+//! openraft's log on our own log: an index in memory, recent entries in memory, the rest read back from segments.
+//!
+//! Must stay true: openraft is told that an entry is flushed only by the log's thread, after its sync. What is
+//! appended can be read at once. [`Promise`] is raised before a vote is written, so that whoever reads it never
+//! confirms an older term after a newer vote may have been given (rule R2).
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError,
+};
+use tokio::sync::oneshot;
+
+use crate::codec;
+use crate::limits::{APPEND_BYTES_MAX, ENTRY_CACHE_BYTES};
+use crate::stored::{Entry, LogPosition, Vote};
+use crate::types::{NodeId, TypeConfig};
+use crate::wal::{Place, Record, RecordKind, Recovered, Writer};
+
+type Failure = StorageError<NodeId>;
+type RaftEntry = openraft::Entry<TypeConfig>;
+
+/// The newest vote that this node has given or is about to give.
+#[derive(Debug, Clone, Default)]
+pub struct Promise(Arc<Mutex<Option<Vote>>>);
+
+impl Promise {
+    /// Returns whether this node has given no vote, and is giving none, in a later term than `vote`, or to another
+    /// leader in the same term.
+    #[must_use]
+    pub fn allows(&self, vote: &Vote) -> bool {
+        let promised = self.0.lock().expect("no holder of this lock panics");
+        promised.is_none_or(|given| (given.term, given.node) <= (vote.term, vote.node))
+    }
+
+    fn raise(&self, vote: Vote) {
+        let mut promised = self.0.lock().expect("no holder of this lock panics");
+        if promised.is_none_or(|given| (given.term, given.node) < (vote.term, vote.node)) {
+            *promised = Some(vote);
+        }
+    }
+}
+
+struct Slot {
+    position: LogPosition,
+    /// Distinguishes this entry from one that stood at the same index before.
+    stamp: u64,
+    bytes: Option<Arc<Vec<u8>>>,
+    place: Option<Place>,
+}
+
+#[derive(Default)]
+struct Index {
+    slots: BTreeMap<u64, Slot>,
+    purged: Option<LogPosition>,
+    vote: Option<Vote>,
+    committed: Option<LogPosition>,
+    cached: usize,
+    appended: u64,
+    next_stamp: u64,
+}
+
+/// The log, shared by openraft's core and its readers.
+#[derive(Clone)]
+pub struct LogStore {
+    writer: Arc<Writer>,
+    index: Arc<Mutex<Index>>,
+    promise: Promise,
+}
+
+impl LogStore {
+    /// Returns the log that was recovered, written on by `writer`.
+    #[must_use]
+    pub fn new(writer: Writer, recovered: Recovered) -> Self {
+        let promise = Promise::default();
+        if let Some(vote) = recovered.vote {
+            promise.raise(vote);
+        }
+        let slots = recovered
+            .entries
+            .into_iter()
+            .map(|(index, (position, place))| {
+                (index, Slot { position, stamp: 0, bytes: None, place: Some(place) })
+            })
+            .collect();
+        let index = Index {
+            slots,
+            purged: recovered.purged,
+            vote: recovered.vote,
+            committed: recovered.committed,
+            cached: 0,
+            appended: 0,
+            next_stamp: 1,
+        };
+        Self { writer: Arc::new(writer), index: Arc::new(Mutex::new(index)), promise }
+    }
+
+    /// Returns the newest vote that this node has given or is about to give.
+    #[must_use]
+    pub fn promise(&self) -> Promise {
+        self.promise.clone()
+    }
+
+    /// Returns the log's thread.
+    #[must_use]
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Returns the bytes of all entries appended since this process began.
+    #[must_use]
+    pub fn appended_bytes(&self) -> u64 {
+        self.lock().appended
+    }
+
+    /// Returns the position of the last entry, or of the last purged one.
+    #[must_use]
+    pub fn last(&self) -> Option<LogPosition> {
+        let index = self.lock();
+        index.slots.last_key_value().map(|(_, slot)| slot.position).or(index.purged)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().expect("no holder of this lock panics")
+    }
+
+    async fn write_and_wait(&self, record: Record) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.writer.write(
+            vec![record],
+            Box::new(move |outcome| {
+                done.send(outcome.map(drop)).ok();
+            }),
+        );
+        wait.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")))
+    }
+
+    fn read(&self, range: (Bound<u64>, Bound<u64>), max_bytes: usize) -> Result<Vec<RaftEntry>, Failure> {
+        let mut wanted = Vec::new();
+        {
+            let index = self.lock();
+            let mut total = 0;
+            for slot in index.slots.range(range).map(|(_, slot)| slot) {
+                let size = slot.bytes.as_ref().map_or_else(
+                    || slot.place.map_or(0, |place| place.length as usize),
+                    |bytes| bytes.len(),
+                );
+                total += size;
+                if total > max_bytes && !wanted.is_empty() {
+                    break;
+                }
+                wanted.push((slot.bytes.clone(), slot.place));
+            }
+        }
+        wanted.into_iter().map(|(bytes, place)| self.load(bytes, place)).collect()
+    }
+
+    fn load(&self, bytes: Option<Arc<Vec<u8>>>, place: Option<Place>) -> Result<RaftEntry, Failure> {
+        let read_failed = |error: io::Error| failure(ErrorSubject::Logs, ErrorVerb::Read, &error);
+        let bytes = match (bytes, place) {
+            (Some(bytes), _) => bytes,
+            (None, Some(place)) => {
+                let file = self
+                    .writer
+                    .file(place.segment)
+                    .ok_or_else(|| read_failed(io::Error::other(format!("segment {} is gone", place.segment))))?;
+                let mut bytes = vec![0; place.length as usize];
+                file.read_at(&mut bytes, place.offset).map_err(read_failed)?;
+                Arc::new(bytes)
+            }
+            (None, None) => return Err(read_failed(io::Error::other("an entry has neither bytes nor a place"))),
+        };
+        let entry: Entry =
+            codec::decode("entry", &bytes).map_err(|error| read_failed(io::Error::other(error.to_string())))?;
+        Ok(entry.into())
+    }
+}
+
+fn failure(subject: ErrorSubject<NodeId>, verb: ErrorVerb, error: &(impl std::error::Error + 'static)) -> Failure {
+    StorageError::IO { source: StorageIOError::new(subject, verb, AnyError::new(error)) }
+}
+
+impl Index {
+    fn insert(&mut self, position: LogPosition, bytes: Vec<u8>) -> (u64, u64) {
+        let stamp = self.next_stamp;
+        self.next_stamp += 1;
+        self.cached += bytes.len();
+        self.appended += bytes.len() as u64;
+        self.slots.insert(
+            position.index,
+            Slot { position, stamp, bytes: Some(Arc::new(bytes)), place: None },
+        );
+        (position.index, stamp)
+    }
+
+    fn placed(&mut self, index: u64, stamp: u64, place: Place) {
+        if let Some(slot) = self.slots.get_mut(&index)
+            && slot.stamp == stamp
+        {
+            slot.place = Some(place);
+        }
+    }
+
+    /// Forgets the bytes of the oldest entries that can be read back.
+    fn shrink(&mut self) {
+        if self.cached <= ENTRY_CACHE_BYTES {
+            return;
+        }
+        for slot in self.slots.values_mut() {
+            if self.cached <= ENTRY_CACHE_BYTES / 2 {
+                break;
+            }
+            if slot.place.is_some()
+                && let Some(bytes) = slot.bytes.take()
+            {
+                self.cached -= bytes.len();
+            }
+        }
+    }
+
+    fn removed(&mut self, removed: &BTreeMap<u64, Slot>) {
+        let bytes: usize = removed.values().filter_map(|slot| slot.bytes.as_ref()).map(|bytes| bytes.len()).sum();
+        self.cached -= bytes;
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<RaftEntry>, Failure> {
+        self.read((range.start_bound().cloned(), range.end_bound().cloned()), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, Failure> {
+        self.read((Bound::Included(start), Bound::Excluded(end)), APPEND_BYTES_MAX)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Failure> {
+        let index = self.lock();
+        let purged: Option<LogId<NodeId>> = index.purged.map(Into::into);
+        let last = index.slots.last_key_value().map(|(_, slot)| slot.position.into());
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last.or(purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &openraft::Vote<NodeId>) -> Result<(), Failure> {
+        let vote = Vote::from(*vote);
+        self.promise.raise(vote);
+        self.write_and_wait(Record::new(RecordKind::Vote, codec::encode(&vote)))
+            .await
+            .map_err(|error| failure(ErrorSubject::Vote, ErrorVerb::Write, &error))?;
+        self.lock().vote = Some(vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<openraft::Vote<NodeId>>, Failure> {
+        Ok(self.lock().vote.map(Into::into))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId<NodeId>>) -> Result<(), Failure> {
+        let committed: Option<LogPosition> = committed.map(Into::into);
+        self.lock().committed = committed;
+        self.writer.write_lazily(Record::new(RecordKind::Committed, codec::encode(&committed)));
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<NodeId>>, Failure> {
+        Ok(self.lock().committed.map(Into::into))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), Failure>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        let mut stamps = Vec::new();
+        {
+            let mut index = self.lock();
+            for entry in entries {
+                let entry = Entry::from(&entry);
+                let bytes = codec::encode(&entry);
+                stamps.push(index.insert(entry.position, bytes.clone()));
+                records.push(Record::new(RecordKind::Entry, bytes));
+            }
+            index.shrink();
+        }
+        let shared = Arc::clone(&self.index);
+        let then = move |outcome: io::Result<Vec<Place>>| {
+            let outcome = outcome.map(|places| {
+                let mut index = shared.lock().expect("no holder of this lock panics");
+                for ((at, stamp), place) in stamps.into_iter().zip(places) {
+                    index.placed(at, stamp, place);
+                }
+            });
+            callback.log_io_completed(outcome);
+        };
+        self.writer.write(records, Box::new(then));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId<NodeId>) -> Result<(), Failure> {
+        {
+            let mut index = self.lock();
+            let removed = index.slots.split_off(&log_id.index);
+            index.removed(&removed);
+        }
+        self.write_and_wait(Record::new(RecordKind::TruncateFrom, codec::encode(&log_id.index)))
+            .await
+            .map_err(|error| failure(ErrorSubject::Logs, ErrorVerb::Delete, &error))
+    }
+
+    async fn purge(&mut self, log_id: LogId<NodeId>) -> Result<(), Failure> {
+        let position = LogPosition::from(log_id);
+        {
+            let mut index = self.lock();
+            let kept = index.slots.split_off(&(position.index + 1));
+            let removed = std::mem::replace(&mut index.slots, kept);
+            index.removed(&removed);
+            index.purged = Some(position);
+        }
+        self.write_and_wait(Record::new(RecordKind::PurgeTo, codec::encode(&position)))
+            .await
+            .map_err(|error| failure(ErrorSubject::Logs, ErrorVerb::Delete, &error))?;
+        self.writer.purged();
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! openraft's state machine: applies entries to the state, publishes it, and keeps it on disk in the background.
+//!
+//! Must stay true: exactly one answer per entry; the state is published only after the whole apply call, so readers
+//! see no half of a batch; the store may lag behind and is caught up by replaying the log.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use leaseward_state::{Entry, Revision, State, Term};
+use openraft::storage::RaftStateMachine;
+use openraft::{
+    AnyError, EntryPayload, ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
+    StorageError, StorageIOError,
+};
+use tokio::sync::watch;
+use tracing::{debug, error, info};
+
+use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::store::{AppliedTo, Change, StateStore};
+use crate::stored::{LogPosition, StoredMembership};
+use crate::types::{Answers, NodeId, NodeInfo, TypeConfig};
+
+type Failure = StorageError<NodeId>;
+type RaftEntry = openraft::Entry<TypeConfig>;
+
+/// The state as of an entry.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// The state. Shared: cloning it costs nothing.
+    pub state: Arc<State>,
+    /// How far the log is applied in it.
+    pub applied: AppliedTo,
+}
+
+/// openraft's state machine on our state.
+pub struct Machine {
+    state: State,
+    applied: AppliedTo,
+    publish: watch::Sender<Published>,
+    keep: Sender<Keep>,
+    snapshots: Snapshots,
+    current: Option<(SnapshotMeta<NodeId, NodeInfo>, SnapshotFile)>,
+}
+
+enum Keep {
+    Changes(Vec<Change>, AppliedTo),
+    Replace(Box<State>, AppliedTo),
+}
+
+impl Machine {
+    /// Returns a machine that goes on from `state`, which is applied as far as `applied` says.
+    pub fn new(
+        state: State,
+        applied: AppliedTo,
+        snapshots: Snapshots,
+        current: Option<(AppliedTo, SnapshotFile)>,
+        store: Box<dyn StateStore>,
+    ) -> (Self, watch::Receiver<Published>) {
+        let (publish, published) =
+            watch::channel(Published { state: Arc::new(state.clone()), applied: applied.clone() });
+        let keep = start_keeper(store);
+        let current = current.map(|(applied, file)| (meta(&applied), file));
+        (Self { state, applied, publish, keep, snapshots, current }, published)
+    }
+
+    fn publish(&self) {
+        let state = Arc::new(self.state.clone());
+        self.publish.send_replace(Published { state, applied: self.applied.clone() });
+    }
+
+    fn apply_one(&mut self, entry: RaftEntry, changes: &mut Vec<Change>) -> Answers {
+        let position = LogPosition::from(entry.log_id);
+        self.applied.position = Some(position);
+        match entry.payload {
+            EntryPayload::Blank => Answers::default(),
+            EntryPayload::Membership(membership) => {
+                self.applied.membership =
+                    StoredMembership { at: Some(position), membership: (&membership).into() };
+                info!(voters = ?self.applied.membership.membership.voters, "membership changed");
+                Answers::default()
+            }
+            EntryPayload::Normal(batch) => {
+                let first = self.state.revision().next();
+                let mut replies = Vec::with_capacity(batch.requests.len());
+                for request in batch.requests {
+                    let revision = self.state.revision().next();
+                    let entry = Entry { revision, term: Term(position.term), at: batch.at, request };
+                    let applied = self.state.apply(&entry);
+                    for event in &applied.events {
+                        debug!(%revision, ?event, "applied");
+                    }
+                    replies.push(applied.reply);
+                }
+                let touched = self.state.take_touched();
+                changes.extend(touched.into_iter().map(|key| {
+                    let record = self.state.record(&key);
+                    (key, record)
+                }));
+                Answers { first, replies }
+            }
+        }
+    }
+}
+
+fn meta(applied: &AppliedTo) -> SnapshotMeta<NodeId, NodeInfo> {
+    SnapshotMeta {
+        last_log_id: applied.position.map(Into::into),
+        last_membership: applied.membership.clone().into(),
+        snapshot_id: applied
+            .position
+            .map_or_else(|| "0-0".to_owned(), |position| format!("{}-{}", position.term, position.index)),
+    }
+}
+
+/// Starts the thread that keeps the state on disk. If the store fails it stops writing: the next start rebuilds.
+fn start_keeper(mut store: Box<dyn StateStore>) -> Sender<Keep> {
+    let (keep, work) = channel();
+    std::thread::Builder::new()
+        .name("state-store".into())
+        .spawn(move || {
+            while let Ok(job) = work.recv() {
+                let outcome = match job {
+                    Keep::Changes(changes, applied) => {
+                        // Several entries that wait are one batch: later changes win.
+                        store.write(&changes, &applied)
+                    }
+                    Keep::Replace(state, applied) => {
+                        let records: Vec<_> = state.records().collect();
+                        store.replace(&records, &applied)
+                    }
+                };
+                if let Err(error) = outcome {
+                    error!(%error, "the state store stopped; it is rebuilt at the next start");
+                    return;
+                }
+            }
+        })
+        .expect("a thread can be started");
+    keep
+}
+
+fn failure(verb: ErrorVerb, error: &(impl std::error::Error + 'static)) -> Failure {
+    StorageError::IO { source: StorageIOError::new(ErrorSubject::StateMachine, verb, AnyError::new(error)) }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<NodeId>>, openraft::StoredMembership<NodeId, NodeInfo>), Failure> {
+        Ok((self.applied.position.map(Into::into), self.applied.membership.clone().into()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answers>, Failure>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut changes = Vec::new();
+        let answers = entries.into_iter().map(|entry| self.apply_one(entry, &mut changes)).collect();
+        self.publish();
+        self.keep.send(Keep::Changes(changes, self.applied.clone())).ok();
+        Ok(answers)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { state: self.state.clone(), applied: self.applied.clone(), snapshots: self.snapshots.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, Failure> {
+        Ok(Box::new(SnapshotFile { path: self.snapshots.incoming("core"), size: 0 }))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<NodeId, NodeInfo>,
+        snapshot: Box<SnapshotFile>,
+    ) -> Result<(), Failure> {
+        let (head, state) =
+            self.snapshots.read(&snapshot.path).map_err(|error| failure(ErrorVerb::Read, &error))?;
+        let file = self
+            .snapshots
+            .adopt(&snapshot.path, &head.applied)
+            .map_err(|error| failure(ErrorVerb::Write, &error))?;
+        assert!(
+            state.revision() >= self.state.revision() || self.state.revision() == Revision(0),
+            "a snapshot never takes the state back"
+        );
+        info!(revision = %state.revision(), "installed a snapshot");
+        self.state = state;
+        self.applied = head.applied;
+        self.current = Some((meta.clone(), file));
+        self.publish();
+        self.keep.send(Keep::Replace(Box::new(self.state.clone()), self.applied.clone())).ok();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, Failure> {
+        // The builder may have made a newer one meanwhile.
+        if let Ok(Some((file, head))) = self.snapshots.newest_head() {
+            let meta = meta(&head.applied);
+            self.current = Some((meta, file));
+        }
+        Ok(self
+            .current
+            .as_ref()
+            .map(|(meta, file)| Snapshot { meta: meta.clone(), snapshot: Box::new(file.clone()) }))
+    }
+}
+
+/// Writes a snapshot of one moment while the state goes on.
+pub struct Builder {
+    state: State,
+    applied: AppliedTo,
+    snapshots: Snapshots,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, Failure> {
+        let (state, applied, snapshots) = (self.state.clone(), self.applied.clone(), self.snapshots.clone());
+        let written = tokio::task::spawn_blocking(move || snapshots.write(&state, &applied)).await;
+        let file = match written {
+            Ok(Ok(file)) => file,
+            Ok(Err(error)) => return Err(failure(ErrorVerb::Write, &error)),
+            Err(error) => return Err(failure(ErrorVerb::Write, &error)),
+        };
+        info!(revision = %self.state.revision(), bytes = file.size, "wrote a snapshot");
+        Ok(Snapshot { meta: meta(&self.applied), snapshot: Box::new(file) })
+    }
+}

@@ -1,0 +1,240 @@
+//! Changes of members, one at a time, on the leader.
+//!
+//! Must stay true: a node id is the index of a committed entry, so it was never used before; a node learns before it
+//! votes; a change that would leave no quorum among those who answer is refused. What a learner wants is part of its
+//! membership record, so a new leader goes on where the old one stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{ChangeMembers, ServerState};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::net::wire::{Answer, Ask, MemberChange, Purpose};
+use crate::replica::Shared;
+use crate::stored::Membership;
+use crate::types::{Batch, NodeId, NodeInfo};
+
+/// A learner is caught up when it lacks at most this many entries.
+const CAUGHT_UP: u64 = 64;
+
+/// A change that is not committed after this is given up; it may still come true.
+const CHANGE_WITHIN: Duration = Duration::from_secs(10);
+
+fn failed(code: &str, why: impl Into<String>) -> Answer {
+    Answer::Failed { code: code.into(), why: why.into() }
+}
+
+fn not_now() -> Answer {
+    failed("LW0501", "the cluster has no leader that answers")
+}
+
+impl Shared {
+    /// Lets a node in as a learner. Returns its id.
+    pub(crate) async fn let_in(self: &Arc<Self>, mut info: NodeInfo, voter: bool, replace: bool) -> Answer {
+        let Some(core) = self.core.get() else { return not_now() };
+        let _one_at_a_time = core.changing.lock().await;
+        let membership = self.status().membership;
+        let namesakes: Vec<NodeId> =
+            membership.nodes.iter().filter(|(_, node)| node.name == info.name).map(|(id, _)| *id).collect();
+        let voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().collect();
+        info.wants_vote = voter;
+        info.replaces = None;
+        for namesake in namesakes {
+            if voters.contains(&namesake) {
+                if !replace {
+                    return failed(
+                        "LW0608",
+                        format!(
+                            "node {namesake} is a voter with the name {}; if its disk is gone, join with --replace",
+                            info.name
+                        ),
+                    );
+                }
+                info.replaces = Some(namesake);
+            } else if let Err(answer) = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([namesake]))).await {
+                return answer;
+            }
+        }
+        let reserve = core.raft.client_write(Batch { at: leaseward_state::UnixMillis(clock::wall_millis()), requests: Vec::new() });
+        let node = match timeout(CHANGE_WITHIN, reserve).await {
+            Ok(Ok(reserved)) => {
+                let response: openraft::raft::ClientWriteResponse<crate::types::TypeConfig> = reserved;
+                response.log_id.index
+            }
+            Ok(Err(_)) | Err(_) => return not_now(),
+        };
+        info!(node, name = info.name, voter, "letting a node in");
+        match self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, info)]))).await {
+            Ok(()) => Answer::Joined { cluster: self.identity.cluster, node },
+            Err(answer) => answer,
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<NodeId, NodeInfo>) -> Result<(), Answer> {
+        let Some(core) = self.core.get() else { return Err(not_now()) };
+        match timeout(CHANGE_WITHIN, core.raft.change_membership(change, true)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failed("LW0609", format!("the members cannot be changed now: {error}"))),
+            Err(_) => Err(failed("LW0502", "the change is not committed yet; its outcome is unknown")),
+        }
+    }
+
+    /// Makes voters of the learners that want to vote and have caught up.
+    pub(crate) async fn promote_who_caught_up(self: &Arc<Self>) {
+        let Some(core) = self.core.get() else { return };
+        let ready: Option<(NodeId, NodeInfo, Membership)> = {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow();
+            let Some(replication) = metrics.replication.as_ref() else { return };
+            let last = metrics.last_log_index.unwrap_or_default();
+            let membership = metrics.membership_config.membership();
+            let caught_up = |id: &NodeId| {
+                replication.get(id).and_then(Option::as_ref).is_some_and(|at| at.index + CAUGHT_UP >= last)
+            };
+            membership
+                .nodes()
+                .find(|(id, node)| {
+                    node.wants_vote && !membership.voter_ids().any(|voter| voter == **id) && caught_up(id)
+                })
+                .map(|(id, node)| (*id, node.clone(), membership.into()))
+        };
+        let Some((id, node, membership)) = ready else { return };
+        let Ok(_one_at_a_time) = core.changing.try_lock() else { return };
+        let mut voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().collect();
+        voters.insert(id);
+        if let Some(old) = node.replaces {
+            voters.remove(&old);
+        }
+        info!(node = id, name = node.name, "has caught up and votes from now on");
+        let mut settled = node.clone();
+        settled.wants_vote = false;
+        settled.replaces = None;
+        let steps = [
+            Some(ChangeMembers::ReplaceAllVoters(voters)),
+            node.replaces.map(|old| ChangeMembers::RemoveNodes(BTreeSet::from([old]))),
+            Some(ChangeMembers::SetNodes(BTreeMap::from([(id, settled)]))),
+        ];
+        for step in steps.into_iter().flatten() {
+            if let Err(answer) = self.change(step).await {
+                warn!(node = id, ?answer, "could not settle a new voter; trying again");
+                return;
+            }
+        }
+    }
+
+    /// Carries out a change that an operator asked for.
+    pub(crate) async fn change_members(self: &Arc<Self>, change: MemberChange) -> Answer {
+        let Some(core) = self.core.get() else { return not_now() };
+        let _one_at_a_time = core.changing.lock().await;
+        let membership = self.status().membership;
+        let voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().collect();
+        let known = |id: &NodeId| membership.nodes.contains_key(id);
+        let outcome = match change {
+            MemberChange::Promote(id) | MemberChange::Demote(id) | MemberChange::Remove(id) if !known(&id) => {
+                return failed("LW0404", format!("there is no node {id}"));
+            }
+            MemberChange::Promote(id) => self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await,
+            MemberChange::Demote(id) | MemberChange::Remove(id) => {
+                if voters.contains(&id) {
+                    if let Err(answer) = self.keeps_quorum(&voters, id) {
+                        return answer;
+                    }
+                    if let Err(answer) = self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await {
+                        return answer;
+                    }
+                }
+                match change {
+                    MemberChange::Remove(_) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await,
+                    _ => Ok(()),
+                }
+            }
+            MemberChange::Transfer(to) => return self.transfer(&voters, &membership, to).await,
+        };
+        outcome.map_or_else(|answer| answer, |()| Answer::Done)
+    }
+
+    /// Refuses to remove a voter if those who are left and answer would be no majority.
+    fn keeps_quorum(&self, voters: &BTreeSet<NodeId>, removed: NodeId) -> Result<(), Answer> {
+        let Some(core) = self.core.get() else { return Err(not_now()) };
+        let left: BTreeSet<NodeId> = voters.iter().copied().filter(|id| *id != removed).collect();
+        if left.is_empty() {
+            return Err(failed("LW0610", "the last voter cannot be removed"));
+        }
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow();
+        let last = metrics.last_log_index.unwrap_or_default();
+        let healthy = left
+            .iter()
+            .filter(|id| {
+                **id == self.identity.node
+                    || metrics
+                        .replication
+                        .as_ref()
+                        .and_then(|all| all.get(*id))
+                        .and_then(Option::as_ref)
+                        .is_some_and(|at| at.index + CAUGHT_UP >= last)
+            })
+            .count();
+        if healthy * 2 > left.len() {
+            return Ok(());
+        }
+        Err(failed(
+            "LW0610",
+            format!("without node {removed} only {healthy} of {} voters would answer: the cluster would stop", left.len()),
+        ))
+    }
+
+    /// Hands leadership over: waits until the other one has everything, falls silent, and lets it campaign.
+    async fn transfer(&self, voters: &BTreeSet<NodeId>, membership: &Membership, to: Option<NodeId>) -> Answer {
+        let Some(core) = self.core.get() else { return not_now() };
+        let positions = |id: &NodeId| {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow();
+            let replication = metrics.replication.as_ref()?;
+            replication.get(id)?.as_ref().map(|at| at.index)
+        };
+        let target = to.or_else(|| {
+            voters.iter().copied().filter(|id| *id != self.identity.node).max_by_key(|id| positions(id).unwrap_or(0))
+        });
+        let Some(target) = target else { return failed("LW0611", "there is no other voter") };
+        if target == self.identity.node {
+            return Answer::Done;
+        }
+        let Some(address) = membership.nodes.get(&target).map(|node| node.peer_address.clone()) else {
+            return failed("LW0404", format!("there is no node {target}"));
+        };
+        if !voters.contains(&target) {
+            return failed("LW0611", format!("node {target} does not vote"));
+        }
+        let give_up = Instant::now() + Duration::from_secs(3);
+        while positions(&target) < core.raft.metrics().borrow().last_log_index {
+            if Instant::now() > give_up {
+                return failed("LW0611", format!("node {target} does not keep up"));
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        let term = core.raft.metrics().borrow().current_term;
+        core.raft.runtime_config().heartbeat(false);
+        let asked = self
+            .links
+            .call(target, &address, Purpose::Control, &Ask::TakeOver { term }, Duration::from_secs(2))
+            .await;
+        let mut metrics = core.raft.metrics();
+        let handed_over = timeout(
+            Duration::from_secs(2),
+            metrics.wait_for(|metrics| metrics.state != ServerState::Leader && metrics.current_leader.is_some()),
+        )
+        .await
+        .is_ok();
+        core.raft.runtime_config().heartbeat(true);
+        match (handed_over, asked) {
+            (true, _) => Answer::Done,
+            (false, Err(error)) => failed("LW0611", format!("node {target} does not answer: {error}")),
+            (false, Ok(_)) => failed("LW0611", format!("node {target} was not elected")),
+        }
+    }
+}

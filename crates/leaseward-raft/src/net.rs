@@ -1,0 +1,12 @@
+//! The wire: framed requests and answers over TCP, to peers and from clients.
+//!
+//! Must stay true: who speaks is known before anything is allocated for it; every frame is bounded; a slow reader
+//! slows its own connection only. A peer has two connections: `control` for consensus and `bulk` for what is large,
+//! so that a snapshot never delays a heartbeat. Left out on purpose: TLS, which wraps the stream in `transport.rs`.
+
+pub mod connection;
+pub mod frame;
+pub mod links;
+pub mod listener;
+pub mod transport;
+pub mod wire;

@@ -1,0 +1,188 @@
+//! A connection that we opened: many questions at once, each with its own deadline.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, BufReader, split};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::limits::{FRAMES_WAITING_MAX, HELLO_TIMEOUT};
+use crate::net::frame::{self, FrameError};
+use crate::net::transport::Transport;
+use crate::net::wire::{Answer, Ask, Hello, Welcome};
+use crate::types::NodeId;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no connection, or it broke before the answer. The question may have been heard.
+    #[error("no connection: {0}")]
+    Broken(String),
+    /// The answer did not come in time. The question may have been heard.
+    #[error("no answer in time")]
+    Timeout,
+    /// The other side wants nothing to do with us.
+    #[error("{code}: {why}")]
+    Refused {
+        /// The stable code.
+        code: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl From<FrameError> for CallError {
+    fn from(error: FrameError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for CallError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+type Waiting = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Answer>>>>>;
+
+/// An open connection. Clones share it; it closes when the last clone is dropped.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    frames: mpsc::Sender<Vec<u8>>,
+    waiting: Waiting,
+    next: AtomicU64,
+    closed: watch::Receiver<bool>,
+    tasks: [AbortHandle; 2],
+    kind: crate::codec::Kind,
+    node: NodeId,
+    cluster: u128,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Connection {
+    /// Connects, and says who we are.
+    ///
+    /// # Errors
+    /// [`CallError`] if nobody answers there or we are refused.
+    pub async fn open(transport: Transport, address: &str, hello: &Hello) -> Result<Self, CallError> {
+        let mut stream = transport.connect(address).await?;
+        let welcome = async {
+            frame::write(&mut stream, frame::HELLO, hello).await?;
+            frame::read::<Welcome>(&mut stream, frame::HELLO).await
+        };
+        let (cluster, node) = match timeout(HELLO_TIMEOUT, welcome).await.map_err(|_| CallError::Timeout)?? {
+            Welcome::Welcome { cluster, node, .. } => (cluster, node),
+            Welcome::Refused { code, why } => return Err(CallError::Refused { code, why }),
+        };
+        let kind = frame::message(hello.purpose);
+        let (read, mut write) = split(stream);
+        let (frames, mut queue) = mpsc::channel::<Vec<u8>>(FRAMES_WAITING_MAX);
+        let (close, closed) = watch::channel(false);
+        let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
+
+        let (pending, close_reader) = (Arc::clone(&waiting), close.clone());
+        let reader = tokio::spawn(async move {
+            let mut read = BufReader::with_capacity(64 << 10, read);
+            while let Ok((id, answer)) = frame::read::<(u64, Answer)>(&mut read, kind).await {
+                let waiter = pending.lock().expect("no holder of this lock panics").as_mut().and_then(|map| map.remove(&id));
+                if let Some(waiter) = waiter {
+                    waiter.send(answer).ok();
+                }
+            }
+            // Everybody who still waits learns that no answer will come.
+            pending.lock().expect("no holder of this lock panics").take();
+            close_reader.send_replace(true);
+        });
+        let (pending, close_writer) = (Arc::clone(&waiting), close);
+        let writer = tokio::spawn(async move {
+            while let Some(bytes) = queue.recv().await {
+                if write.write_all(&bytes).await.is_err() {
+                    break;
+                }
+            }
+            pending.lock().expect("no holder of this lock panics").take();
+            close_writer.send_replace(true);
+        });
+        let tasks = [reader.abort_handle(), writer.abort_handle()];
+        let shared = Shared { frames, waiting, next: AtomicU64::new(1), closed, tasks, kind, node, cluster };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Returns the node on the other side.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+
+    /// Returns the cluster on the other side.
+    #[must_use]
+    pub fn cluster(&self) -> u128 {
+        self.shared.cluster
+    }
+
+    /// Returns the answer. Dropping the future forgets the question; it may still be heard.
+    ///
+    /// # Errors
+    /// [`CallError::Broken`] or [`CallError::Timeout`]; whether the question was heard is unknown then.
+    pub async fn call(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let bytes = frame::bytes(self.shared.kind, &(id, ask)).map_err(|error| CallError::Broken(error.to_string()))?;
+        let (send, answer) = oneshot::channel();
+        {
+            let mut waiting = self.shared.waiting.lock().expect("no holder of this lock panics");
+            let Some(waiting) = waiting.as_mut() else { return Err(closed()) };
+            waiting.insert(id, send);
+        }
+        // Forgets the question also when this future is dropped.
+        let _forget = Forget { waiting: &self.shared.waiting, id };
+        let exchange = async {
+            self.shared.frames.send(bytes).await.map_err(|_| closed())?;
+            answer.await.map_err(|_| closed())
+        };
+        timeout(within, exchange).await.map_err(|_| CallError::Timeout)?
+    }
+
+    /// Returns whether it is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.shared.closed.borrow()
+    }
+
+    /// Waits until it is closed. Cancel safe.
+    pub async fn closed(&self) {
+        let mut closed = self.shared.closed.clone();
+        closed.wait_for(|closed| *closed).await.ok();
+    }
+}
+
+fn closed() -> CallError {
+    CallError::Broken("the connection is closed".into())
+}
+
+struct Forget<'a> {
+    waiting: &'a Waiting,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting.lock().expect("no holder of this lock panics").as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
+}

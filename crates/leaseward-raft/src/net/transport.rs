@@ -1,0 +1,81 @@
+//! Byte streams between nodes. Plain TCP today; TLS will wrap the stream here, and nowhere else.
+//!
+//! Must stay true: plain streams leave the machine only if the operator said so.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use crate::limits::CONNECT_TIMEOUT;
+
+/// A stream in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// How streams are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain TCP, on loopback only.
+    #[default]
+    PlainLoopback,
+    /// Plain TCP to anywhere: the operator answers for the network.
+    PlainAnywhere,
+}
+
+impl Transport {
+    /// Returns a stream to `address` (`host:port`).
+    ///
+    /// # Errors
+    /// What the operating system says, a timeout, or that a plain stream may not go there.
+    pub async fn connect(self, address: &str) -> io::Result<Box<dyn Duplex>> {
+        let connect = async {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"));
+            for address in lookup_host(address).await? {
+                self.check(address)?;
+                match TcpStream::connect(address).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        };
+        let stream = timeout(CONNECT_TIMEOUT, connect).await??;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+
+    /// Returns a listener on `address`.
+    ///
+    /// # Errors
+    /// What the operating system says, or that a plain listener may not be there.
+    pub async fn listen(self, address: SocketAddr) -> io::Result<TcpListener> {
+        self.check(address)?;
+        TcpListener::bind(address).await
+    }
+
+    /// Returns an accepted stream, ready for the first frame.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn accept(self, stream: TcpStream) -> io::Result<Box<dyn Duplex>> {
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+
+    fn check(self, address: SocketAddr) -> io::Result<()> {
+        if self == Self::PlainAnywhere || address.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "{address} is not on loopback and this connection is not encrypted; set `tls.plain = true` only on \
+                 a network that you trust"
+            ),
+        ))
+    }
+}

@@ -1,0 +1,696 @@
+//! A node: everything of this crate put together, and the handle that the rest of the house holds.
+//!
+//! Must stay true: the consensus core starts only after the peers have said that this data directory did not go back
+//! in time (`recall.rs`); a core that is gone takes the process with it, because its metrics would still say that
+//! all is well.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use leaseward_state::config::Digest;
+use leaseward_state::{Generation, Revision, State, Term};
+use openraft::{Config, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep};
+use tracing::{error, info, warn};
+
+use crate::clock::{GrantClock, KernelClock};
+use crate::confirm::{Confirmer, Rounds, is_quorum};
+use crate::disk::{Disk, RealDisk};
+use crate::election::{Elections, Heard};
+use crate::identity::{DataDir, Identity, IdentityError};
+use crate::join;
+use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT};
+use crate::log_store::LogStore;
+use crate::machine::{Machine, Published};
+use crate::net::connection::CallError;
+use crate::net::links::Links;
+use crate::net::listener;
+use crate::net::wire::{Answer, Ask, NodeStatus, Purpose};
+use crate::network::Network;
+use crate::proposer::Batcher;
+use crate::random;
+use crate::recall::Memory;
+use crate::serve::Server;
+use crate::sessions::Sessions;
+use crate::settings::Settings;
+use crate::sled_store::SledStore;
+use crate::snapshot::Snapshots;
+use crate::store::{AppliedTo, StateStore};
+use crate::stored::Membership;
+use crate::types::{NodeId, NodeInfo, Raft};
+use crate::wal::{Wal, WalError, WalIdentity, Writer};
+
+/// How a data directory without an identity gets one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// It begins a new cluster.
+    Bootstrap,
+    /// It joins the cluster that one of these addresses belongs to.
+    Join {
+        /// Peer addresses, `host:port`.
+        addresses: Vec<String>,
+        /// Whether it votes once it has caught up.
+        voter: bool,
+        /// Whether it takes the place of the node of its name, whose disk is gone.
+        replace: bool,
+    },
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The operating system refused.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// The cluster does not let it in.
+    #[error("{code}: {why}")]
+    Refused {
+        /// The stable code.
+        code: String,
+        /// The reason.
+        why: String,
+    },
+    /// openraft does not start.
+    #[error("the consensus core does not start: {0}")]
+    Core(String),
+}
+
+impl StartError {
+    /// Returns the stable code.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Identity(error) => error.code(),
+            Self::Log(WalError::Newer(_)) => "LW0601",
+            Self::Log(WalError::Foreign { .. }) => "LW0603",
+            Self::Log(WalError::Io(error)) | Self::Io { error, .. }
+                if error.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                "LW0605"
+            }
+            Self::Log(WalError::Rotten { .. } | WalError::Hole(_)) => "LW0604",
+            Self::Log(WalError::Io(_)) | Self::Io { .. } => "LW0600",
+            Self::Refused { code, .. } => code,
+            Self::Core(_) => "LW0607",
+        }
+    }
+}
+
+/// A boxed answer, so that blob stores can be traded at run time.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The content store of this node, for peers and clients that ask.
+pub trait Blobs: Send + Sync + 'static {
+    /// Returns those that are not here.
+    fn missing<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, Vec<Digest>>;
+
+    /// Returns a blob's plain bytes, verified.
+    fn get(&self, digest: Digest) -> Later<'_, Option<Vec<u8>>>;
+
+    /// Keeps blobs; durable when it returns.
+    ///
+    /// # Errors
+    /// A stable code and a reason.
+    fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), (String, String)>>;
+}
+
+/// A node of a cluster. Clones share it.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) identity: Identity,
+    pub(crate) instance: u128,
+    pub(crate) links: Links,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) heard: Arc<Heard>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) blobs: OnceLock<Arc<dyn Blobs>>,
+    pub(crate) core: OnceLock<Core>,
+    pub(crate) quarantined: Mutex<Option<String>>,
+    pub(crate) disk_full: AtomicBool,
+    pub(crate) sequence: std::sync::atomic::AtomicU64,
+    published: watch::Receiver<Published>,
+    core_started: watch::Sender<bool>,
+    /// Everything that runs for this node; it ends with the handle.
+    tasks: Mutex<JoinSet<()>>,
+    _data: DataDir,
+}
+
+pub(crate) struct Core {
+    pub(crate) raft: Raft,
+    pub(crate) log: LogStore,
+    pub(crate) confirmer: Confirmer,
+    pub(crate) batcher: Batcher,
+    pub(crate) sessions: Sessions,
+    pub(crate) reign: watch::Receiver<Option<Term>>,
+    pub(crate) elections: Elections,
+    pub(crate) changing: tokio::sync::Mutex<()>,
+}
+
+struct Opened {
+    log: LogStore,
+    machine: Machine,
+    membership: Membership,
+}
+
+impl Replica {
+    /// Starts a node. Returns once it listens; it takes part when its peers have said that it may
+    /// ([`Replica::ready`]).
+    ///
+    /// # Errors
+    /// [`StartError`], with a stable code.
+    pub async fn start(settings: Settings, start: Start) -> Result<Self, StartError> {
+        Self::start_with_clock(settings, start, Box::new(KernelClock)).await
+    }
+
+    /// As [`Replica::start`], with a clock of the caller's for the sessions' deadlines.
+    ///
+    /// # Errors
+    /// [`StartError`], with a stable code.
+    pub async fn start_with_clock(
+        settings: Settings,
+        start: Start,
+        clock: Box<dyn GrantClock>,
+    ) -> Result<Self, StartError> {
+        let mut data = DataDir::open(&settings.data)?;
+        let instance = random::unique();
+        let bootstrap = data.identity().is_none() && start == Start::Bootstrap;
+        let identity = match data.identity() {
+            Some(identity) => identity.clone(),
+            None => match &start {
+                Start::Bootstrap => data.claim(random::unique(), 1, 0)?,
+                Start::Join { addresses, voter, replace } => {
+                    let joined = join::ask(&settings, addresses, *voter, *replace, instance).await?;
+                    data.claim(joined.cluster, joined.node, 0)?
+                }
+            },
+        };
+        if !data.is_in_place() {
+            warn!(dir = %settings.data.display(), "this data directory was copied or moved; asking the peers about it");
+        }
+        let listener = settings.transport.listen(settings.listen).await.map_err(|error| StartError::Io {
+            what: format!("cannot listen on {}", settings.listen),
+            error,
+        })?;
+        let snapshots =
+            Snapshots::open(&data.join("snapshots"), identity.cluster).map_err(|error| StartError::Io {
+                what: "cannot open the snapshots".into(),
+                error,
+            })?;
+        let (opened, published) = open_stores(&settings, &data, &identity, &snapshots).await?;
+
+        let links = Links::new(settings.transport, identity.cluster, identity.node, instance);
+        let (core_started, _) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            settings,
+            identity,
+            instance,
+            links,
+            memory: Arc::default(),
+            heard: Arc::default(),
+            snapshots,
+            blobs: OnceLock::new(),
+            core: OnceLock::new(),
+            quarantined: Mutex::new(None),
+            disk_full: AtomicBool::new(false),
+            sequence: std::sync::atomic::AtomicU64::new(1),
+            published,
+            core_started,
+            tasks: Mutex::new(JoinSet::new()),
+            _data: data,
+        });
+        let server = Arc::new(Server(Arc::downgrade(&shared)));
+        shared.spawn(listener::run(listener, shared.settings.transport, server));
+        let replica = Self { shared: Arc::clone(&shared) };
+        let weak = Arc::downgrade(&shared);
+        shared.spawn(async move {
+            let Some(shared) = weak.upgrade() else { return };
+            if shared.recall(&opened).await {
+                shared.start_core(opened, clock, bootstrap).await;
+            }
+        });
+        Ok(replica)
+    }
+
+    /// Gives the node the blobs that it serves. Only the first call counts.
+    pub fn serve_blobs(&self, blobs: Arc<dyn Blobs>) {
+        self.shared.blobs.set(blobs).ok();
+    }
+
+    /// Waits until the node takes part in its cluster. Cancel safe. Waits forever on a quarantined node.
+    pub async fn ready(&self) {
+        let mut started = self.shared.core_started.subscribe();
+        started.wait_for(|started| *started).await.ok();
+    }
+
+    /// Returns this node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared.identity.node
+    }
+
+    /// Returns the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> u128 {
+        self.shared.identity.cluster
+    }
+
+    /// Returns the state of this node as it goes on. It may be behind the leader's.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Published> {
+        self.shared.published.clone()
+    }
+
+    /// Returns the term in which this node leads and has applied everything before it, as it goes on.
+    #[must_use]
+    pub fn reign(&self) -> Option<watch::Receiver<Option<Term>>> {
+        Some(self.shared.core.get()?.reign.clone())
+    }
+
+    /// Returns the leader that this node knows of, if any.
+    #[must_use]
+    pub fn leader(&self) -> Option<(NodeId, NodeInfo)> {
+        let core = self.shared.core.get()?;
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow();
+        let leader = metrics.current_leader?;
+        let info = metrics.membership_config.membership().get_node(&leader)?.clone();
+        Some((leader, info))
+    }
+
+    /// Returns the sessions' timekeeper.
+    #[must_use]
+    pub fn sessions(&self) -> Option<&Sessions> {
+        Some(&self.shared.core.get()?.sessions)
+    }
+
+    /// Returns how this node is.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        self.shared.status()
+    }
+
+    /// Returns how long ago each follower was heard, if this node leads: its replication positions.
+    #[must_use]
+    pub fn replication(&self) -> Vec<(NodeId, Option<u64>)> {
+        let Some(core) = self.shared.core.get() else { return Vec::new() };
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics
+            .replication
+            .as_ref()
+            .map(|all| all.iter().map(|(id, at)| (*id, at.as_ref().map(|at| at.index))).collect())
+            .unwrap_or_default()
+    }
+
+    /// Asks another node of the cluster.
+    ///
+    /// # Errors
+    /// [`CallError`]; the question may have been heard.
+    pub async fn ask(&self, node: NodeId, purpose: Purpose, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let address = self
+            .status()
+            .membership
+            .nodes
+            .get(&node)
+            .map(|info| info.peer_address.clone())
+            .ok_or_else(|| CallError::Broken(format!("there is no node {node}")))?;
+        self.shared.links.call(node, &address, purpose, ask, within).await
+    }
+
+    /// Stops the node. What is acknowledged is durable already; this only saves the others a timeout.
+    pub async fn stop(&self) {
+        if let Some(core) = self.shared.core.get() {
+            core.raft.shutdown().await.ok();
+        }
+        self.shared.tasks.lock().expect("no holder of this lock panics").abort_all();
+    }
+}
+
+async fn open_stores(
+    settings: &Settings,
+    data: &DataDir,
+    identity: &Identity,
+    snapshots: &Snapshots,
+) -> Result<(Opened, watch::Receiver<Published>), StartError> {
+    let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
+    let (identity, snapshots) = (identity.clone(), snapshots.clone());
+    let (segment_bytes, fatal) = (settings.segment_bytes, settings.fatal.clone());
+    let open = move || {
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |error| StartError::Io { what, error }
+        };
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&wal_dir).map_err(io("cannot open the log"))?);
+        let whose = WalIdentity { cluster: identity.cluster, node: identity.node };
+        let (wal, recovered) = Wal::open(Arc::clone(&disk), whose, segment_bytes)?;
+        let purged = recovered.purged.map_or(0, |purged| purged.index);
+        let writer = Writer::start(wal, disk, segment_bytes, fatal).map_err(io("cannot start the log"))?;
+        let log = LogStore::new(writer, recovered);
+
+        let mut store = SledStore::open(&state_dir).map_err(io("cannot open the state"))?;
+        let newest = snapshots.newest().map_err(io("cannot read the snapshots"))?;
+        let stored = load_store(&mut store, purged);
+        let current = newest.as_ref().map(|(file, head, _)| (head.applied.clone(), file.clone()));
+        let (applied, state) = match (stored, newest) {
+            (Some(stored), _) => stored,
+            (None, Some((_, head, state))) => {
+                let records: Vec<_> = state.records().collect();
+                store.replace(&records, &head.applied).map_err(|error| StartError::Core(error.to_string()))?;
+                (head.applied, state)
+            }
+            (None, None) if purged > 0 => {
+                return Err(StartError::Log(WalError::Hole(format!(
+                    "entries up to {purged} were purged, and no snapshot that covers them is readable"
+                ))));
+            }
+            (None, None) => (AppliedTo::default(), State::new(Generation(identity.generation))),
+        };
+        let membership = applied.membership.membership.clone();
+        let (machine, published) = Machine::new(state, applied, snapshots, current, Box::new(store));
+        Ok((Opened { log, machine, membership }, published))
+    };
+    tokio::task::spawn_blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
+}
+
+/// Returns the stored state if the log can take it on from there.
+fn load_store(store: &mut SledStore, purged: u64) -> Option<(AppliedTo, State)> {
+    let (applied, records) = match store.load() {
+        Ok(found) => found?,
+        Err(error) => {
+            warn!(%error, "rebuilding the state");
+            return None;
+        }
+    };
+    let index = applied.position.map_or(0, |position| position.index);
+    if index < purged {
+        warn!(index, purged, "the stored state is older than the log; rebuilding it");
+        return None;
+    }
+    match State::restore(records) {
+        Ok(state) => Some((applied, state)),
+        Err(error) => {
+            warn!(%error, "rebuilding the state");
+            None
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().expect("no holder of this lock panics").spawn(task);
+    }
+
+    pub(crate) fn info(&self) -> NodeInfo {
+        NodeInfo {
+            name: self.settings.name.clone(),
+            peer_address: self.settings.advertise.clone(),
+            api_address: self.settings.api_address.clone(),
+            wants_vote: false,
+            replaces: None,
+        }
+    }
+
+    /// Asks the peers what they remember. Returns false if this node must take no part.
+    async fn recall(&self, opened: &Opened) -> bool {
+        let me = self.identity.node;
+        let others: BTreeSet<NodeId> =
+            opened.membership.voters.iter().flatten().copied().filter(|id| *id != me).collect();
+        let last_index = opened.log.last().map_or(0, |last| last.index);
+        let mut answered = BTreeSet::from([me]);
+        let is_voter = opened.membership.voters.iter().flatten().any(|id| *id == me);
+        loop {
+            let enough = if is_voter {
+                is_quorum(&opened.membership, &answered)
+            } else {
+                others.is_empty() || answered.len() > 1
+            };
+            if enough {
+                return true;
+            }
+            for id in &others {
+                let Some(node) = opened.membership.nodes.get(id) else { continue };
+                let ask = Ask::Recall { node: me, last_index };
+                let within = Duration::from_millis(300);
+                match self.links.call(*id, &node.peer_address, Purpose::Control, &ask, within).await {
+                    Ok(Answer::Recalled { acknowledged }) => {
+                        if let Some(acknowledged) = acknowledged.filter(|index| *index > last_index) {
+                            self.quarantine(format!(
+                                "node {me} acknowledged entry {acknowledged}, and its log ends at {last_index}: this \
+                                 data directory was restored from a backup, copied, or lost writes"
+                            ));
+                            return false;
+                        }
+                        answered.insert(*id);
+                    }
+                    Err(CallError::Refused { code, why }) if code == "LW0603" || code == "LW0602" => {
+                        self.quarantine(why);
+                        return false;
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            if answered.len() == 1 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    fn quarantine(&self, why: String) {
+        error!(
+            why,
+            "LW0603: this node takes no part. Move its data directory away and start it again with \
+             `--replace`: it joins under a new id and copies everything from the others"
+        );
+        *self.quarantined.lock().expect("no holder of this lock panics") = Some(why);
+    }
+
+    async fn start_core(self: Arc<Self>, opened: Opened, clock: Box<dyn GrantClock>, bootstrap: bool) {
+        let Opened { log, machine, .. } = opened;
+        let heartbeat = self.settings.timing.heartbeat.as_millis() as u64;
+        let config = Config {
+            cluster_name: "leaseward".into(),
+            heartbeat_interval: heartbeat,
+            // Our own elections decide when to campaign (election.rs). For the core these two only say how long a
+            // follower protects its leader: as long as a heartbeat takes.
+            election_timeout_min: heartbeat + 1,
+            election_timeout_max: heartbeat + 2,
+            enable_elect: false,
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            install_snapshot_timeout: 60_000,
+            max_payload_entries: 1_024,
+            ..Config::default()
+        };
+        debug_assert!(APPEND_BYTES_MAX < crate::limits::FRAME_BYTES_MAX, "an append fits a frame");
+        let config = match config.validate() {
+            Ok(config) => Arc::new(config),
+            Err(error) => return (self.settings.fatal)(&format!("openraft refuses its configuration: {error}")),
+        };
+        let network = Network(self.links.clone());
+        let raft = match Raft::new(self.identity.node, config, network, log.clone(), machine).await {
+            Ok(raft) => raft,
+            Err(error) => return (self.settings.fatal)(&format!("the consensus core does not start: {error}")),
+        };
+        if bootstrap {
+            let members = std::collections::BTreeMap::from([(self.identity.node, self.info())]);
+            if let Err(error) = raft.initialize(members).await {
+                return (self.settings.fatal)(&format!("the cluster cannot begin: {error}"));
+            }
+        }
+        let confirmer = Confirmer::start(Rounds {
+            node: self.identity.node,
+            raft: raft.clone(),
+            promise: log.promise(),
+            links: self.links.clone(),
+            memory: Arc::clone(&self.memory),
+        });
+        let (reign_sender, reign) = watch::channel(None);
+        let batcher = Batcher::start(raft.clone());
+        let elections = Elections {
+            node: self.identity.node,
+            raft: raft.clone(),
+            log: log.clone(),
+            links: self.links.clone(),
+            heard: Arc::clone(&self.heard),
+            timing: self.settings.timing,
+            started: Instant::now(),
+        };
+        let replica = Replica { shared: Arc::clone(&self) };
+        let sessions =
+            Sessions::start(clock, confirmer.clone(), self.published.clone(), reign.clone(), replica.internal());
+        self.spawn(reigns(raft.clone(), reign_sender));
+        self.spawn(elections.clone().run());
+        self.spawn(watchdog(raft.clone(), self.settings.fatal.clone()));
+        let core = Core {
+            raft,
+            log,
+            confirmer,
+            batcher,
+            sessions,
+            reign,
+            elections,
+            changing: tokio::sync::Mutex::new(()),
+        };
+        if self.core.set(core).is_err() {
+            return;
+        }
+        self.core_started.send_replace(true);
+        info!(node = self.identity.node, "takes part");
+        let weak = Arc::downgrade(&self);
+        drop(self);
+        housekeeping(weak).await;
+    }
+
+    pub(crate) fn status(&self) -> NodeStatus {
+        let published = self.published.borrow();
+        let mut status = NodeStatus {
+            node: self.identity.node,
+            name: self.settings.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            term: 0,
+            leader: None,
+            last_index: 0,
+            applied_index: published.applied.position.map_or(0, |position| position.index),
+            revision: published.state.revision(),
+            snapshot_index: 0,
+            quarantined: self.quarantined.lock().expect("no holder of this lock panics").clone(),
+            membership: published.applied.membership.membership.clone(),
+            log_syncs: 0,
+        };
+        if let Some(core) = self.core.get() {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow();
+            status.term = metrics.current_term;
+            status.leader = metrics.current_leader;
+            status.last_index = metrics.last_log_index.unwrap_or_default();
+            status.snapshot_index = metrics.snapshot.map_or(0, |at| at.index);
+            status.membership = metrics.membership_config.membership().into();
+            status.log_syncs = core.log.writer().stats().syncs.load(Ordering::Relaxed);
+        }
+        status
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.published.borrow().state.revision()
+    }
+
+    pub(crate) fn published(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+}
+
+/// Publishes the term in which this node leads, from the moment on at which everything that was in the log when it
+/// began to lead is applied.
+///
+/// Waiting for the new leader's own first entry is not enough: a leader that is started again in its own term leads
+/// without a new one, and its log may hold the end of a session that it proposed before, not yet applied. It must
+/// not answer that session's renewals (rule R2).
+async fn reigns(raft: Raft, reign: watch::Sender<Option<Term>>) {
+    let mut metrics = raft.metrics();
+    let mut barrier: Option<(u64, u64)> = None;
+    loop {
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            if metrics.state == ServerState::Leader {
+                let term = metrics.current_term;
+                let last = metrics.last_log_index.unwrap_or_default();
+                if barrier.is_none_or(|(of, _)| of != term) {
+                    barrier = Some((term, last));
+                }
+                let index = barrier.map_or(last, |(_, index)| index);
+                let applied = metrics.last_applied.as_ref();
+                applied
+                    .filter(|at| at.index >= index && at.leader_id.term == term)
+                    .map(|_| Term(term))
+            } else {
+                barrier = None;
+                None
+            }
+        };
+        reign.send_if_modified(|known| std::mem::replace(known, now) != now);
+        if metrics.changed().await.is_err() {
+            reign.send_replace(None);
+            return;
+        }
+    }
+}
+
+/// Ends the process when the consensus core is gone: its metrics would still say that all is well.
+async fn watchdog(raft: Raft, fatal: crate::settings::Fatal) {
+    let mut ticks = interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        if let Err(gone) = raft.with_raft_state(|_| ()).await {
+            if !matches!(gone, openraft::error::Fatal::Stopped) {
+                fatal(&format!("the consensus core is gone: {gone}"));
+            }
+            return;
+        }
+    }
+}
+
+/// Snapshots by size, members that want to vote, free space.
+async fn housekeeping(weak: std::sync::Weak<Shared>) {
+    let mut ticks = interval(Duration::from_millis(200));
+    let mut bytes_at_snapshot = 0;
+    let mut snapshot_index = 0;
+    loop {
+        ticks.tick().await;
+        let Some(shared) = weak.upgrade() else { return };
+        let Some(core) = shared.core.get() else { return };
+        shared.look_at_disk();
+        let (leads, snapshot) = {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.state == ServerState::Leader, metrics.snapshot.map_or(0, |at| at.index))
+        };
+        let bytes = core.log.appended_bytes();
+        if snapshot != snapshot_index {
+            snapshot_index = snapshot;
+            bytes_at_snapshot = bytes;
+        }
+        if bytes - bytes_at_snapshot > shared.settings.snapshot_after_bytes {
+            bytes_at_snapshot = bytes;
+            core.raft.trigger().snapshot().await.ok();
+        }
+        if leads {
+            shared.promote_who_caught_up().await;
+        }
+    }
+}
+
+impl Shared {
+    fn look_at_disk(&self) {
+        let Ok(stat) = rustix::fs::statvfs(&self.settings.data) else { return };
+        let full = stat.f_bavail * stat.f_frsize < self.settings.free_bytes_min;
+        if self.disk_full.swap(full, Ordering::Relaxed) != full {
+            if full {
+                error!(dir = %self.settings.data.display(), "LW0605: the disk is nearly full; no proposals are taken");
+            } else {
+                info!("the disk has room again");
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! What a node answers to peers and clients.
+//!
+//! Must stay true: nobody of another cluster is answered; a second process that speaks for a node is refused while
+//! the first one lives; a node that does not take part yet answers nothing that counts as a vote.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use leaseward_state::propose::NotCommitted;
+use leaseward_state::{MachineName, Revision, State};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::{Snapshot, SnapshotMeta};
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use crate::limits::SNAPSHOT_PIECE_BYTES;
+use crate::net::listener::Serve;
+use crate::net::wire::{Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, Welcome};
+use crate::replica::{Core, Shared};
+use crate::snapshot::SnapshotFile;
+use crate::stored::{Entry, LogPosition, StoredMembership, Vote};
+
+/// A view is answered after this even if nothing changed, so that a lost client is noticed.
+const VIEW_WITHIN: Duration = Duration::from_secs(10);
+
+/// Answers for a node.
+pub(crate) struct Server(pub(crate) Weak<Shared>);
+
+fn failed(code: &str, why: impl Into<String>) -> Answer {
+    Answer::Failed { code: code.into(), why: why.into() }
+}
+
+fn refused(code: &str, why: String) -> Welcome {
+    Welcome::Refused { code: code.into(), why }
+}
+
+impl Serve for Server {
+    fn welcome(&self, hello: &Hello) -> Welcome {
+        let Some(shared) = self.0.upgrade() else { return refused("LW0501", "shutting down".into()) };
+        if hello.protocol != PROTOCOL {
+            return refused("LW0703", format!("this node speaks protocol {PROTOCOL}, not {}", hello.protocol));
+        }
+        let identity = &shared.identity;
+        if hello.cluster.is_some_and(|cluster| cluster != identity.cluster) {
+            return refused(
+                "LW0602",
+                format!("this node belongs to cluster {:032x}", identity.cluster),
+            );
+        }
+        match hello.node {
+            None if hello.purpose != Purpose::Client => {
+                return refused("LW0701", "only nodes open such connections".into());
+            }
+            None => {}
+            Some(node) if node == identity.node => {
+                return refused("LW0603", format!("this node is node {node}; another process claims to be it too"));
+            }
+            Some(node) => {
+                if !shared.memory.arrive(node, hello.instance) {
+                    return refused(
+                        "LW0603",
+                        format!("another process is node {node} already: one of the two runs on a copied data directory"),
+                    );
+                }
+            }
+        }
+        Welcome::Welcome { cluster: identity.cluster, node: identity.node, instance: shared.instance }
+    }
+
+    async fn answer(self: Arc<Self>, from: Arc<Hello>, ask: Ask) -> Answer {
+        let Some(shared) = self.0.upgrade() else { return failed("LW0501", "shutting down") };
+        if ask.is_for_peers() && from.node.is_none() {
+            return failed("LW0701", "only nodes of the cluster ask that");
+        }
+        shared.answer(&from, ask).await
+    }
+
+    fn gone(&self, hello: &Hello) {
+        if let (Some(shared), Some(node)) = (self.0.upgrade(), hello.node) {
+            shared.memory.leave(node, hello.instance);
+        }
+    }
+}
+
+impl Shared {
+    async fn answer(self: Arc<Self>, from: &Hello, ask: Ask) -> Answer {
+        match ask {
+            Ask::Recall { node, .. } => Answer::Recalled { acknowledged: self.memory.acknowledged(node) },
+            Ask::Status => Answer::Status(Box::new(self.status())),
+            Ask::MissingBlobs(digests) => match self.blobs.get() {
+                Some(blobs) => Answer::Missing(blobs.missing(&digests).await),
+                None => failed("LW0801", "this node keeps no blobs"),
+            },
+            Ask::GetBlob(digest) => match self.blobs.get() {
+                Some(blobs) => Answer::Blob(blobs.get(digest).await),
+                None => Answer::Blob(None),
+            },
+            Ask::PutBlobs(all) => match self.blobs.get() {
+                Some(blobs) => match blobs.put(all).await {
+                    Ok(()) => Answer::Done,
+                    Err((code, why)) => failed(&code, why),
+                },
+                None => failed("LW0801", "this node keeps no blobs"),
+            },
+            other => match self.core.get() {
+                Some(core) => self.answer_with_core(core, from, other).await,
+                None => {
+                    let why = self.quarantined.lock().expect("no holder of this lock panics").clone();
+                    match why {
+                        Some(why) => failed("LW0603", why),
+                        None => failed("LW0501", "this node does not take part yet"),
+                    }
+                }
+            },
+        }
+    }
+
+    async fn answer_with_core(self: &Arc<Self>, core: &Core, from: &Hello, ask: Ask) -> Answer {
+        // Whoever was forwarded to does not forward again.
+        let may_forward = from.node.is_none();
+        match ask {
+            Ask::Append { vote, previous, entries, committed } => {
+                self.append(core, vote, previous, entries, committed).await
+            }
+            Ask::Vote { vote, last } => vote_answer(core, vote, last).await,
+            Ask::PreVote { last, .. } => Answer::Yes(core.elections.would_vote(last)),
+            Ask::Confirm { vote, acknowledged } => {
+                self.memory.learn(&acknowledged);
+                let allowed = core.log.promise().allows(&vote);
+                if allowed {
+                    self.heard.leader();
+                }
+                Answer::Yes(allowed)
+            }
+            Ask::SnapshotBegin { transfer, size, .. } => self.snapshot_begin(&transfer, size),
+            Ask::SnapshotPiece { transfer, offset, bytes } => self.snapshot_piece(&transfer, offset, &bytes),
+            Ask::SnapshotEnd { vote, transfer, last, membership } => {
+                self.snapshot_end(core, vote, &transfer, last, membership).await
+            }
+            Ask::TakeOver { term } => take_over(self, core, term).await,
+            Ask::Propose(request) => {
+                if request.command.is_internal() {
+                    return Answer::Proposed(Outcome::from(Err(NotCommitted::Overloaded(
+                        "LW0206: only a leader proposes this, for itself".into(),
+                    ))));
+                }
+                Answer::Proposed(self.propose(request, may_forward).await.into())
+            }
+            Ask::Renew(renewals) => Answer::Renewed(self.renew(renewals, may_forward).await),
+            Ask::ReadPoint => Answer::ReadPoint(self.read_point(may_forward).await),
+            Ask::View { machine, known } => self.view(&machine, known).await,
+            Ask::Join { info, voter, replace } => {
+                let ask = Ask::Join { info: info.clone(), voter, replace };
+                self.on_leader(may_forward, &ask, self.let_in(info, voter, replace)).await
+            }
+            Ask::Members(change) => {
+                let ask = Ask::Members(change.clone());
+                self.on_leader(may_forward, &ask, self.change_members(change)).await
+            }
+            Ask::Recall { .. } | Ask::Status | Ask::MissingBlobs(_) | Ask::GetBlob(_) | Ask::PutBlobs(_) => {
+                failed("LW0701", "answered elsewhere")
+            }
+        }
+    }
+
+    /// Answers here if this node leads, else asks the leader, once.
+    pub(crate) async fn on_leader(
+        &self,
+        may_forward: bool,
+        ask: &Ask,
+        here: impl Future<Output = Answer>,
+    ) -> Answer {
+        if self.leading().is_some() {
+            return here.await;
+        }
+        let leader = self.status().leader.filter(|leader| *leader != self.identity.node);
+        let address = leader.and_then(|id| Some((id, self.status().membership.nodes.get(&id)?.peer_address.clone())));
+        match address {
+            Some((id, address)) if may_forward => {
+                let within = Duration::from_secs(12);
+                self.links
+                    .call(id, &address, Purpose::Control, ask, within)
+                    .await
+                    .unwrap_or_else(|error| failed("LW0501", error.to_string()))
+            }
+            _ => failed("LW0501", "the cluster has no leader that answers"),
+        }
+    }
+
+    async fn append(
+        &self,
+        core: &Core,
+        vote: Vote,
+        previous: Option<LogPosition>,
+        entries: Vec<Entry>,
+        committed: Option<LogPosition>,
+    ) -> Answer {
+        let request = AppendEntriesRequest {
+            vote: vote.into(),
+            prev_log_id: previous.map(Into::into),
+            entries: entries.into_iter().map(Into::into).collect(),
+            leader_commit: committed.map(Into::into),
+        };
+        match core.raft.append_entries(request).await {
+            Ok(answer) => Answer::Appended(match answer {
+                AppendEntriesResponse::Success => self.heard_leader(Appended::Success),
+                AppendEntriesResponse::PartialSuccess(at) => self.heard_leader(Appended::Partial(at.map(Into::into))),
+                AppendEntriesResponse::Conflict => self.heard_leader(Appended::Conflict),
+                AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(vote.into()),
+            }),
+            Err(error) => failed("LW0607", error.to_string()),
+        }
+    }
+
+    fn heard_leader(&self, answer: Appended) -> Appended {
+        self.heard.leader();
+        answer
+    }
+
+    fn snapshot_begin(&self, transfer: &str, size: u64) -> Answer {
+        if !is_plain(transfer) {
+            return failed("LW0701", "a strange name for a transfer");
+        }
+        self.snapshots.forget_incoming(transfer).ok();
+        let have = std::fs::metadata(self.snapshots.incoming(transfer)).map_or(0, |meta| meta.len());
+        Answer::SnapshotAt(if have <= size { have } else { 0 })
+    }
+
+    fn snapshot_piece(&self, transfer: &str, offset: u64, bytes: &[u8]) -> Answer {
+        if !is_plain(transfer) || bytes.len() > SNAPSHOT_PIECE_BYTES {
+            return failed("LW0701", "a strange piece");
+        }
+        let write = || -> io::Result<()> {
+            use std::os::unix::fs::FileExt;
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(self.snapshots.incoming(transfer))?;
+            file.write_all_at(bytes, offset)?;
+            // Only what is durable is counted as received after a restart.
+            file.sync_data()
+        };
+        match write() {
+            Ok(()) => Answer::Done,
+            Err(error) => failed("LW0605", error.to_string()),
+        }
+    }
+
+    async fn snapshot_end(
+        &self,
+        core: &Core,
+        vote: Vote,
+        transfer: &str,
+        last: Option<LogPosition>,
+        membership: StoredMembership,
+    ) -> Answer {
+        if !is_plain(transfer) {
+            return failed("LW0701", "a strange name for a transfer");
+        }
+        let path = self.snapshots.incoming(transfer);
+        if let Err(error) = self.snapshots.read(&path) {
+            warn!(%error, "a snapshot from the leader is not whole; it is fetched again");
+            std::fs::remove_file(&path).ok();
+            return failed("LW0604", error.to_string());
+        }
+        let meta = SnapshotMeta {
+            last_log_id: last.map(Into::into),
+            last_membership: membership.into(),
+            snapshot_id: transfer.to_owned(),
+        };
+        let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotFile { path, size }) };
+        match core.raft.install_full_snapshot(vote.into(), snapshot).await {
+            Ok(response) => Answer::SnapshotInstalled { vote: response.vote.into() },
+            Err(error) => failed("LW0607", error.to_string()),
+        }
+    }
+
+    async fn view(&self, machine: &MachineName, known: Revision) -> Answer {
+        let mut published = self.published();
+        let changed = async {
+            loop {
+                let view = machine_view(&published.borrow_and_update().state, machine);
+                if view.revision != known {
+                    return view;
+                }
+                if published.changed().await.is_err() {
+                    return view;
+                }
+            }
+        };
+        let view = timeout(VIEW_WITHIN, changed).await;
+        let view = view.unwrap_or_else(|_| machine_view(&self.published().borrow().state, machine));
+        Answer::View(Box::new(view))
+    }
+}
+
+/// Returns what a machine should do and have, under the revision that changed it last.
+#[must_use]
+pub fn machine_view(state: &State, machine: &MachineName) -> MachineView {
+    let orders_revision = state.machine(machine).map_or(Revision(0), |machine| machine.orders_revision);
+    let sets: BTreeMap<_, _> =
+        state.sets().map(|(name, set)| (name.clone(), (set.head, set.newest().manifest))).collect();
+    let sets_revision = state.sets().map(|(_, set)| set.modified).max().unwrap_or_default();
+    MachineView { revision: orders_revision.max(sets_revision), orders: state.orders(machine), sets }
+}
+
+async fn vote_answer(core: &Core, vote: Vote, last: Option<LogPosition>) -> Answer {
+    let request = VoteRequest { vote: vote.into(), last_log_id: last.map(Into::into) };
+    match core.raft.vote(request).await {
+        Ok(answer) => Answer::Voted {
+            vote: answer.vote.into(),
+            last: answer.last_log_id.map(Into::into),
+            granted: answer.vote_granted,
+        },
+        Err(error) => failed("LW0607", error.to_string()),
+    }
+}
+
+/// The leader wants this node to lead: campaign as soon as the others no longer protect the old leader.
+async fn take_over(shared: &Shared, core: &Core, term: u64) -> Answer {
+    if core.raft.metrics().borrow().current_term != term {
+        return failed("LW0611", "that term is over");
+    }
+    sleep(shared.settings.timing.heartbeat + Duration::from_millis(10)).await;
+    match core.raft.trigger().elect().await {
+        Ok(()) => Answer::Done,
+        Err(error) => failed("LW0607", error.to_string()),
+    }
+}
+
+/// Names of transfers become file names.
+fn is_plain(name: &str) -> bool {
+    name.len() < 100 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}

@@ -1,0 +1,334 @@
+//! Session timekeeping on the leader: renewals, deadlines, expiry (rules R2 to R6).
+//!
+//! Must stay true:
+//! - R2: a renewal is answered only after a confirmation round that started after it arrived, and only in a reign,
+//!   which begins when everything that was in the log at its start is applied.
+//! - R3: a renewal sets the deadline to a whole time to live after a reading taken after it arrived.
+//! - R4: a new reign sets every deadline to a whole time to live after a reading taken after it began.
+//! - R5: a session is marked closing before its end is proposed; from then on it is never answered again. The
+//!   proposal counts only in the term in which it was made.
+//! - R6: a leader that was itself deaf shifts all deadlines by the gap before it judges anybody.
+//!
+//! Left out on purpose: what a session holds, and what follows its end (`leaseward-state`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use leaseward_state::propose::Propose;
+use leaseward_state::session::Owner;
+use leaseward_state::{Command, FencingToken, LeaseName, Request, Revision, SessionId, State, Term};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use crate::clock::{GrantClock, Reading};
+use crate::confirm::Confirmer;
+use crate::limits::DEAF_AFTER;
+use crate::machine::Published;
+use crate::net::wire::{Held, Renewal, Renewed};
+
+/// How often the timekeeper notes that it is awake: fine enough to see deafness, too coarse to cost anything.
+const AWAKE_TICK: Duration = Duration::from_millis(25);
+
+/// After a failed proposal to close sessions, the next attempt waits this long.
+const CLOSE_RETRY: Duration = Duration::from_millis(50);
+
+/// A lease's delay: which one, under which token.
+type Delay = (LeaseName, FencingToken);
+
+/// Renews sessions on the leader and ends them when nobody renews them.
+#[derive(Clone)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Box<dyn GrantClock>,
+    confirmer: Confirmer,
+    published: watch::Receiver<Published>,
+    reign: watch::Receiver<Option<Term>>,
+    table: Mutex<Table>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    /// The reign in which everything below was set.
+    term: Option<Term>,
+    /// The state that the timers follow.
+    seen: Arc<State>,
+    sessions: BTreeMap<SessionId, (Reading, Duration)>,
+    delays: BTreeMap<Delay, Reading>,
+    /// By the raw clock; the other clock is looked at when the turn comes.
+    due: BTreeSet<(Duration, Due)>,
+    closing: BTreeSet<SessionId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Session(SessionId),
+    Delay(Delay),
+}
+
+impl Sessions {
+    /// Starts the timekeeper. It ends when the state is no longer published.
+    pub fn start(
+        clock: Box<dyn GrantClock>,
+        confirmer: Confirmer,
+        published: watch::Receiver<Published>,
+        reign: watch::Receiver<Option<Term>>,
+        propose: impl Propose,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            clock,
+            confirmer,
+            published,
+            reign,
+            table: Mutex::default(),
+            changed: Notify::new(),
+        });
+        tokio::spawn(keep_time(Arc::clone(&shared), propose));
+        Self { shared }
+    }
+
+    /// Renews sessions. Returns the answers in the order of the renewals, or `None` if this node does not lead or
+    /// cannot prove it now. Cancel safe: a renewal whose answer is dropped may count all the same.
+    pub async fn renew(&self, renewals: &[Renewal]) -> Option<Vec<Renewed>> {
+        // R2: the round starts after the renewals arrived.
+        let confirmed = self.shared.confirmer.confirm().await?;
+        if *self.shared.reign.borrow() != Some(confirmed) {
+            return None;
+        }
+        let state = Arc::clone(&self.shared.published.borrow().state);
+        let mut table = self.shared.lock();
+        if table.term != Some(confirmed) {
+            return None;
+        }
+        // R3: read after they arrived.
+        let now = self.shared.clock.now();
+        Some(renewals.iter().map(|renewal| renew_one(&mut table, &state, now, renewal)).collect())
+    }
+
+    /// Returns how long each session has left on this leader's clock; empty if this node does not lead. For people:
+    /// what a holder may believe is its own business.
+    #[must_use]
+    pub fn remaining(&self) -> BTreeMap<SessionId, Duration> {
+        let table = self.shared.lock();
+        let now = self.shared.clock.now();
+        table.sessions.iter().map(|(id, (deadline, _))| (*id, now.until(*deadline))).collect()
+    }
+}
+
+fn renew_one(table: &mut Table, state: &State, now: Reading, renewal: &Renewal) -> Renewed {
+    let id = renewal.session;
+    let Some(session) = state.session(id).filter(|_| !table.closing.contains(&id)) else { return Renewed::Over };
+    table.set_session(id, now, Duration::from_millis(session.ttl_ms));
+    let leases = (session.leases_revision != renewal.known)
+        .then(|| Held { revision: session.leases_revision, leases: state.held(session) });
+    let orders = match &session.owner {
+        Owner::Machine(name) => state.machine(name).map_or(Revision(0), |machine| machine.orders_revision),
+        Owner::Client(_) => Revision(0),
+    };
+    Renewed::Alive { leases, orders }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Table {
+    fn set_session(&mut self, id: SessionId, now: Reading, ttl: Duration) {
+        let deadline = now.after(ttl);
+        if let Some((old, _)) = self.sessions.insert(id, (deadline, ttl)) {
+            self.due.remove(&(old.raw, Due::Session(id)));
+        }
+        self.due.insert((deadline.raw, Due::Session(id)));
+    }
+
+    fn forget_session(&mut self, id: SessionId) {
+        if let Some((deadline, _)) = self.sessions.remove(&id) {
+            self.due.remove(&(deadline.raw, Due::Session(id)));
+        }
+        self.closing.remove(&id);
+    }
+
+    fn set_delay(&mut self, delay: Delay, deadline: Reading) {
+        self.forget_delays(&delay.0);
+        self.due.insert((deadline.raw, Due::Delay(delay.clone())));
+        self.delays.insert(delay, deadline);
+    }
+
+    fn forget_delays(&mut self, lease: &LeaseName) {
+        let known: Vec<Delay> = self.delays.keys().filter(|(name, _)| name == lease).cloned().collect();
+        for delay in known {
+            if let Some(deadline) = self.delays.remove(&delay) {
+                self.due.remove(&(deadline.raw, Due::Delay(delay)));
+            }
+        }
+    }
+
+    /// R4: forgets everything of the reign before; deadlines are set anew by [`Table::follow`].
+    fn begin_reign(&mut self, term: Option<Term>) {
+        *self = Self { term, ..Self::default() };
+    }
+
+    /// Brings the timers up to the state. New ones are set after the state was seen, so after the entry was applied.
+    fn follow(&mut self, state: &Arc<State>, now: Reading) {
+        let changes = self.seen.timed_changes(state);
+        for (id, ttl_ms) in changes.opened {
+            self.set_session(id, now, Duration::from_millis(ttl_ms));
+        }
+        for id in changes.ended {
+            self.forget_session(id);
+        }
+        for lease in changes.resumed {
+            self.forget_delays(&lease);
+        }
+        for (lease, token, delay_ms) in changes.delayed {
+            self.set_delay((lease, token), now.after(Duration::from_millis(delay_ms)));
+        }
+        self.seen = Arc::clone(state);
+    }
+
+    /// R6: nobody could be heard for so long, so nobody is to blame for it.
+    fn shift(&mut self, gap: Duration) {
+        self.due.clear();
+        for (id, (deadline, _)) in &mut self.sessions {
+            *deadline = deadline.after(gap);
+            self.due.insert((deadline.raw, Due::Session(*id)));
+        }
+        for (delay, deadline) in &mut self.delays {
+            *deadline = deadline.after(gap);
+            self.due.insert((deadline.raw, Due::Delay(delay.clone())));
+        }
+    }
+
+    /// Takes what is due. Sessions are marked closing here, before anybody hears of it (R5).
+    fn take_due(&mut self, now: Reading) -> (Vec<SessionId>, Vec<Delay>) {
+        let (mut sessions, mut delays) = (Vec::new(), Vec::new());
+        let reached: Vec<Due> =
+            self.due.iter().take_while(|(raw, _)| *raw <= now.raw).map(|(_, due)| due.clone()).collect();
+        for due in reached {
+            match due {
+                Due::Session(id) => {
+                    let Some((deadline, _)) = self.sessions.get(&id).copied() else { continue };
+                    if now.until(deadline).is_zero() {
+                        self.due.remove(&(deadline.raw, Due::Session(id)));
+                        self.closing.insert(id);
+                        sessions.push(id);
+                    }
+                }
+                Due::Delay(delay) => {
+                    let Some(deadline) = self.delays.get(&delay).copied() else { continue };
+                    if now.until(deadline).is_zero() {
+                        self.due.remove(&(deadline.raw, Due::Delay(delay.clone())));
+                        delays.push(delay);
+                    }
+                }
+            }
+        }
+        (sessions, delays)
+    }
+
+    fn next(&self, now: Reading) -> Option<Duration> {
+        let (_, due) = self.due.first()?;
+        let deadline = match due {
+            Due::Session(id) => self.sessions.get(id)?.0,
+            Due::Delay(delay) => *self.delays.get(delay)?,
+        };
+        Some(now.until(deadline))
+    }
+}
+
+async fn keep_time(shared: Arc<Shared>, propose: impl Propose) {
+    let mut published = shared.published.clone();
+    let mut reign = shared.reign.clone();
+    let mut awake = shared.clock.now();
+    loop {
+        let term = *reign.borrow_and_update();
+        let state = Arc::clone(&published.borrow_and_update().state);
+        let (wait, sessions, delays) = {
+            let mut table = shared.lock();
+            let now = shared.clock.now();
+            if table.term != term {
+                table.begin_reign(term);
+                if let Some(term) = term {
+                    info!(%term, sessions = state.sessions().count(), "keeping time: every session gets its whole time");
+                }
+            }
+            let gap = now.since(awake);
+            if term.is_some() {
+                if gap > DEAF_AFTER {
+                    warn!(gap_ms = gap.as_millis() as u64, "was deaf: every deadline is shifted by that");
+                    table.shift(gap);
+                }
+                table.follow(&state, now);
+            }
+            awake = now;
+            let (sessions, delays) = if term.is_some() { table.take_due(now) } else { Default::default() };
+            (table.next(now), sessions, delays)
+        };
+        if let Some(term) = term {
+            close(&shared, &propose, term, sessions);
+            end_delays(&shared, &propose, term, delays);
+        }
+        // Exact timers; the tick only notes that we are awake, and only while there is something to be late for.
+        let next = match (term, wait) {
+            (Some(_), Some(wait)) => Instant::now() + wait.min(AWAKE_TICK),
+            (Some(_), None) => Instant::now() + AWAKE_TICK,
+            (None, _) => Instant::now() + Duration::from_secs(3600),
+        };
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            changed = reign.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                awake = shared.clock.now();
+            }
+            () = sleep_until(next) => {}
+            () = shared.changed.notified() => {}
+        }
+    }
+}
+
+/// Proposes the end of sessions that are marked closing, all in one entry.
+fn close(shared: &Arc<Shared>, propose: &impl Propose, term: Term, sessions: Vec<SessionId>) {
+    if sessions.is_empty() {
+        return;
+    }
+    info!(count = sessions.len(), first = %sessions[0], "sessions were not renewed in time");
+    let (shared, propose) = (Arc::clone(shared), propose.clone());
+    tokio::spawn(async move {
+        let command = Command::CloseSessions { sessions, term };
+        insist(&shared, &propose, term, command).await;
+    });
+}
+
+fn end_delays(shared: &Arc<Shared>, propose: &impl Propose, term: Term, delays: Vec<Delay>) {
+    for (lease, token) in delays {
+        let (shared, propose) = (Arc::clone(shared), propose.clone());
+        tokio::spawn(async move {
+            insist(&shared, &propose, term, Command::EndDelay { lease, token, term }).await;
+        });
+    }
+}
+
+/// Proposes until it is committed or the reign is over. Repeating it is harmless: it names what it ends.
+async fn insist(shared: &Shared, propose: &impl Propose, term: Term, command: Command) {
+    while *shared.reign.borrow() == Some(term) {
+        match propose.propose_internal(Request::from(command.clone())).await {
+            Ok(_) => {
+                shared.changed.notify_one();
+                return;
+            }
+            Err(error) => {
+                warn!(%error, command = command.name(), "not committed yet");
+                sleep(CLOSE_RETRY).await;
+            }
+        }
+    }
+}

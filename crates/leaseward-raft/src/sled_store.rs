@@ -1,0 +1,244 @@
+//! The materialised state in sled. The one file that names sled.
+//!
+//! Must stay true: one tree; keys are a kind byte and big-endian parts, so that order on disk is order in memory;
+//! values stay below [`SLED_VALUE_BYTES_MAX`], because sled leaks larger ones; nothing relies on sled's own flush,
+//! which on Linux is no fsync: the barrier is `flush` and our own `fdatasync`. Any trouble at opening moves the
+//! directory aside, and the state is rebuilt.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use leaseward_state::record::{Record, RecordKey};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::codec::{self, Kind};
+use crate::limits::{SLED_VALUE_BYTES_MAX, STATE_RECORD_BYTES_MAX};
+use crate::store::{AppliedTo, Change, StateStore, Unusable};
+
+const STORED: Kind = Kind { name: "state record", code: 0x20, version: 1, max: STATE_RECORD_BYTES_MAX };
+const APPLIED: Kind = Kind { name: "applied marker", code: 0x21, version: 1, max: STATE_RECORD_BYTES_MAX };
+
+/// The key of the applied marker: before every record.
+const APPLIED_KEY: &[u8] = &[0];
+
+/// What a record's values hold together.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    key: RecordKey,
+    record: Record,
+}
+
+/// The store.
+pub struct SledStore {
+    dir: PathBuf,
+    db: sled::Db,
+    /// How many values a record spans, where it is more than one: a lease with thousands of waiters.
+    long: BTreeMap<Vec<u8>, u8>,
+}
+
+impl SledStore {
+    /// Opens the store in `dir`. What cannot be opened is moved aside, and the store is empty.
+    ///
+    /// # Errors
+    /// What the operating system says if even an empty store cannot be made.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        remove_half_snapshots(dir)?;
+        match open_guarded(dir) {
+            Ok(db) => Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() }),
+            Err(why) => {
+                warn!(%why, "the state store cannot be opened and is rebuilt");
+                set_aside(dir)?;
+                let db = open_guarded(dir).map_err(io::Error::other)?;
+                Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() })
+            }
+        }
+    }
+
+    fn put(&mut self, batch: &mut sled::Batch, key: &RecordKey, record: Option<&Record>) -> Result<(), Unusable> {
+        let name = key_bytes(key);
+        let value = record.map(|record| {
+            codec::seal(STORED, &codec::encode(&Stored { key: key.clone(), record: record.clone() }))
+        });
+        let pieces: Vec<&[u8]> = value.iter().flat_map(|value| value.chunks(SLED_VALUE_BYTES_MAX)).collect();
+        if pieces.len() > usize::from(PARTS_MAX) {
+            return Err(Unusable(format!("{key:?} is too large")));
+        }
+        for (part, piece) in (0..).zip(&pieces) {
+            batch.insert(part_key(&name, part), *piece);
+        }
+        let before = self.long.remove(&name).unwrap_or(1);
+        for part in pieces.len() as u8..before {
+            batch.remove(part_key(&name, part));
+        }
+        if pieces.len() > 1 {
+            self.long.insert(name, pieces.len() as u8);
+        }
+        Ok(())
+    }
+}
+
+/// Parts of one record: four megabytes in pieces of thirty-two kilobytes.
+const PARTS_MAX: u8 = 128;
+
+fn part_key(name: &[u8], part: u8) -> Vec<u8> {
+    let mut key = name.to_vec();
+    key.push(part);
+    key
+}
+
+fn key_bytes(key: &RecordKey) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut text = |kind: u8, parts: &[&str]| {
+        out.push(kind);
+        for part in parts {
+            out.extend_from_slice(part.as_bytes());
+            out.push(0);
+        }
+    };
+    match key {
+        RecordKey::Meta => text(1, &[]),
+        RecordKey::Machine(name) => text(2, &[name.as_str()]),
+        RecordKey::Session(id) => {
+            text(3, &[]);
+            out.extend_from_slice(&id.0.to_be_bytes());
+        }
+        RecordKey::Lease(name) => text(4, &[name.as_str()]),
+        RecordKey::Server(name) => text(5, &[name.as_str()]),
+        RecordKey::Set(name) => text(6, &[name.as_str()]),
+        RecordKey::Version(name, number) => {
+            text(7, &[name.as_str()]);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        RecordKey::Sync(set, machine) => text(8, &[set.as_str(), machine.as_str()]),
+        RecordKey::Answer(key) => {
+            text(9, &[]);
+            out.extend_from_slice(&key.client.to_be_bytes());
+            out.extend_from_slice(&key.sequence.to_be_bytes());
+        }
+        RecordKey::Ledger(revision, part) => {
+            text(10, &[]);
+            out.extend_from_slice(&revision.0.to_be_bytes());
+            out.extend_from_slice(&part.to_be_bytes());
+        }
+    }
+    out
+}
+
+impl StateStore for SledStore {
+    fn load(&mut self) -> Result<Option<(AppliedTo, Vec<(RecordKey, Record)>)>, Unusable> {
+        let unusable = |what: &dyn std::fmt::Display| Unusable(what.to_string());
+        let Some(applied) = self.db.get(APPLIED_KEY).map_err(|error| unusable(&error))? else { return Ok(None) };
+        let applied = codec::open(APPLIED, &applied)
+            .and_then(|bytes| codec::decode(APPLIED.name, bytes))
+            .map_err(|error| unusable(&error))?;
+        let mut records = Vec::new();
+        let mut whole: Vec<u8> = Vec::new();
+        let mut name: Vec<u8> = Vec::new();
+        self.long.clear();
+        let finish = |whole: &mut Vec<u8>, records: &mut Vec<_>| -> Result<(), Unusable> {
+            if !whole.is_empty() {
+                let stored: Stored = codec::open(STORED, whole)
+                    .and_then(|bytes| codec::decode(STORED.name, bytes))
+                    .map_err(|error| unusable(&error))?;
+                records.push((stored.key, stored.record));
+                whole.clear();
+            }
+            Ok(())
+        };
+        for pair in self.db.range::<&[u8], _>(&[1_u8][..]..) {
+            let (key, value) = pair.map_err(|error| unusable(&error))?;
+            let (_, this) = key.split_last().ok_or_else(|| unusable(&"an empty key"))?;
+            if this != name {
+                finish(&mut whole, &mut records)?;
+                name = this.to_vec();
+            }
+            let part = key[key.len() - 1];
+            if part > 0 {
+                self.long.insert(this.to_vec(), part + 1);
+            }
+            whole.extend_from_slice(&value);
+        }
+        finish(&mut whole, &mut records)?;
+        Ok(Some((applied, records)))
+    }
+
+    fn write(&mut self, changes: &[Change], applied: &AppliedTo) -> Result<(), Unusable> {
+        let mut batch = sled::Batch::default();
+        for (key, record) in changes {
+            self.put(&mut batch, key, record.as_ref())?;
+        }
+        batch.insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied)));
+        self.db.apply_batch(batch).map_err(|error| Unusable(error.to_string()))
+    }
+
+    fn replace(&mut self, records: &[(RecordKey, Record)], applied: &AppliedTo) -> Result<(), Unusable> {
+        // Without the marker the store counts as empty, so a crash in between leaves nothing half.
+        self.db.remove(APPLIED_KEY).map_err(|error| Unusable(error.to_string()))?;
+        self.make_durable()?;
+        self.db.clear().map_err(|error| Unusable(error.to_string()))?;
+        self.long.clear();
+        for piece in records.chunks(1_000) {
+            let mut batch = sled::Batch::default();
+            for (key, record) in piece {
+                self.put(&mut batch, key, Some(record))?;
+            }
+            self.db.apply_batch(batch).map_err(|error| Unusable(error.to_string()))?;
+        }
+        self.make_durable()?;
+        self.db
+            .insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied)))
+            .map_err(|error| Unusable(error.to_string()))?;
+        self.make_durable()
+    }
+
+    fn make_durable(&mut self) -> Result<(), Unusable> {
+        self.db.flush().map_err(|error| Unusable(error.to_string()))?;
+        // sled's flush is no fsync on Linux; this one is.
+        File::open(self.dir.join("db"))
+            .and_then(|file| file.sync_data())
+            .map_err(|error| Unusable(error.to_string()))
+    }
+}
+
+/// A crash inside sled's own recovery leaves a file that its next recovery trusts and fails on.
+fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn open_guarded(dir: &Path) -> Result<sled::Db, String> {
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(64 << 20)
+        .flush_every_ms(Some(500))
+        .mode(sled::Mode::LowSpace);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it panicked at opening".to_owned()),
+    }
+}
+
+fn set_aside(dir: &Path) -> io::Result<()> {
+    let mut number = 0;
+    loop {
+        let aside = dir.with_extension(format!("bad-{number}"));
+        if !aside.exists() {
+            fs::rename(dir, aside)?;
+            return fs::create_dir_all(dir);
+        }
+        number += 1;
+    }
+}

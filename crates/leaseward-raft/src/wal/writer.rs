@@ -1,0 +1,240 @@
+//! The one thread that writes the log: takes what waits, writes it at once, syncs once, then tells everybody.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tracing::error;
+
+use super::format::{Record, RecordKind};
+use super::segments::{Place, Wal};
+use crate::disk::{Disk, DiskFile};
+
+/// Writes that wait for the thread. Beyond it, writers wait.
+const QUEUE: usize = 4_096;
+
+/// Called with the outcome of a write: where its records stand.
+pub type Then = Box<dyn FnOnce(io::Result<Vec<Place>>) + Send>;
+
+/// Called once if the log can no longer be trusted.
+pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+enum Job {
+    Write { records: Vec<Record>, then: Then },
+    Purged,
+    Stop,
+}
+
+/// What the thread has done so far.
+#[derive(Debug, Default)]
+pub struct WriterStats {
+    /// Batches made durable.
+    pub syncs: AtomicU64,
+    /// Records made durable.
+    pub records: AtomicU64,
+    /// Bytes that the log takes on disk.
+    pub disk_bytes: AtomicU64,
+}
+
+/// A handle to the thread. The thread ends when the handle is dropped.
+pub struct Writer {
+    jobs: SyncSender<Job>,
+    files: Arc<Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>>,
+    lazy: Arc<Mutex<Option<Record>>>,
+    stats: Arc<WriterStats>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn start(wal: Wal, disk: Arc<dyn Disk>, segment_bytes: u64, fatal: Fatal) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUE);
+        let files = Arc::new(Mutex::new(wal.files()));
+        let lazy = Arc::default();
+        let stats = Arc::new(WriterStats::default());
+        let thread = Thread {
+            wal,
+            disk,
+            segment_bytes,
+            fatal,
+            files: Arc::clone(&files),
+            lazy: Arc::clone(&lazy),
+            stats: Arc::clone(&stats),
+            failed: None,
+            preparing: None,
+        };
+        let thread = std::thread::Builder::new().name("wal".into()).spawn(move || thread.run(&queue))?;
+        Ok(Self { jobs, files, lazy, stats, thread: Some(thread) })
+    }
+
+    /// Writes the records as one batch, possibly together with others, and calls `then` once they are durable.
+    /// Blocks while the queue is full.
+    pub fn write(&self, records: Vec<Record>, then: Then) {
+        if let Err(refused) = self.jobs.send(Job::Write { records, then })
+            && let Job::Write { then, .. } = refused.0
+        {
+            then(Err(io::Error::other("the log is closed")));
+        }
+    }
+
+    /// Writes a record together with the next batch, whenever that is: it only saves work after a restart.
+    pub fn write_lazily(&self, record: Record) {
+        *self.lazy.lock().expect("no holder of this lock panics") = Some(record);
+    }
+
+    /// Removes segments that are not needed any more.
+    pub fn purged(&self) {
+        self.jobs.send(Job::Purged).ok();
+    }
+
+    /// Returns the file of a segment, if it still exists.
+    #[must_use]
+    pub fn file(&self, segment: u64) -> Option<Arc<dyn DiskFile>> {
+        self.files.lock().expect("no holder of this lock panics").get(&segment).cloned()
+    }
+
+    /// Returns what was done so far.
+    #[must_use]
+    pub fn stats(&self) -> Arc<WriterStats> {
+        Arc::clone(&self.stats)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs.send(Job::Stop).ok();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Thread {
+    wal: Wal,
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    fatal: Fatal,
+    files: Arc<Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>>,
+    lazy: Arc<Mutex<Option<Record>>>,
+    stats: Arc<WriterStats>,
+    failed: Option<String>,
+    preparing: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn run(mut self, queue: &Receiver<Job>) {
+        let mut waiting = Vec::new();
+        while let Ok(first) = queue.recv() {
+            let mut stop = false;
+            let mut purge = false;
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(job) = next {
+                match job {
+                    Job::Write { records, then } => {
+                        bytes += records.iter().map(|record| record.payload.len()).sum::<usize>();
+                        waiting.push((records, then));
+                    }
+                    Job::Purged => purge = true,
+                    Job::Stop => stop = true,
+                }
+                // Half a segment at once: one commit must never outgrow a segment.
+                let full = bytes as u64 > self.segment_bytes / 4;
+                next = if stop || full { None } else { queue.try_recv().ok() };
+            }
+            self.write(std::mem::take(&mut waiting));
+            if purge && self.failed.is_none() {
+                if let Err(error) = self.wal.remove_purged() {
+                    error!(%error, "cannot remove old segments of the log");
+                }
+                self.publish_files();
+            }
+            if stop {
+                self.write(Vec::new());
+                if let Some(preparing) = self.preparing.take() {
+                    preparing.join().ok();
+                }
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, jobs: Vec<(Vec<Record>, Then)>) {
+        let mut records = Vec::new();
+        let mut counts = Vec::with_capacity(jobs.len());
+        let mut thens = Vec::with_capacity(jobs.len());
+        for (job, then) in jobs {
+            counts.push(job.len());
+            records.extend(job);
+            thens.push(then);
+        }
+        if let Some(lazy) = self.lazy.lock().expect("no holder of this lock panics").take() {
+            records.push(lazy);
+        }
+        if records.is_empty() {
+            return;
+        }
+        match self.commit(&records) {
+            Ok(mut places) => {
+                self.stats.syncs.fetch_add(1, Ordering::Relaxed);
+                self.stats.records.fetch_add(records.len() as u64, Ordering::Relaxed);
+                for (then, count) in thens.into_iter().zip(counts) {
+                    let rest = places.split_off(count);
+                    then(Ok(std::mem::replace(&mut places, rest)));
+                }
+            }
+            Err(error) => {
+                for then in thens {
+                    then(Err(io::Error::new(error.kind(), error.to_string())));
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, records: &[Record]) -> io::Result<Vec<Place>> {
+        if let Some(why) = &self.failed {
+            return Err(io::Error::other(why.clone()));
+        }
+        debug_assert!(records.iter().all(|record| record.kind != RecordKind::Head), "heads are the log's own");
+        match self.wal.commit(records) {
+            Ok(places) => {
+                self.after_commit();
+                Ok(places)
+            }
+            Err(error) => {
+                // After a failed sync the kernel may have thrown the pages away: what is durable is unknown.
+                let why = format!("the log cannot be written: {error}");
+                error!(%error, "the log cannot be written; nothing more is acknowledged");
+                self.failed = Some(why.clone());
+                (self.fatal)(&why);
+                Err(error)
+            }
+        }
+    }
+
+    fn after_commit(&mut self) {
+        let known = self.files.lock().expect("no holder of this lock panics").len();
+        if self.wal.segment_count() != known {
+            self.publish_files();
+        }
+        if self.preparing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.preparing = None;
+        }
+        if self.wal.wants_preparation() && self.preparing.is_none() {
+            let (disk, size) = (Arc::clone(&self.disk), self.segment_bytes);
+            let prepare = move || Wal::prepare_segment(disk.as_ref(), size);
+            self.preparing = std::thread::Builder::new().name("wal-next".into()).spawn(prepare).ok();
+        }
+    }
+
+    fn publish_files(&self) {
+        *self.files.lock().expect("no holder of this lock panics") = self.wal.files();
+        self.stats.disk_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
+    }
+}

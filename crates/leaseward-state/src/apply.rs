@@ -1,0 +1,159 @@
+//! Takes a command apart. Each object's rules stand in its own file below.
+//!
+//! Must stay true: a command either does all of what it says, or changes nothing and is refused.
+
+mod config;
+mod lease;
+mod machine;
+mod server;
+mod session;
+
+use std::collections::BTreeSet;
+
+use crate::command::{Command, Condition, Reply};
+use crate::event::Event;
+use crate::limits::ATOMIC_COMMANDS_MAX;
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::token::{Revision, Term};
+
+/// What a command leads to: a reply, or a refusal after which nothing has changed.
+type Outcome = Result<Reply, Refusal>;
+
+impl State {
+    pub(crate) fn execute(&mut self, command: &Command, term: Term, events: &mut Vec<Event>) -> Reply {
+        self.dispatch(command, term, events).unwrap_or_else(Reply::Refused)
+    }
+
+    fn dispatch(&mut self, command: &Command, term: Term, events: &mut Vec<Event>) -> Outcome {
+        match command {
+            Command::OpenSession { name, ttl_ms } => self.open_session(name, *ttl_ms, events),
+            Command::OpenMachine(open) => self.open_machine(open, events),
+            Command::EndSession { session } => self.end_session(*session, events),
+            Command::CloseSessions { sessions, term: judged } => {
+                own_term(*judged, term)?;
+                Ok(self.close_sessions(sessions, events))
+            }
+            Command::Acquire(acquire) => self.acquire(acquire, events),
+            Command::Withdraw { lease, session, holder } => Ok(self.withdraw(lease, *session, holder)),
+            Command::Release { lease, token } => self.release(lease, *token, events),
+            Command::Revoke { lease, token } => self.revoke(lease, *token, events),
+            Command::EndDelay { lease, token, term: judged } => {
+                own_term(*judged, term)?;
+                self.end_delay(lease, *token, events)
+            }
+            Command::Cordon { machine, reason } => self.cordon(machine, reason.as_ref(), events),
+            Command::RemoveMachine { machine } => self.remove_machine(machine, events),
+            Command::PutServer { server, spec, if_version } => self.put_server(server, spec, *if_version, events),
+            Command::RemoveServer { server, if_version } => self.remove_server(server, *if_version, events),
+            Command::SetWanted { server, wanted } => self.set_wanted(server, *wanted, events),
+            Command::Move { server, to } => self.move_server(server, to, events),
+            Command::Assign(assign) => {
+                own_term(assign.term, term)?;
+                self.assign(assign, events)
+            }
+            Command::GiveUp { server, why, term: judged } => {
+                own_term(*judged, term)?;
+                self.give_up(server, why, events)
+            }
+            Command::ReportServer { server, token, report } => self.report_server(server, *token, report, events),
+            Command::Publish { sets, author, message } => self.publish(sets, author, message, events),
+            Command::RemoveSet { set } => self.remove_set(set, events),
+            Command::ReportSync { machine, sets } => self.report_sync(machine, sets, events),
+            Command::Atomic { conditions, commands } => self.atomic(conditions, commands, term, events),
+        }
+    }
+
+    fn atomic(
+        &mut self,
+        conditions: &[Condition],
+        commands: &[Command],
+        term: Term,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        if commands.len() > ATOMIC_COMMANDS_MAX {
+            return Err(Refusal::Invalid(format!("a transaction takes at most {ATOMIC_COMMANDS_MAX} commands")));
+        }
+        check_parts(commands)?;
+        conditions.iter().try_for_each(|condition| self.check_condition(condition))?;
+
+        // The clone shares everything, so taking back costs nothing.
+        let before = self.clone();
+        let mut replies = Vec::with_capacity(commands.len());
+        let mut happened = Vec::new();
+        for (part, command) in (0..).zip(commands) {
+            match self.dispatch(command, term, &mut happened) {
+                Ok(reply) => replies.push(reply),
+                Err(refusal) => {
+                    *self = before;
+                    return Err(Refusal::Part { part, refusal: Box::new(refusal) });
+                }
+            }
+        }
+        events.append(&mut happened);
+        Ok(Reply::Atomic(replies))
+    }
+
+    fn check_condition(&self, condition: &Condition) -> Result<(), Refusal> {
+        let version = |kind: &str, name: &str, expected: u64, current: u64| {
+            if expected == current {
+                return Ok(());
+            }
+            Err(Refusal::Version { kind: kind.into(), name: name.into(), expected, current })
+        };
+        match condition {
+            Condition::Fence { lease, token } => {
+                let current = self.token(lease);
+                if current == Some(*token) {
+                    return Ok(());
+                }
+                Err(Refusal::StaleToken { lease: lease.to_string(), given: *token, current })
+            }
+            Condition::LeaseFree(lease) => match self.lease(lease) {
+                None => Ok(()),
+                Some(found) => Err(self.taken(lease, found)),
+            },
+            Condition::Server(name, expected) => {
+                version("server", name.as_str(), *expected, self.server(name).map_or(0, |server| server.version))
+            }
+            Condition::Set(name, expected) => {
+                version("config", name.as_str(), *expected, self.set(name).map_or(0, |set| set.head))
+            }
+            Condition::Machine(name, expected) => {
+                let current = self.machine(name).map_or(Revision(0), |machine| machine.modified);
+                version("machine", name.as_str(), expected.0, current.0)
+            }
+        }
+    }
+}
+
+/// A transaction spends one revision, so it may grant a lease at most once (rule R7: no token twice), and opens or
+/// ends no session.
+fn check_parts(commands: &[Command]) -> Result<(), Refusal> {
+    let mut leases = BTreeSet::new();
+    for command in commands {
+        let lease = match command {
+            Command::Acquire(acquire) => Some(&acquire.lease),
+            Command::Release { lease, .. } => Some(lease),
+            Command::PutServer { .. }
+            | Command::RemoveServer { .. }
+            | Command::SetWanted { .. }
+            | Command::Cordon { .. }
+            | Command::Publish { .. }
+            | Command::RemoveSet { .. } => None,
+            other => return Err(Refusal::Invalid(format!("{} cannot be part of a transaction", other.name()))),
+        };
+        if lease.is_some_and(|lease| !leases.insert(lease)) {
+            return Err(Refusal::Invalid("a transaction names each lease at most once".into()));
+        }
+    }
+    Ok(())
+}
+
+/// Rule R5: what a leader decided counts only in the term in which it decided.
+fn own_term(judged: Term, appended: Term) -> Result<(), Refusal> {
+    if judged == appended {
+        return Ok(());
+    }
+    Err(Refusal::Outdated(format!("term {judged} judged, term {appended} appended")))
+}

@@ -1,0 +1,147 @@
+//! Machines come, go, and are kept free.
+
+use super::Outcome;
+use crate::command::{OpenMachine, Reply};
+use crate::event::Event;
+use crate::limits::{MACHINES_MAX, META_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::machine::Machine;
+use crate::name::MachineName;
+use crate::record::RecordKey;
+use crate::refusal::Refusal;
+use crate::server::{FenceProof, Placement};
+use crate::session::{Owner, SessionEnd};
+use crate::state::State;
+use crate::token::SessionId;
+
+impl State {
+    pub(super) fn open_machine(&mut self, open: &OpenMachine, events: &mut Vec<Event>) -> Outcome {
+        let labels: usize = open.profile.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if labels > META_BYTES_MAX {
+            return Err(Refusal::Invalid(format!("a machine's labels have at most {META_BYTES_MAX} bytes")));
+        }
+        let known = self.machines.get(&open.machine).cloned();
+        if known.is_none() && self.machines.len() >= MACHINES_MAX {
+            return Err(Refusal::TooMany { what: "machines".into(), max: MACHINES_MAX as u64 });
+        }
+        // The same run asks again: its first answer was lost.
+        if let Some(machine) = &known
+            && machine.incarnation == open.incarnation
+            && let Some(session) = machine.session
+            && self.sessions.get(&session).is_some_and(|session| session.ttl_ms == open.ttl_ms)
+        {
+            return Ok(Reply::Session(session));
+        }
+        if let Some(old) = known.as_ref().and_then(|machine| machine.session) {
+            self.finish_sessions(&[old], SessionEnd::Superseded, events);
+        }
+        let id = self.new_session(Owner::Machine(open.machine.clone()), open.ttl_ms, events)?;
+        let rebooted =
+            known.as_ref().is_some_and(|machine| machine.incarnation.boot_id != open.incarnation.boot_id);
+        let machine = Machine {
+            created: known.as_ref().map_or(self.revision, |machine| machine.created),
+            modified: self.revision,
+            profile: open.profile.clone(),
+            incarnation: open.incarnation.clone(),
+            session: Some(id),
+            since: self.now,
+            cordoned: known.and_then(|machine| machine.cordoned),
+            orders_revision: self.revision,
+        };
+        self.machines.insert(open.machine.clone(), machine);
+        self.touched.insert(RecordKey::Machine(open.machine.clone()));
+        if rebooted {
+            self.prove_all_dead(&open.machine, &FenceProof::Rebooted, events);
+        } else if open.swept {
+            self.prove_all_dead(&open.machine, &FenceProof::Swept, events);
+        }
+        Ok(Reply::Session(id))
+    }
+
+    /// Records that no copy of any expired server of this machine is alive.
+    fn prove_all_dead(&mut self, machine: &MachineName, proof: &FenceProof, events: &mut Vec<Event>) {
+        let expired: Vec<_> = self
+            .servers
+            .iter()
+            .filter_map(|(name, server)| match &server.placement {
+                Placement::Expired(expired) if expired.machine == *machine && expired.fence.is_none() => {
+                    Some((name.clone(), expired.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        for (name, mut expired) in expired {
+            let token = expired.token;
+            expired.fence = Some(proof.clone());
+            self.set_placement(&name, Placement::Expired(expired));
+            events.push(Event::ServerFenced { server: name, token, proof: proof.clone() });
+        }
+    }
+
+    pub(super) fn machine_lost_session(&mut self, name: &MachineName, session: SessionId) {
+        let (revision, now) = (self.revision, self.now);
+        let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.session == Some(session)) else {
+            return;
+        };
+        machine.session = None;
+        machine.since = now;
+        machine.modified = revision;
+        self.touched.insert(RecordKey::Machine(name.clone()));
+    }
+
+    pub(super) fn cordon(
+        &mut self,
+        name: &MachineName,
+        reason: Option<&String>,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        if reason.is_some_and(|reason| reason.len() > TEXT_BYTES_MAX) {
+            return Err(Refusal::Invalid(format!("a reason has at most {TEXT_BYTES_MAX} bytes")));
+        }
+        let revision = self.revision;
+        let machine = self.machines.get_mut(name).ok_or_else(|| not_found(name))?;
+        if machine.cordoned.as_ref() != reason {
+            machine.cordoned = reason.cloned();
+            machine.modified = revision;
+            self.touched.insert(RecordKey::Machine(name.clone()));
+            events.push(Event::MachineCordoned { machine: name.clone(), reason: reason.cloned() });
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn remove_machine(&mut self, name: &MachineName, events: &mut Vec<Event>) -> Outcome {
+        let machine = self.machines.get(name).ok_or_else(|| not_found(name))?;
+        let in_use = |why: String| Refusal::InUse { kind: "machine".into(), name: name.to_string(), why };
+        if machine.session.is_some() {
+            return Err(in_use("its agent is connected: stop it first".into()));
+        }
+        let unfenced = self.servers.iter().find(|(_, server)| match &server.placement {
+            Placement::Expired(expired) => expired.machine == *name && expired.fence.is_none(),
+            _ => false,
+        });
+        if let Some((server, _)) = unfenced {
+            return Err(in_use(format!("the death of server/{server} on it is not proven")));
+        }
+        let synced: Vec<_> = self.syncs.keys().filter(|(_, machine)| machine == name).cloned().collect();
+        for key in synced {
+            self.syncs.remove(&key);
+            self.touched.insert(RecordKey::Sync(key.0, key.1));
+        }
+        self.machines.remove(name);
+        self.touched.insert(RecordKey::Machine(name.clone()));
+        events.push(Event::MachineRemoved { machine: name.clone() });
+        Ok(Reply::Done)
+    }
+
+    /// Tells a machine's agent that its orders changed.
+    pub(super) fn orders_changed(&mut self, name: &MachineName) {
+        let revision = self.revision;
+        if let Some(machine) = self.machines.get_mut(name) {
+            machine.orders_revision = revision;
+            self.touched.insert(RecordKey::Machine(name.clone()));
+        }
+    }
+}
+
+pub(super) fn not_found(name: &MachineName) -> Refusal {
+    Refusal::NotFound { kind: "machine".into(), name: name.to_string() }
+}

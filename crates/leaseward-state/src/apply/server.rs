@@ -1,0 +1,444 @@
+//! Servers are defined, wanted, placed, reported and proven dead.
+
+use super::Outcome;
+use super::machine::not_found as no_machine;
+use crate::command::{Assign, Reply, ServerReport};
+use crate::event::Event;
+use crate::lease::{GrantEnd, LeaseState, Waiter};
+use crate::limits::{FAILURES_KEPT_MAX, SERVERS_MAX, SPEC_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::name::{MachineName, ServerName};
+use crate::record::RecordKey;
+use crate::refusal::Refusal;
+use crate::server::{
+    Assignment, Cause, Certificate, Expired, Failure, FenceProof, Placement, Server, ServerSpec, ServerStatus, Wanted,
+};
+use crate::state::State;
+use crate::token::{FencingToken, Revision};
+
+impl State {
+    pub(super) fn put_server(
+        &mut self,
+        name: &ServerName,
+        spec: &ServerSpec,
+        if_version: Option<u64>,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        check_spec(spec)?;
+        let known = self.servers.get(name);
+        check_version(name, known, if_version)?;
+        let version = known.map_or(1, |server| server.version + 1);
+        if known.is_some_and(|server| server.spec == *spec) {
+            return Ok(Reply::Version(version - 1));
+        }
+        if known.is_none() && self.servers.len() >= SERVERS_MAX {
+            return Err(Refusal::TooMany { what: "servers".into(), max: SERVERS_MAX as u64 });
+        }
+        let server = match known {
+            Some(server) => Server { spec: spec.clone(), version, modified: self.revision, ..server.clone() },
+            None => Server {
+                spec: spec.clone(),
+                version,
+                created: self.revision,
+                modified: self.revision,
+                wanted: Wanted::Running,
+                placement: Placement::Unplaced { target: None },
+                failures: Vec::new(),
+                last_token: None,
+                last_machine: None,
+            },
+        };
+        let machine = assigned(&server).map(|assignment| assignment.machine.clone());
+        self.servers.insert(name.clone(), server);
+        self.touched.insert(RecordKey::Server(name.clone()));
+        if let Some(machine) = machine {
+            self.orders_changed(&machine);
+        }
+        events.push(Event::ServerDefined { server: name.clone(), version });
+        Ok(Reply::Version(version))
+    }
+
+    pub(super) fn remove_server(
+        &mut self,
+        name: &ServerName,
+        if_version: Option<u64>,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let server = self.known_server(name)?;
+        check_version(name, Some(server), if_version)?;
+        if let Placement::Assigned(_) | Placement::Expired(_) = server.placement {
+            return Err(Refusal::InUse {
+                kind: "server".into(),
+                name: name.to_string(),
+                why: "it runs, or its death is not proven: stop it first".into(),
+            });
+        }
+        self.servers.remove(name);
+        self.touched.insert(RecordKey::Server(name.clone()));
+        events.push(Event::ServerRemoved { server: name.clone() });
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn set_wanted(&mut self, name: &ServerName, wanted: Wanted, events: &mut Vec<Event>) -> Outcome {
+        let server = self.known_server(name)?;
+        let failed = matches!(server.placement, Placement::Failed { .. });
+        if server.wanted == wanted && !failed {
+            return Ok(Reply::Version(server.version));
+        }
+        let mut server = server.clone();
+        server.wanted = wanted;
+        if failed {
+            server.placement = Placement::Unplaced { target: None };
+            server.failures.clear();
+        }
+        if let Placement::Assigned(assignment) = &mut server.placement
+            && wanted == Wanted::Stopped
+        {
+            assignment.moving_to = None;
+        }
+        let version = server.version;
+        let machine = assigned(&server).map(|assignment| assignment.machine.clone());
+        self.put(name, server);
+        if let Some(machine) = machine {
+            self.orders_changed(&machine);
+        }
+        events.push(Event::ServerWanted { server: name.clone(), wanted });
+        Ok(Reply::Version(version))
+    }
+
+    pub(super) fn move_server(&mut self, name: &ServerName, to: &MachineName, events: &mut Vec<Event>) -> Outcome {
+        let server = self.known_server(name)?;
+        let in_use = |why: &str| Refusal::InUse { kind: "server".into(), name: name.to_string(), why: why.into() };
+        let target = self.machines.get(to).ok_or_else(|| no_machine(to))?;
+        if target.session.is_none() {
+            return Err(in_use("the target machine is not connected"));
+        }
+        if !server.spec.candidates.is_empty() && !server.spec.candidates.contains(to) {
+            return Err(in_use("the target machine is not one of its candidates"));
+        }
+        let mut server = server.clone();
+        match &mut server.placement {
+            Placement::Assigned(assignment) if assignment.machine == *to => return Ok(Reply::Done),
+            Placement::Assigned(assignment) => {
+                assignment.moving_to = Some(to.clone());
+                let from = assignment.machine.clone();
+                self.put(name, server);
+                self.orders_changed(&from);
+            }
+            Placement::Unplaced { target } => {
+                *target = Some(to.clone());
+                self.put(name, server);
+            }
+            Placement::Expired(_) => return Err(in_use("the death of its last copy is not proven yet")),
+            Placement::Failed { .. } => return Err(in_use("it failed too often: start it again first")),
+        }
+        events.push(Event::ServerMoving { server: name.clone(), to: to.clone() });
+        Ok(Reply::Done)
+    }
+
+    /// Gives a server to a machine. Only checks what the master saw: whether and where is the master's business.
+    pub(super) fn assign(&mut self, assign: &Assign, events: &mut Vec<Event>) -> Outcome {
+        let outdated = |why: &str| Refusal::Outdated(format!("server/{}: {why}", assign.server));
+        let server = self.known_server(&assign.server)?;
+        if server.wanted != Wanted::Running {
+            return Err(outdated("it is not wanted any more"));
+        }
+        if server.last_token != assign.after {
+            return Err(outdated("it was placed meanwhile"));
+        }
+        let machine = self.machines.get(&assign.machine).ok_or_else(|| no_machine(&assign.machine))?;
+        if machine.session != Some(assign.session) {
+            return Err(outdated("the machine's session is another one"));
+        }
+        let fence = match &server.placement {
+            Placement::Unplaced { .. } => None,
+            Placement::Expired(expired) => {
+                Some(expired.fence.clone().or_else(|| assign.fence.clone()).ok_or_else(|| {
+                    outdated("the death of its last copy is not proven")
+                })?)
+            }
+            Placement::Assigned(_) => return Err(outdated("it is placed")),
+            Placement::Failed { .. } => return Err(outdated("it failed too often")),
+        };
+        let lease = assign.server.lease();
+        let to = Waiter {
+            session: assign.session,
+            holder: assign.machine.to_string(),
+            priority: 0,
+            queued: self.revision,
+            meta: std::collections::BTreeMap::new(),
+            lock_delay_ms: 0,
+        };
+        let mut server = server.clone();
+        let reply = self.grant(&lease, to, Vec::new(), events);
+        let token = FencingToken::new(self.generation, self.revision);
+        server.placement = Placement::Assigned(Assignment {
+            machine: assign.machine.clone(),
+            session: assign.session,
+            token,
+            at: self.now,
+            cause: assign.cause,
+            status: ServerStatus::Ordered,
+            restarts: 0,
+            moving_to: None,
+        });
+        server.last_token = Some(token);
+        server.last_machine = Some(assign.machine.clone());
+        self.put(&assign.server, server);
+        self.orders_changed(&assign.machine);
+        events.push(Event::ServerAssigned {
+            server: assign.server.clone(),
+            machine: assign.machine.clone(),
+            token,
+            cause: assign.cause,
+            fence,
+        });
+        Ok(reply)
+    }
+
+    pub(super) fn give_up(&mut self, name: &ServerName, why: &str, events: &mut Vec<Event>) -> Outcome {
+        let server = self.known_server(name)?;
+        if !matches!(server.placement, Placement::Unplaced { .. }) {
+            return Err(Refusal::Outdated(format!("server/{name} is placed")));
+        }
+        self.set_placement(name, Placement::Failed { why: why.to_owned() });
+        events.push(Event::ServerFailed { server: name.clone(), why: why.to_owned() });
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn report_server(
+        &mut self,
+        name: &ServerName,
+        token: FencingToken,
+        report: &ServerReport,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let server = self.known_server(name)?;
+        let stale = || Refusal::StaleToken {
+            lease: name.lease().to_string(),
+            given: token,
+            current: self.token(&name.lease()),
+        };
+        match &server.placement {
+            Placement::Assigned(assignment) if assignment.token == token => {
+                let (server, assignment) = (server.clone(), assignment.clone());
+                self.report_assigned(name, server, assignment, report, events);
+                Ok(Reply::Done)
+            }
+            Placement::Expired(expired) if expired.token == token => {
+                let ServerReport::Dead { certificate, .. } = report else { return Err(stale()) };
+                if certificate.token != token {
+                    return Err(stale());
+                }
+                if expired.fence.is_none() {
+                    let mut expired = expired.clone();
+                    let proof = FenceProof::Certificate(certificate.clone());
+                    expired.fence = Some(proof.clone());
+                    let machine = expired.machine.clone();
+                    self.set_placement(name, Placement::Expired(expired));
+                    self.orders_changed(&machine);
+                    events.push(Event::ServerFenced { server: name.clone(), token, proof });
+                }
+                Ok(Reply::Done)
+            }
+            _ => Err(stale()),
+        }
+    }
+
+    fn report_assigned(
+        &mut self,
+        name: &ServerName,
+        mut server: Server,
+        mut assignment: Assignment,
+        report: &ServerReport,
+        events: &mut Vec<Event>,
+    ) {
+        let machine = assignment.machine.clone();
+        let reported = |status: &ServerStatus| Event::ServerReported {
+            server: name.clone(),
+            machine: machine.clone(),
+            token: assignment.token,
+            status: status.clone(),
+        };
+        match report {
+            ServerReport::Status { status, restarts } => {
+                if assignment.status == *status && assignment.restarts == *restarts {
+                    return;
+                }
+                events.push(reported(status));
+                assignment.status = status.clone();
+                assignment.restarts = *restarts;
+                server.placement = Placement::Assigned(assignment);
+            }
+            ServerReport::Crashed { restarts, why } => {
+                let status = ServerStatus::Restarting { why: cut(why) };
+                events.push(reported(&status));
+                self.count_failure(&mut server, &assignment, restarts.saturating_sub(1), why);
+                assignment.status = status;
+                assignment.restarts = *restarts;
+                server.placement = Placement::Assigned(assignment);
+            }
+            ServerReport::Dead { certificate, failure } => {
+                if certificate.token != assignment.token {
+                    return;
+                }
+                if let Some(why) = failure {
+                    self.count_failure(&mut server, &assignment, assignment.restarts, why);
+                }
+                self.stopped(name, server, assignment, failure.as_deref(), Some(certificate), events);
+                return;
+            }
+            ServerReport::NotStarted { why } => {
+                self.count_failure(&mut server, &assignment, assignment.restarts, why);
+                self.stopped(name, server, assignment, Some(why), None, events);
+                return;
+            }
+        }
+        self.put(name, server);
+    }
+
+    /// The copy is dead and its lease is free.
+    fn stopped(
+        &mut self,
+        name: &ServerName,
+        mut server: Server,
+        assignment: Assignment,
+        why: Option<&str>,
+        certificate: Option<&Certificate>,
+        events: &mut Vec<Event>,
+    ) {
+        server.placement = Placement::Unplaced { target: assignment.moving_to.clone() };
+        self.put(name, server);
+        self.drop_from_session(&name.lease(), assignment.session);
+        self.leases.remove(&name.lease());
+        self.touched.insert(RecordKey::Lease(name.lease()));
+        self.orders_changed(&assignment.machine);
+        events.push(Event::LeaseEnded {
+            lease: name.lease(),
+            token: assignment.token,
+            why: GrantEnd::Released,
+        });
+        let exit = certificate.map_or_else(|| "never started".to_owned(), |certificate| certificate.exit.to_string());
+        events.push(Event::ServerStopped {
+            server: name.clone(),
+            machine: assignment.machine,
+            token: assignment.token,
+            why: cut(why.unwrap_or(&exit)),
+        });
+    }
+
+    /// The machine's session is over, so its right to run the server is; the copy may live on for a while.
+    pub(super) fn expire_server(
+        &mut self,
+        name: &ServerName,
+        why: GrantEnd,
+        cause: Cause,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(server) = self.servers.get(name) else { return };
+        let Placement::Assigned(assignment) = server.placement.clone() else { return };
+        let expired = Expired {
+            machine: assignment.machine.clone(),
+            token: assignment.token,
+            since: self.revision,
+            cause,
+            fence: None,
+        };
+        self.set_placement(name, Placement::Expired(expired));
+        let lease = name.lease();
+        if let Some(mut found) = self.leases.get(&lease).cloned() {
+            found.state = LeaseState::Delayed { token: assignment.token, delay_ms: 0 };
+            self.put_lease(&lease, found);
+        }
+        self.drop_from_session(&lease, assignment.session);
+        events.push(Event::LeaseEnded { lease, token: assignment.token, why });
+        events.push(Event::ServerExpired {
+            server: name.clone(),
+            machine: assignment.machine,
+            token: assignment.token,
+        });
+    }
+
+    pub(super) fn set_placement(&mut self, name: &ServerName, placement: Placement) {
+        if let Some(mut server) = self.servers.get(name).cloned() {
+            server.placement = placement;
+            self.put(name, server);
+        }
+    }
+
+    fn put(&mut self, name: &ServerName, mut server: Server) {
+        server.modified = self.revision;
+        self.servers.insert(name.clone(), server);
+        self.touched.insert(RecordKey::Server(name.clone()));
+    }
+
+    fn known_server(&self, name: &ServerName) -> Result<&Server, Refusal> {
+        self.servers
+            .get(name)
+            .ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
+    }
+
+    /// Counts a failure once per token and restart, however often it is reported.
+    fn count_failure(&self, server: &mut Server, assignment: &Assignment, attempt: u32, why: &str) {
+        let counted = |failure: &Failure| failure.token == assignment.token && failure.attempt == attempt;
+        if server.failures.iter().any(counted) {
+            return;
+        }
+        server.failures.push(Failure {
+            token: assignment.token,
+            attempt,
+            machine: assignment.machine.clone(),
+            at: self.now,
+            why: cut(why),
+        });
+        let surplus = server.failures.len().saturating_sub(FAILURES_KEPT_MAX);
+        server.failures.drain(..surplus);
+    }
+
+    /// Returns the revision that expired a server's last assignment, if its fence is still open.
+    #[must_use]
+    pub fn unfenced_since(&self, name: &ServerName) -> Option<Revision> {
+        match &self.servers.get(name)?.placement {
+            Placement::Expired(expired) if expired.fence.is_none() => Some(expired.since),
+            _ => None,
+        }
+    }
+}
+
+fn assigned(server: &Server) -> Option<&Assignment> {
+    match &server.placement {
+        Placement::Assigned(assignment) => Some(assignment),
+        _ => None,
+    }
+}
+
+fn check_version(name: &ServerName, server: Option<&Server>, expected: Option<u64>) -> Result<(), Refusal> {
+    let current = server.map_or(0, |server| server.version);
+    match expected {
+        Some(0) if current != 0 => Err(Refusal::Exists { kind: "server".into(), name: name.to_string() }),
+        Some(expected) if expected != current => {
+            Err(Refusal::Version { kind: "server".into(), name: name.to_string(), expected, current })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_spec(spec: &ServerSpec) -> Result<(), Refusal> {
+    if spec.command.is_empty() {
+        return Err(Refusal::Invalid("a server needs a command".into()));
+    }
+    let texts = spec.command.iter().chain(&spec.stop_command).map(String::len).sum::<usize>()
+        + spec.environment.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        + spec.hooks.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    if texts > SPEC_BYTES_MAX {
+        return Err(Refusal::Invalid(format!("a specification has at most {SPEC_BYTES_MAX} bytes of text")));
+    }
+    Ok(())
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES_MAX / 4);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

@@ -1,0 +1,399 @@
+//! What can be asked of the state, and what it answers.
+//!
+//! Must stay true: the enums grow at the end only, because they are stored by position; every committed command
+//! has one reply. Commands that carry a `term` are the leader's own: they count only if the entry was appended in
+//! that term (rule R5), and no member forwards them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Digest, SyncState};
+use crate::lease::Grant;
+use crate::machine::MachineProfile;
+use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::refusal::Refusal;
+use crate::server::{Cause, Certificate, FenceProof, ServerSpec, ServerStatus, Wanted};
+use crate::session::{Incarnation, Owner};
+use crate::token::{FencingToken, RequestKey, Revision, SessionId, Term, UnixMillis};
+
+/// One committed entry as the state sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its position: the one after the last.
+    pub revision: Revision,
+    /// The Raft term in which it was appended.
+    pub term: Term,
+    /// The proposer's wall clock. For people and retention only.
+    pub at: UnixMillis,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// A command, and what makes it the same command when it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Two requests with one key are one request: the second gets the first one's answer.
+    pub key: Option<RequestKey>,
+    /// Whether the answer is kept for a day, because a person or program chose the key.
+    pub named: bool,
+    /// What is asked.
+    pub command: Command,
+}
+
+impl From<Command> for Request {
+    fn from(command: Command) -> Self {
+        Self { key: None, named: false, command }
+    }
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Opens a session for a client program.
+    OpenSession {
+        /// What the client calls itself.
+        name: String,
+        /// Time to live, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Opens a machine's session; ends an older incarnation's.
+    OpenMachine(OpenMachine),
+    /// Ends a session; its leases are released at once.
+    EndSession {
+        /// The session.
+        session: SessionId,
+    },
+    /// Ends sessions that were not renewed in time, all in one entry.
+    CloseSessions {
+        /// The sessions.
+        sessions: Vec<SessionId>,
+        /// The term of the leader that judged them.
+        term: Term,
+    },
+    /// Takes a lease, or queues for it.
+    Acquire(Acquire),
+    /// Leaves the queue of a lease.
+    Withdraw {
+        /// The lease.
+        lease: LeaseName,
+        /// The waiter's session.
+        session: SessionId,
+        /// Who in that session.
+        holder: String,
+    },
+    /// Gives a lease back.
+    Release {
+        /// The lease.
+        lease: LeaseName,
+        /// The token under which it is held.
+        token: FencingToken,
+    },
+    /// Takes a lease away from its holder. The holder may believe in it for a last moment; the next holder has to
+    /// wait until the leader ends the delay.
+    Revoke {
+        /// The lease.
+        lease: LeaseName,
+        /// Only this grant, if given.
+        token: Option<FencingToken>,
+    },
+    /// Ends the delay of a lease: its next waiter gets it.
+    EndDelay {
+        /// The lease.
+        lease: LeaseName,
+        /// The token whose delay is over.
+        token: FencingToken,
+        /// The term of the leader that measured it.
+        term: Term,
+    },
+    /// Keeps new servers away from a machine, or lets them come again.
+    Cordon {
+        /// The machine.
+        machine: MachineName,
+        /// Why; `None` lets servers come again.
+        reason: Option<String>,
+    },
+    /// Forgets a machine that has no session.
+    RemoveMachine {
+        /// The machine.
+        machine: MachineName,
+    },
+    /// Defines a server, or replaces its specification.
+    PutServer {
+        /// The server.
+        server: ServerName,
+        /// What is asked of it.
+        spec: Box<ServerSpec>,
+        /// The version it must have; 0: it must not exist.
+        if_version: Option<u64>,
+    },
+    /// Forgets a server that runs nowhere.
+    RemoveServer {
+        /// The server.
+        server: ServerName,
+        /// The version it must have.
+        if_version: Option<u64>,
+    },
+    /// Starts or stops a server. Starting a failed one forgets its failures.
+    SetWanted {
+        /// The server.
+        server: ServerName,
+        /// What is wanted.
+        wanted: Wanted,
+    },
+    /// Moves a running server.
+    Move {
+        /// The server.
+        server: ServerName,
+        /// Where to.
+        to: MachineName,
+    },
+    /// Gives a server to a machine.
+    Assign(Assign),
+    /// Gives a server up until an operator starts it again.
+    GiveUp {
+        /// The server.
+        server: ServerName,
+        /// Why.
+        why: String,
+        /// The term of the leader that decided it.
+        term: Term,
+    },
+    /// Says what became of a server on its machine.
+    ReportServer {
+        /// The server.
+        server: ServerName,
+        /// The token it runs under.
+        token: FencingToken,
+        /// What became of it.
+        report: ServerReport,
+    },
+    /// Publishes new versions of config sets, all or none.
+    Publish {
+        /// The sets.
+        sets: Vec<PublishSet>,
+        /// Who publishes.
+        author: String,
+        /// Why.
+        message: String,
+    },
+    /// Forgets a config set. Members leave its files alone.
+    RemoveSet {
+        /// The set.
+        set: SetName,
+    },
+    /// Says how far a member is with its sets.
+    ReportSync {
+        /// The member.
+        machine: MachineName,
+        /// By set: the version live on its disk, and what it does.
+        sets: Vec<(SetName, u64, SyncState)>,
+    },
+    /// All of these commands, or none, if every condition holds.
+    Atomic {
+        /// What must be true.
+        conditions: Vec<Condition>,
+        /// What is done then, in this order, under one revision.
+        commands: Vec<Self>,
+    },
+}
+
+/// Opens a machine's session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenMachine {
+    /// The machine.
+    pub machine: MachineName,
+    /// The run of the agent that opens it.
+    pub incarnation: Incarnation,
+    /// What the agent says of its machine.
+    pub profile: MachineProfile,
+    /// Whether the agent has proven that no server of an earlier run lives in this boot.
+    pub swept: bool,
+    /// Time to live, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// Takes a lease, or queues for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acquire {
+    /// The lease.
+    pub lease: LeaseName,
+    /// The session it will live and die with.
+    pub session: SessionId,
+    /// Who in that session.
+    pub holder: String,
+    /// Whether to queue if somebody else holds it.
+    pub wait: bool,
+    /// Higher goes first in the queue.
+    pub priority: i32,
+    /// After an expiry nobody gets it for so long, in milliseconds.
+    pub lock_delay_ms: u64,
+    /// The holder's own notes.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Gives a server to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    /// The server.
+    pub server: ServerName,
+    /// The machine.
+    pub machine: MachineName,
+    /// The machine's session, as the master saw it.
+    pub session: SessionId,
+    /// The last token of the server, as the master saw it.
+    pub after: Option<FencingToken>,
+    /// How the master knows that the former copy is dead, if there was one.
+    pub fence: Option<FenceProof>,
+    /// Why.
+    pub cause: Cause,
+    /// The term of the leader that decided it.
+    pub term: Term,
+}
+
+/// What became of a server on its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerReport {
+    /// It lives.
+    Status {
+        /// How.
+        status: ServerStatus,
+        /// Restarts in place so far.
+        restarts: u32,
+    },
+    /// It crashed and is restarted in place.
+    Crashed {
+        /// Which restart follows, from 1.
+        restarts: u32,
+        /// How it ended.
+        why: String,
+    },
+    /// It is dead, with the kernel's word for it.
+    Dead {
+        /// The proof.
+        certificate: Certificate,
+        /// Set if this is a failure: it crashed too often here, could not be started, or hung.
+        failure: Option<String>,
+    },
+    /// The machine cannot start it and no process of it lives.
+    NotStarted {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A new version of one set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishSet {
+    /// The set; made if it does not exist.
+    pub set: SetName,
+    /// The version it must have now; 0: it must not exist; `None`: whatever it has.
+    pub parent: Option<u64>,
+    /// The blob with the encoded manifest.
+    pub manifest: Digest,
+    /// Regular files in it.
+    pub files: u64,
+    /// Bytes of the regular files.
+    pub bytes: u64,
+}
+
+/// A condition of an atomic command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// The lease is held under exactly this token: the writer is not a stale one.
+    Fence {
+        /// The lease.
+        lease: LeaseName,
+        /// The writer's token.
+        token: FencingToken,
+    },
+    /// The lease does not exist: nobody holds, delays or waits for it.
+    LeaseFree(LeaseName),
+    /// The server has this version; 0: it does not exist.
+    Server(ServerName, u64),
+    /// The set has this version; 0: it does not exist.
+    Set(SetName, u64),
+    /// The machine was last changed by this entry; 0: it does not exist.
+    Machine(MachineName, Revision),
+}
+
+/// What an entry answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// A session is open.
+    Session(SessionId),
+    /// The lease is held.
+    Granted {
+        /// The lease.
+        lease: LeaseName,
+        /// The right to it.
+        grant: Grant,
+    },
+    /// The lease is somebody else's; the caller is in the queue.
+    Queued {
+        /// How many stand before it.
+        ahead: u32,
+    },
+    /// The server or set has this version now.
+    Version(u64),
+    /// The sets have these versions now.
+    Versions(Vec<(SetName, u64)>),
+    /// The replies of the commands of an atomic command.
+    Atomic(Vec<Self>),
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+impl Command {
+    /// Returns the name of the session's owner kind for logs, or the command's own name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OpenSession { .. } => "open_session",
+            Self::OpenMachine(_) => "open_machine",
+            Self::EndSession { .. } => "end_session",
+            Self::CloseSessions { .. } => "close_sessions",
+            Self::Acquire(_) => "acquire",
+            Self::Withdraw { .. } => "withdraw",
+            Self::Release { .. } => "release",
+            Self::Revoke { .. } => "revoke",
+            Self::EndDelay { .. } => "end_delay",
+            Self::Cordon { .. } => "cordon",
+            Self::RemoveMachine { .. } => "remove_machine",
+            Self::PutServer { .. } => "put_server",
+            Self::RemoveServer { .. } => "remove_server",
+            Self::SetWanted { .. } => "set_wanted",
+            Self::Move { .. } => "move",
+            Self::Assign(_) => "assign",
+            Self::GiveUp { .. } => "give_up",
+            Self::ReportServer { .. } => "report_server",
+            Self::Publish { .. } => "publish",
+            Self::RemoveSet { .. } => "remove_set",
+            Self::ReportSync { .. } => "report_sync",
+            Self::Atomic { .. } => "atomic",
+        }
+    }
+
+    /// Returns whether only a leader may propose it, for itself: such a command is never forwarded (rule R5).
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        match self {
+            Self::CloseSessions { .. } | Self::EndDelay { .. } | Self::Assign(_) | Self::GiveUp { .. } => true,
+            Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
+            _ => false,
+        }
+    }
+}
+
+impl Owner {
+    /// Returns the owner's name as people know it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Machine(machine) => machine.as_str(),
+            Self::Client(name) => name,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What happened, for people, logs and watchers. Nothing decides by events: loops compare states.
+//!
+//! Must stay true: the enum grows at the end only (it is stored in the ledger).
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::SyncState;
+use crate::lease::GrantEnd;
+use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::server::{Cause, FenceProof, ServerStatus, Wanted};
+use crate::session::{Owner, SessionEnd};
+use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
+
+/// An event with its place in history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The entry that made it.
+    pub revision: Revision,
+    /// Its place among that entry's events, from 0.
+    pub part: u32,
+    /// When, by the proposer's clock.
+    pub at: UnixMillis,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A session opened.
+    SessionOpened {
+        /// The session.
+        session: SessionId,
+        /// Whose.
+        owner: Owner,
+    },
+    /// A session is over.
+    SessionEnded {
+        /// The session.
+        session: SessionId,
+        /// Whose.
+        owner: Owner,
+        /// Why.
+        why: SessionEnd,
+    },
+    /// A lease has a new holder.
+    LeaseGranted {
+        /// The lease.
+        lease: LeaseName,
+        /// The fencing token.
+        token: FencingToken,
+        /// The holder's session.
+        session: SessionId,
+        /// Who.
+        holder: String,
+    },
+    /// A grant is over.
+    LeaseEnded {
+        /// The lease.
+        lease: LeaseName,
+        /// The token that is over.
+        token: FencingToken,
+        /// Why.
+        why: GrantEnd,
+    },
+    /// Somebody queued for a lease.
+    LeaseQueued {
+        /// The lease.
+        lease: LeaseName,
+        /// Who.
+        holder: String,
+    },
+    /// A machine was cordoned or let go.
+    MachineCordoned {
+        /// The machine.
+        machine: MachineName,
+        /// Why; `None` if let go.
+        reason: Option<String>,
+    },
+    /// A machine was forgotten.
+    MachineRemoved {
+        /// The machine.
+        machine: MachineName,
+    },
+    /// A server has a new specification.
+    ServerDefined {
+        /// The server.
+        server: ServerName,
+        /// Its version.
+        version: u64,
+    },
+    /// A server was forgotten.
+    ServerRemoved {
+        /// The server.
+        server: ServerName,
+    },
+    /// A server is wanted running or stopped.
+    ServerWanted {
+        /// The server.
+        server: ServerName,
+        /// What is wanted.
+        wanted: Wanted,
+    },
+    /// A server was given to a machine.
+    ServerAssigned {
+        /// The server.
+        server: ServerName,
+        /// The machine.
+        machine: MachineName,
+        /// The fencing token.
+        token: FencingToken,
+        /// Why.
+        cause: Cause,
+        /// How the death of the copy before was proven, if there was one.
+        fence: Option<FenceProof>,
+    },
+    /// A machine said something new of a server.
+    ServerReported {
+        /// The server.
+        server: ServerName,
+        /// The machine.
+        machine: MachineName,
+        /// The fencing token.
+        token: FencingToken,
+        /// What it said.
+        status: ServerStatus,
+    },
+    /// The session of a server's machine is over.
+    ServerExpired {
+        /// The server.
+        server: ServerName,
+        /// The machine.
+        machine: MachineName,
+        /// The token that is over.
+        token: FencingToken,
+    },
+    /// It is proven that a copy of a server is dead.
+    ServerFenced {
+        /// The server.
+        server: ServerName,
+        /// The token it ran under.
+        token: FencingToken,
+        /// How.
+        proof: FenceProof,
+    },
+    /// A server ended on its machine and its lease is free.
+    ServerStopped {
+        /// The server.
+        server: ServerName,
+        /// The machine.
+        machine: MachineName,
+        /// The token that is over.
+        token: FencingToken,
+        /// What happened.
+        why: String,
+    },
+    /// A server is being moved.
+    ServerMoving {
+        /// The server.
+        server: ServerName,
+        /// Where to.
+        to: MachineName,
+    },
+    /// A server is given up.
+    ServerFailed {
+        /// The server.
+        server: ServerName,
+        /// Why.
+        why: String,
+    },
+    /// A set has a new version.
+    SetPublished {
+        /// The set.
+        set: SetName,
+        /// The version.
+        version: u64,
+        /// Who.
+        author: String,
+        /// Why.
+        message: String,
+    },
+    /// A set was forgotten.
+    SetRemoved {
+        /// The set.
+        set: SetName,
+    },
+    /// A member said how far it is with a set.
+    SyncReported {
+        /// The member.
+        machine: MachineName,
+        /// The set.
+        set: SetName,
+        /// The version live on its disk.
+        applied: u64,
+        /// What it does.
+        state: SyncState,
+    },
+}
+
+impl Event {
+    /// Returns the kind of the object it happened to: `session`, `lease`, `machine`, `server`, `config`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::SessionOpened { .. } | Self::SessionEnded { .. } => "session",
+            Self::LeaseGranted { .. } | Self::LeaseEnded { .. } | Self::LeaseQueued { .. } => "lease",
+            Self::MachineCordoned { .. } | Self::MachineRemoved { .. } => "machine",
+            Self::ServerDefined { .. }
+            | Self::ServerRemoved { .. }
+            | Self::ServerWanted { .. }
+            | Self::ServerAssigned { .. }
+            | Self::ServerReported { .. }
+            | Self::ServerExpired { .. }
+            | Self::ServerFenced { .. }
+            | Self::ServerStopped { .. }
+            | Self::ServerMoving { .. }
+            | Self::ServerFailed { .. } => "server",
+            Self::SetPublished { .. } | Self::SetRemoved { .. } | Self::SyncReported { .. } => "config",
+        }
+    }
+
+    /// Returns the name of the object it happened to.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::SessionOpened { session, .. } | Self::SessionEnded { session, .. } => session.to_string(),
+            Self::LeaseGranted { lease, .. } | Self::LeaseEnded { lease, .. } | Self::LeaseQueued { lease, .. } => {
+                lease.to_string()
+            }
+            Self::MachineCordoned { machine, .. } | Self::MachineRemoved { machine } => machine.to_string(),
+            Self::ServerDefined { server, .. }
+            | Self::ServerRemoved { server }
+            | Self::ServerWanted { server, .. }
+            | Self::ServerAssigned { server, .. }
+            | Self::ServerReported { server, .. }
+            | Self::ServerExpired { server, .. }
+            | Self::ServerFenced { server, .. }
+            | Self::ServerStopped { server, .. }
+            | Self::ServerMoving { server, .. }
+            | Self::ServerFailed { server, .. } => server.to_string(),
+            Self::SetPublished { set, .. } | Self::SetRemoved { set } | Self::SyncReported { set, .. } => {
+                set.to_string()
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Machines: where servers can run and config sets go.
+//!
+//! Must stay true: a machine has at most one open session; while it has none, nothing may be assigned to it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::server::FenceLevel;
+use crate::session::Incarnation;
+use crate::token::{Revision, SessionId, UnixMillis};
+
+/// A machine known to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The entry that made it.
+    pub created: Revision,
+    /// The entry that changed it last.
+    pub modified: Revision,
+    /// What its agent said when it opened its session.
+    pub profile: MachineProfile,
+    /// The run of the agent that was heard last.
+    pub incarnation: Incarnation,
+    /// Its open session, while it has one.
+    pub session: Option<SessionId>,
+    /// When its session opened or ended, by the proposer's clock.
+    pub since: UnixMillis,
+    /// Why nothing new is placed on it, if so.
+    pub cordoned: Option<String>,
+    /// The entry that changed what its agent should do. An agent that knows it knows its orders.
+    pub orders_revision: Revision,
+}
+
+/// What an agent says of its machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineProfile {
+    /// Free words for placement.
+    pub labels: BTreeMap<String, String>,
+    /// The fence that its privileges earn.
+    pub fence: FenceLevel,
+    /// Where people and other members reach it.
+    pub address: String,
+    /// The version of its binary.
+    pub version: String,
+}

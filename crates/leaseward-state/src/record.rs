@@ -1,0 +1,289 @@
+//! The state as records: what a store keeps and a snapshot carries, one object at a time.
+//!
+//! Must stay true: `State::restore(state.records())` is the same state, and a store that writes
+//! [`State::take_touched`] after each entry holds the same records.
+
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+use crate::command::Reply;
+use crate::config::{MemberSync, Version};
+use crate::event::Recorded;
+use crate::lease::Lease;
+use crate::limits::{ANSWER_KEPT_MS, ANSWERS_KEPT_MAX, NAMED_ANSWER_KEPT_MS};
+use crate::machine::Machine;
+use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::server::Server;
+use crate::session::{Owner, Session};
+use crate::state::{ConfigSet, State};
+use crate::token::{Generation, RequestKey, Revision, SessionId, UnixMillis};
+
+/// The name of a record. Grows at the end only: it is stored by position.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RecordKey {
+    /// The numbers of the whole state.
+    Meta,
+    /// A machine.
+    Machine(MachineName),
+    /// A session.
+    Session(SessionId),
+    /// A lease.
+    Lease(LeaseName),
+    /// A server.
+    Server(ServerName),
+    /// A config set.
+    Set(SetName),
+    /// A version of a set.
+    Version(SetName, u64),
+    /// How far a member is with a set.
+    Sync(SetName, MachineName),
+    /// An answer kept for retries.
+    Answer(RequestKey),
+    /// An event.
+    Ledger(Revision, u32),
+}
+
+/// A record. Grows at the end only: it is stored by position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The numbers of the whole state.
+    Meta(Meta),
+    /// A machine.
+    Machine(Machine),
+    /// A session.
+    Session(SessionRecord),
+    /// A lease.
+    Lease(Lease),
+    /// A server.
+    Server(Box<Server>),
+    /// A config set, without its versions.
+    Set(SetRecord),
+    /// A version of a set.
+    Version(Version),
+    /// How far a member is with a set.
+    Sync(MemberSync),
+    /// An answer kept for retries.
+    Answer(Answer),
+    /// An event.
+    Ledger(Recorded),
+}
+
+/// The numbers of the whole state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The last applied entry.
+    pub revision: Revision,
+    /// The newest wall-clock stamp.
+    pub now: UnixMillis,
+    /// How often the cluster was restored.
+    pub generation: Generation,
+    /// What every voter can read.
+    pub feature_level: u32,
+    /// The newest revision whose events are no longer all kept.
+    pub compacted: Revision,
+}
+
+/// A session as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Whose it is.
+    pub owner: Owner,
+    /// Time to live, in milliseconds.
+    pub ttl_ms: u64,
+    /// When it was opened.
+    pub opened_at: UnixMillis,
+    /// The leases it holds, ascending.
+    pub leases: Vec<LeaseName>,
+    /// The entry that changed them last.
+    pub leases_revision: Revision,
+}
+
+/// A config set as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRecord {
+    /// The entry that made it.
+    pub created: Revision,
+    /// The entry that changed it last.
+    pub modified: Revision,
+    /// The number of its newest version.
+    pub head: u64,
+}
+
+/// An answer kept for a retry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The answer.
+    pub reply: Reply,
+    /// The entry that made it.
+    pub revision: Revision,
+    /// Until when it is kept, in cluster time.
+    pub until: UnixMillis,
+}
+
+/// The records do not make a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the stored state is not whole: {0}")]
+pub struct NotWhole(pub String);
+
+impl State {
+    /// Returns the record of that name as it is now; `None` if the object is gone.
+    #[must_use]
+    pub fn record(&self, key: &RecordKey) -> Option<Record> {
+        Some(match key {
+            RecordKey::Meta => Record::Meta(Meta {
+                revision: self.revision,
+                now: self.now,
+                generation: self.generation,
+                feature_level: self.feature_level,
+                compacted: self.compacted,
+            }),
+            RecordKey::Machine(name) => Record::Machine(self.machines.get(name)?.clone()),
+            RecordKey::Session(id) => {
+                let session = self.sessions.get(id)?;
+                Record::Session(SessionRecord {
+                    owner: session.owner.clone(),
+                    ttl_ms: session.ttl_ms,
+                    opened_at: session.opened_at,
+                    leases: session.leases.iter().cloned().collect(),
+                    leases_revision: session.leases_revision,
+                })
+            }
+            RecordKey::Lease(name) => Record::Lease(self.leases.get(name)?.clone()),
+            RecordKey::Server(name) => Record::Server(Box::new(self.servers.get(name)?.clone())),
+            RecordKey::Set(name) => {
+                let set = self.sets.get(name)?;
+                Record::Set(SetRecord { created: set.created, modified: set.modified, head: set.head })
+            }
+            RecordKey::Version(name, number) => {
+                Record::Version(self.sets.get(name)?.versions.get(number)?.clone())
+            }
+            RecordKey::Sync(set, machine) => {
+                Record::Sync(self.syncs.get(&(set.clone(), machine.clone()))?.clone())
+            }
+            RecordKey::Answer(key) => Record::Answer(self.answers.get(key)?.clone()),
+            RecordKey::Ledger(revision, part) => Record::Ledger(self.ledger.get(&(*revision, *part))?.clone()),
+        })
+    }
+
+    /// Returns the names of all records, the whole state's numbers first, then by kind and ascending names.
+    pub fn keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        let versions = self
+            .sets
+            .iter()
+            .flat_map(|(name, set)| set.versions.keys().map(move |n| RecordKey::Version(name.clone(), *n)));
+        std::iter::once(RecordKey::Meta)
+            .chain(self.machines.keys().cloned().map(RecordKey::Machine))
+            .chain(self.sessions.keys().copied().map(RecordKey::Session))
+            .chain(self.leases.keys().cloned().map(RecordKey::Lease))
+            .chain(self.servers.keys().cloned().map(RecordKey::Server))
+            .chain(self.sets.keys().cloned().map(RecordKey::Set))
+            .chain(versions)
+            .chain(self.syncs.keys().map(|(set, machine)| RecordKey::Sync(set.clone(), machine.clone())))
+            .chain(self.answers.keys().copied().map(RecordKey::Answer))
+            .chain(self.ledger.keys().map(|(revision, part)| RecordKey::Ledger(*revision, *part)))
+    }
+
+    /// Returns all records with their names, in the order of [`State::keys`].
+    pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record)> + '_ {
+        self.keys().map(|key| {
+            let record = self.record(&key).expect("a key of this state has a record");
+            (key, record)
+        })
+    }
+
+    /// Returns the state that these records make. Their order does not matter.
+    ///
+    /// # Errors
+    /// [`NotWhole`] if a record stands under another kind's name, a set lacks its newest version, the numbers are
+    /// missing, or the objects contradict each other.
+    pub fn restore(records: impl IntoIterator<Item = (RecordKey, Record)>) -> Result<Self, NotWhole> {
+        let mut state = Self::default();
+        let mut found_meta = false;
+        let mut versions: Vec<(SetName, u64, Version)> = Vec::new();
+        for (key, record) in records {
+            match (key, record) {
+                (RecordKey::Meta, Record::Meta(meta)) => {
+                    found_meta = true;
+                    state.revision = meta.revision;
+                    state.now = meta.now;
+                    state.generation = meta.generation;
+                    state.feature_level = meta.feature_level;
+                    state.compacted = meta.compacted;
+                }
+                (RecordKey::Machine(name), Record::Machine(machine)) => {
+                    state.machines.insert(name, machine);
+                }
+                (RecordKey::Session(id), Record::Session(record)) => {
+                    let session = Session {
+                        id,
+                        owner: record.owner,
+                        ttl_ms: record.ttl_ms,
+                        opened_at: record.opened_at,
+                        leases: record.leases.into_iter().collect::<OrdSet<_>>(),
+                        leases_revision: record.leases_revision,
+                    };
+                    state.sessions.insert(id, session);
+                }
+                (RecordKey::Lease(name), Record::Lease(lease)) => {
+                    state.leases.insert(name, lease);
+                }
+                (RecordKey::Server(name), Record::Server(server)) => {
+                    state.servers.insert(name, *server);
+                }
+                (RecordKey::Set(name), Record::Set(set)) => {
+                    let set = ConfigSet {
+                        created: set.created,
+                        modified: set.modified,
+                        head: set.head,
+                        versions: OrdMap::new(),
+                    };
+                    state.sets.insert(name, set);
+                }
+                (RecordKey::Version(name, number), Record::Version(version)) => {
+                    versions.push((name, number, version));
+                }
+                (RecordKey::Sync(set, machine), Record::Sync(sync)) => {
+                    state.syncs.insert((set, machine), sync);
+                }
+                (RecordKey::Answer(key), Record::Answer(answer)) => {
+                    state.answers_by_expiry.insert((answer.until, key), ());
+                    state.answers.insert(key, answer);
+                }
+                (RecordKey::Ledger(revision, part), Record::Ledger(recorded)) => {
+                    state.ledger.insert((revision, part), recorded);
+                }
+                (key, _) => return Err(NotWhole(format!("{key:?} holds a record of another kind"))),
+            }
+        }
+        if !found_meta {
+            return Err(NotWhole("the numbers of the whole state are missing".into()));
+        }
+        for (name, number, version) in versions {
+            let Some(set) = state.sets.get_mut(&name) else {
+                return Err(NotWhole(format!("version {number} of {name} has no set")));
+            };
+            set.versions.insert(number, version);
+        }
+        state.check_invariants().map_err(NotWhole)?;
+        Ok(state)
+    }
+
+    pub(crate) fn remember_answer(&mut self, key: RequestKey, named: bool, reply: &Reply) {
+        let kept = if named { NAMED_ANSWER_KEPT_MS } else { ANSWER_KEPT_MS };
+        let until = UnixMillis(self.now.0.saturating_add(kept));
+        self.answers.insert(key, Answer { reply: reply.clone(), revision: self.revision, until });
+        self.answers_by_expiry.insert((until, key), ());
+        self.touched.insert(RecordKey::Answer(key));
+    }
+
+    pub(crate) fn forget_old_answers(&mut self) {
+        while let Some((until, key)) = self.answers_by_expiry.get_min().map(|(place, ())| *place) {
+            if until > self.now && self.answers.len() < ANSWERS_KEPT_MAX {
+                break;
+            }
+            self.answers_by_expiry.remove(&(until, key));
+            self.answers.remove(&key);
+            self.touched.insert(RecordKey::Answer(key));
+        }
+    }
+}

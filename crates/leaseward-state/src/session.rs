@@ -1,0 +1,56 @@
+//! Sessions: what is renewed. One per agent, or one per client program; a session holds any number of leases.
+//!
+//! Must stay true: a session ends by an entry only. When that entry may be proposed is the leader's business
+//! (rules R3 to R6, `leaseward-raft`); the state has no deadlines.
+
+use imbl::OrdSet;
+use serde::{Deserialize, Serialize};
+
+use crate::name::{LeaseName, MachineName};
+use crate::token::{Revision, SessionId, UnixMillis};
+
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The revision that opened it.
+    pub id: SessionId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Time to live after a renewal was sent, in milliseconds.
+    pub ttl_ms: u64,
+    /// When it was opened, by the proposer's clock.
+    pub opened_at: UnixMillis,
+    /// The leases it holds, servers' leases included.
+    pub leases: OrdSet<LeaseName>,
+    /// The entry that changed `leases` last. A holder that knows it knows its leases.
+    pub leases_revision: Revision,
+}
+
+/// Whose session it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Owner {
+    /// A machine's agent.
+    Machine(MachineName),
+    /// A client program, by the name it gives itself: shown to people, never compared.
+    Client(String),
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionEnd {
+    /// Its owner ended it.
+    Ended,
+    /// It was not renewed in time.
+    Expired,
+    /// A new incarnation of its machine opened another one.
+    Superseded,
+}
+
+/// Which run of which boot of a machine speaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// The kernel's random id of this boot.
+    pub boot_id: String,
+    /// A random number that the agent drew when it first opened a session in this boot.
+    pub instance: u128,
+}
