@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use leaseward_state::{Entry, Revision, State, Term};
 use openraft::storage::RaftStateMachine;
@@ -48,19 +49,20 @@ enum Keep {
 }
 
 impl Machine {
-    /// Returns a machine that goes on from `state`, which is applied as far as `applied` says.
+    /// Returns a machine that goes on from `state`, which is applied as far as `applied` says; what it publishes;
+    /// and the thread that keeps the state on disk, which ends after the machine.
     pub fn new(
         state: State,
         applied: AppliedTo,
         snapshots: Snapshots,
         current: Option<(AppliedTo, SnapshotFile)>,
         store: Box<dyn StateStore>,
-    ) -> (Self, watch::Receiver<Published>) {
+    ) -> (Self, watch::Receiver<Published>, JoinHandle<()>) {
         let (publish, published) =
             watch::channel(Published { state: Arc::new(state.clone()), applied: applied.clone() });
-        let keep = start_keeper(store);
+        let (keep, keeper) = start_keeper(store);
         let current = current.map(|(applied, file)| (meta(&applied), file));
-        (Self { state, applied, publish, keep, snapshots, current }, published)
+        (Self { state, applied, publish, keep, snapshots, current }, published, keeper)
     }
 
     fn publish(&self) {
@@ -113,9 +115,9 @@ fn meta(applied: &AppliedTo) -> SnapshotMeta<NodeId, NodeInfo> {
 }
 
 /// Starts the thread that keeps the state on disk. If the store fails it stops writing: the next start rebuilds.
-fn start_keeper(mut store: Box<dyn StateStore>) -> Sender<Keep> {
+fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, JoinHandle<()>) {
     let (keep, work) = channel();
-    std::thread::Builder::new()
+    let keeper = std::thread::Builder::new()
         .name("state-store".into())
         .spawn(move || {
             while let Ok(job) = work.recv() {
@@ -136,7 +138,7 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> Sender<Keep> {
             }
         })
         .expect("a thread can be started");
-    keep
+    (keep, keeper)
 }
 
 fn failure(verb: ErrorVerb, error: &(impl std::error::Error + 'static)) -> Failure {

@@ -9,10 +9,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use leaseward_state::config::Digest;
-use leaseward_state::{Generation, Revision, State, Term};
+use leaseward_state::{Generation, State, Term};
 use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,7 +32,7 @@ use crate::machine::{Machine, Published};
 use crate::net::connection::CallError;
 use crate::net::links::Links;
 use crate::net::listener;
-use crate::net::wire::{Answer, Ask, NodeStatus, Purpose};
+use crate::net::wire::{Answer, Ask, Hello, NodeStatus, PROTOCOL, Purpose};
 use crate::network::Network;
 use crate::proposer::Batcher;
 use crate::random;
@@ -154,7 +155,9 @@ pub(crate) struct Shared {
     core_started: watch::Sender<bool>,
     /// Everything that runs for this node; it ends with the handle.
     tasks: Mutex<JoinSet<()>>,
-    _data: DataDir,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    /// Kept for its lock on the directory.
+    data: Mutex<Option<DataDir>>,
 }
 
 pub(crate) struct Core {
@@ -218,7 +221,7 @@ impl Replica {
                 what: "cannot open the snapshots".into(),
                 error,
             })?;
-        let (opened, published) = open_stores(&settings, &data, &identity, &snapshots).await?;
+        let (opened, published, keeper) = open_stores(&settings, &data, &identity, &snapshots).await?;
 
         let links = Links::new(settings.transport, identity.cluster, identity.node, instance);
         let (core_started, _) = watch::channel(false);
@@ -238,7 +241,8 @@ impl Replica {
             published,
             core_started,
             tasks: Mutex::new(JoinSet::new()),
-            _data: data,
+            keeper: Mutex::new(Some(keeper)),
+            data: Mutex::new(Some(data)),
         });
         let server = Arc::new(Server(Arc::downgrade(&shared)));
         shared.spawn(listener::run(listener, shared.settings.transport, server));
@@ -324,6 +328,18 @@ impl Replica {
             .unwrap_or_default()
     }
 
+    /// Answers a question as if a client of this node had asked it.
+    pub async fn ask_self(&self, ask: Ask) -> Answer {
+        let hello = Hello {
+            protocol: PROTOCOL,
+            cluster: Some(self.shared.identity.cluster),
+            node: None,
+            instance: self.shared.instance,
+            purpose: Purpose::Client,
+        };
+        Arc::clone(&self.shared).answer(&hello, ask).await
+    }
+
     /// Asks another node of the cluster.
     ///
     /// # Errors
@@ -339,12 +355,22 @@ impl Replica {
         self.shared.links.call(node, &address, purpose, ask, within).await
     }
 
-    /// Stops the node. What is acknowledged is durable already; this only saves the others a timeout.
+    /// Stops the node. What is acknowledged is durable already; this only saves the others a timeout. When it
+    /// returns, the data directory may be opened again.
     pub async fn stop(&self) {
-        if let Some(core) = self.shared.core.get() {
-            core.raft.shutdown().await.ok();
-        }
         self.shared.tasks.lock().expect("no holder of this lock panics").abort_all();
+        let Some(core) = self.shared.core.get() else { return };
+        core.raft.shutdown().await.ok();
+        let (log, shared) = (core.log.clone(), Arc::clone(&self.shared));
+        let close = move || {
+            log.writer().close();
+            let keeper = shared.keeper.lock().expect("no holder of this lock panics").take();
+            if let Some(keeper) = keeper {
+                keeper.join().ok();
+            }
+            shared.data.lock().expect("no holder of this lock panics").take();
+        };
+        tokio::task::spawn_blocking(close).await.ok();
     }
 }
 
@@ -353,7 +379,7 @@ async fn open_stores(
     data: &DataDir,
     identity: &Identity,
     snapshots: &Snapshots,
-) -> Result<(Opened, watch::Receiver<Published>), StartError> {
+) -> Result<(Opened, watch::Receiver<Published>, JoinHandle<()>), StartError> {
     let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
     let (identity, snapshots) = (identity.clone(), snapshots.clone());
     let (segment_bytes, fatal) = (settings.segment_bytes, settings.fatal.clone());
@@ -366,6 +392,7 @@ async fn open_stores(
         let whose = WalIdentity { cluster: identity.cluster, node: identity.node };
         let (wal, recovered) = Wal::open(Arc::clone(&disk), whose, segment_bytes)?;
         let purged = recovered.purged.map_or(0, |purged| purged.index);
+        let in_log = recovered.memberships.last_key_value().map(|(_, membership)| membership.clone());
         let writer = Writer::start(wal, disk, segment_bytes, fatal).map_err(io("cannot start the log"))?;
         let log = LogStore::new(writer, recovered);
 
@@ -387,9 +414,10 @@ async fn open_stores(
             }
             (None, None) => (AppliedTo::default(), State::new(Generation(identity.generation))),
         };
-        let membership = applied.membership.membership.clone();
-        let (machine, published) = Machine::new(state, applied, snapshots, current, Box::new(store));
-        Ok((Opened { log, machine, membership }, published))
+        // The newest that is known, committed or not: the stored state may lag behind the log.
+        let membership = in_log.unwrap_or_else(|| applied.membership.membership.clone());
+        let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, Box::new(store));
+        Ok((Opened { log, machine, membership }, published, keeper))
     };
     tokio::task::spawn_blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
 }
@@ -590,10 +618,6 @@ impl Shared {
             status.log_syncs = core.log.writer().stats().syncs.load(Ordering::Relaxed);
         }
         status
-    }
-
-    pub(crate) fn revision(&self) -> Revision {
-        self.published.borrow().state.revision()
     }
 
     pub(crate) fn published(&self) -> watch::Receiver<Published> {

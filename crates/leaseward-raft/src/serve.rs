@@ -85,7 +85,7 @@ impl Serve for Server {
 }
 
 impl Shared {
-    async fn answer(self: Arc<Self>, from: &Hello, ask: Ask) -> Answer {
+    pub(crate) async fn answer(self: Arc<Self>, from: &Hello, ask: Ask) -> Answer {
         match ask {
             Ask::Recall { node, .. } => Answer::Recalled { acknowledged: self.memory.acknowledged(node) },
             Ask::Status => Answer::Status(Box::new(self.status())),

@@ -1,1 +1,32 @@
-//! Not yet.
+//! This machine's copy of each config set: fetch, verify, switch, report. And the content store of the voters.
+//!
+//! Must stay true: a program that opens a set's directory once sees one version only; a kill or a power cut at any
+//! moment leaves the old or the new version whole; no byte reaches a disk or a peer that does not match its name;
+//! nothing is ever written outside the target directory.
+//! Left out on purpose: who decided which version is wanted, how bytes travel between machines, reload hooks, and
+//! in-place switching of single files.
+
+mod apply;
+mod dir;
+mod error;
+pub mod frame;
+pub mod limits;
+pub mod manifest;
+pub mod member;
+mod space;
+mod store;
+mod tree;
+
+pub use apply::{Applied, Applier, Drift, DriftKind, Live, Needs, SetDirs};
+pub use error::{Error, Result};
+pub use space::Space;
+pub use store::{BlobStore, Digests};
+pub use tree::{Scanned, scan};
+
+use leaseward_state::config::Digest;
+
+/// Returns the name of `bytes` in the content store: their blake3 hash.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> Digest {
+    Digest(*blake3::hash(bytes).as_bytes())
+}

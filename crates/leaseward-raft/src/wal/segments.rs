@@ -11,7 +11,7 @@ use super::format::{Record, RecordKind, Tail, scan, write_batch};
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
 use crate::limits::RECORD_BYTES_MAX;
-use crate::stored::{Entry, LogPosition, Vote};
+use crate::stored::{Entry, LogPosition, Membership, Payload, Vote};
 
 /// The format of segments that this build writes, and the newest that it reads.
 const FORMAT: u32 = 1;
@@ -53,6 +53,8 @@ pub struct Recovered {
     pub purged: Option<LogPosition>,
     /// The entries, by index.
     pub entries: BTreeMap<u64, (LogPosition, Place)>,
+    /// The members that entries name, by index.
+    pub memberships: BTreeMap<u64, Membership>,
 }
 
 /// Why a log cannot be opened.
@@ -214,7 +216,12 @@ impl Wal {
                         length: payload.len() as u32,
                     };
                     segment.last_index = segment.last_index.max(entry.position.index);
-                    recovered.entries.insert(entry.position.index, (entry.position, place));
+                    let index = entry.position.index;
+                    recovered.entries.insert(index, (entry.position, place));
+                    recovered.memberships.remove(&index);
+                    if let Payload::Membership(membership) = entry.payload {
+                        recovered.memberships.insert(index, membership);
+                    }
                 }
                 RecordKind::Vote => self.vote = Some(codec::decode("vote", payload).map_err(damaged)?),
                 RecordKind::Committed => {
@@ -223,6 +230,7 @@ impl Wal {
                 RecordKind::TruncateFrom => {
                     let from: u64 = codec::decode("truncate", payload).map_err(damaged)?;
                     recovered.entries.split_off(&from);
+                    recovered.memberships.split_off(&from);
                 }
                 RecordKind::PurgeTo => self.purged = Some(codec::decode("purge", payload).map_err(damaged)?),
             }

@@ -17,10 +17,10 @@ use crate::disk::{Disk, DiskFile};
 const QUEUE: usize = 4_096;
 
 /// Called with the outcome of a write: where its records stand.
-pub type Then = Box<dyn FnOnce(io::Result<Vec<Place>>) + Send>;
+pub(super) type Then = Box<dyn FnOnce(io::Result<Vec<Place>>) + Send>;
 
 /// Called once if the log can no longer be trusted.
-pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+pub(super) type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
 
 enum Job {
     Write { records: Vec<Record>, then: Then },
@@ -45,7 +45,7 @@ pub struct Writer {
     files: Arc<Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>>,
     lazy: Arc<Mutex<Option<Record>>>,
     stats: Arc<WriterStats>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
@@ -53,7 +53,12 @@ impl Writer {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn start(wal: Wal, disk: Arc<dyn Disk>, segment_bytes: u64, fatal: Fatal) -> io::Result<Self> {
+    pub fn start(
+        wal: Wal,
+        disk: Arc<dyn Disk>,
+        segment_bytes: u64,
+        fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let files = Arc::new(Mutex::new(wal.files()));
         let lazy = Arc::default();
@@ -70,12 +75,12 @@ impl Writer {
             preparing: None,
         };
         let thread = std::thread::Builder::new().name("wal".into()).spawn(move || thread.run(&queue))?;
-        Ok(Self { jobs, files, lazy, stats, thread: Some(thread) })
+        Ok(Self { jobs, files, lazy, stats, thread: Mutex::new(Some(thread)) })
     }
 
     /// Writes the records as one batch, possibly together with others, and calls `then` once they are durable.
     /// Blocks while the queue is full.
-    pub fn write(&self, records: Vec<Record>, then: Then) {
+    pub fn write(&self, records: Vec<Record>, then: Box<dyn FnOnce(io::Result<Vec<Place>>) + Send>) {
         if let Err(refused) = self.jobs.send(Job::Write { records, then })
             && let Job::Write { then, .. } = refused.0
         {
@@ -93,6 +98,15 @@ impl Writer {
         self.jobs.send(Job::Purged).ok();
     }
 
+    /// Writes what waits and ends the thread. Nothing is written after it; later writes fail.
+    pub fn close(&self) {
+        let thread = self.thread.lock().expect("no holder of this lock panics").take();
+        if let Some(thread) = thread {
+            self.jobs.send(Job::Stop).ok();
+            thread.join().ok();
+        }
+    }
+
     /// Returns the file of a segment, if it still exists.
     #[must_use]
     pub fn file(&self, segment: u64) -> Option<Arc<dyn DiskFile>> {
@@ -108,10 +122,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.jobs.send(Job::Stop).ok();
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
+        self.close();
     }
 }
 

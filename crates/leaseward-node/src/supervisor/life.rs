@@ -1,0 +1,304 @@
+//! What follows what happens: launched, looked at, ended, restarted.
+//!
+//! Must stay true: an entry leaves `Running` only with the kernel's proof; whoever waits for an end gets the
+//! certificate of exactly that end; a stop wins over a restart.
+
+use std::time::Duration;
+
+use leaseward_state::name::ServerName;
+use leaseward_state::server::{Certificate, Exit, ServerSpec};
+use tracing::{info, warn};
+
+use super::entry::{Entry, Notice, State, order};
+use super::owner::Owner;
+use super::{Happened, Started, StopMode};
+use crate::clock::BootInstant;
+use crate::error::Error;
+use crate::files::Files;
+use crate::health::{self, Verdict};
+use crate::launch::{self, Running};
+use crate::probe::Scene;
+use crate::protocol::{Order, Request};
+use crate::restart::{self, Next};
+use crate::shim::marks;
+
+impl Owner {
+    /// Takes in what a task says, unless it speaks of an older run.
+    pub(super) fn take_in(&mut self, server: &ServerName, run: u64, notice: Notice) {
+        if self
+            .entries
+            .get(server)
+            .is_none_or(|entry| entry.run != run)
+        {
+            return;
+        }
+        match notice {
+            Notice::Launched(Ok(running)) => self.launched(server, running),
+            Notice::Launched(Err(why)) => self.not_launched(server, why),
+            Notice::Looked(look, verdict) => self.looked(server, look, verdict),
+            Notice::Ended { at, exit } => self.ended(server, at, exit),
+            Notice::RestartDue => self.restart(server),
+        }
+    }
+
+    /// Takes over a server that executes: one just launched, or one adopted.
+    fn launched(&mut self, server: &ServerName, running: Running) {
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        let Running {
+            status,
+            link,
+            over,
+            init,
+            shim,
+        } = running;
+        let pid = status.server_pid;
+        let started = Started {
+            pid,
+            attempt: entry.attempt,
+            already: false,
+        };
+        for starter in entry.starters.drain(..) {
+            let _ = starter.send(Ok(started));
+        }
+        let ready = entry.spec.check.is_none();
+        entry.state = State::Running {
+            pid,
+            ready,
+            link: link.clone(),
+            init: init.clone(),
+            checks: None,
+        };
+        info!(%server, token = %entry.token, pid, attempt = entry.attempt, "server started");
+        if entry.deadline > status.deadline {
+            let (token, deadline, boot_id) = (entry.token, entry.deadline, self.boot_id.clone());
+            let name = server.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = link
+                    .ask(Request::Extend {
+                        token,
+                        deadline,
+                        boot_id,
+                    })
+                    .await
+                {
+                    warn!(server = %name, %error, "could not extend a server that just started");
+                }
+            });
+        }
+        let (run, spec, stop) = (entry.run, entry.spec.clone(), entry.stop);
+        let order = order(&self.config, &self.boot_id, server, entry);
+        self.emit(server, Happened::Started { pid });
+        if ready {
+            self.emit(server, Happened::Ready { pid });
+        }
+        let files = Files::of(&self.config.run_dir, server.as_str());
+        self.send_later(server, run, async move {
+            let (at, exit) = launch::see_off(
+                Some(&files),
+                &status,
+                init.as_deref(),
+                shim.as_deref(),
+                over,
+            )
+            .await;
+            Notice::Ended { at, exit }
+        });
+        if let Some(check) = spec.check.clone() {
+            let scene = Scene::of(&spec, marks(&order), pid);
+            let (notices, name) = (self.notices.clone(), server.clone());
+            let start_timeout = Duration::from_millis(spec.start_timeout_ms);
+            let watch = health::watch(check, start_timeout, scene, async move |look, verdict| {
+                let notice = Notice::Looked(look, verdict);
+                notices.send((name.clone(), run, notice)).await.is_ok()
+            });
+            let task = self.tasks.spawn(watch);
+            if let Some(State::Running { checks, .. }) =
+                self.entries.get_mut(server).map(|entry| &mut entry.state)
+            {
+                *checks = Some(task);
+            }
+        }
+        if let Some(mode) = stop {
+            self.end(server, mode);
+        }
+    }
+
+    fn not_launched(&mut self, server: &ServerName, why: String) {
+        let now = BootInstant::now();
+        let certificate = self.certificate(server, now, Exit::Code(127));
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        warn!(%server, token = %entry.token, why, "server could not be started");
+        entry.certificate = Some(certificate.clone());
+        if !entry.starters.is_empty() {
+            // Whoever ordered it hears it first-hand and decides.
+            entry.state = State::Over;
+            for starter in entry.starters.drain(..) {
+                let _ = starter.send(Err(Error::Launch {
+                    server: server.to_string(),
+                    why: why.clone(),
+                }));
+            }
+            entry.answer_stopped(&certificate);
+            return;
+        }
+        entry.hung = Some(why);
+        self.after_end(server, certificate);
+    }
+
+    fn looked(&mut self, server: &ServerName, look: Result<(), String>, verdict: Verdict) {
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        entry.last_check = Some(look);
+        let State::Running { pid, ready, .. } = &mut entry.state else {
+            return;
+        };
+        let pid = *pid;
+        match verdict {
+            Verdict::Same => {}
+            Verdict::Good => {
+                *ready = true;
+                info!(%server, token = %entry.token, pid, "server ready");
+                self.emit(server, Happened::Ready { pid });
+            }
+            Verdict::Ailing(why) => {
+                warn!(%server, token = %entry.token, why, "server unhealthy");
+                self.emit(server, Happened::Unhealthy { why });
+            }
+            Verdict::Hung(why) => {
+                warn!(%server, token = %entry.token, why, "server hung; killing it");
+                entry.hung = Some(why.clone());
+                self.emit(server, Happened::Unhealthy { why });
+                self.end(server, StopMode::Force);
+            }
+        }
+    }
+
+    fn ended(&mut self, server: &ServerName, at: BootInstant, exit: Exit) {
+        let certificate = self.certificate(server, at, exit);
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        if let State::Running {
+            checks: Some(checks),
+            ..
+        } = &entry.state
+        {
+            checks.abort();
+        }
+        info!(%server, token = %entry.token, %exit, "server ended");
+        entry.certificate = Some(certificate.clone());
+        self.after_end(server, certificate);
+    }
+
+    /// Decides what follows an end that is proven.
+    fn after_end(&mut self, server: &ServerName, certificate: Certificate) {
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        let now = BootInstant::now();
+        let exit = certificate.exit;
+        let exited = |restarts_in| Happened::Exited {
+            exit,
+            certificate: certificate.clone(),
+            restarts_in,
+        };
+        entry.state = State::Over;
+        if entry.stop.is_some() {
+            entry.answer_stopped(&certificate);
+            self.emit(server, exited(None));
+            return;
+        }
+        if entry.deadline <= now {
+            warn!(%server, token = %entry.token, "server ended by its deadline");
+            self.emit(server, exited(None));
+            self.emit(server, Happened::DeadlinePassed { certificate });
+            return;
+        }
+        match restart::next(&entry.spec.restart, &mut entry.restarts, now) {
+            Next::Restart(wait) => {
+                entry.state = State::Waiting;
+                let run = entry.run;
+                self.emit(server, exited(Some(wait)));
+                self.send_later(server, run, async move {
+                    tokio::time::sleep(wait).await;
+                    Notice::RestartDue
+                });
+            }
+            Next::GiveUp => {
+                let last = entry.hung.clone().unwrap_or_else(|| exit.to_string());
+                let why = format!("{last}, after {} restarts in place", entry.restarts.len());
+                warn!(%server, token = %entry.token, why, "gave up on server");
+                self.emit(server, exited(None));
+                self.emit(server, Happened::GaveUp { why, certificate });
+            }
+        }
+    }
+
+    fn restart(&mut self, server: &ServerName) {
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        if !matches!(entry.state, State::Waiting) {
+            return;
+        }
+        if entry.deadline <= BootInstant::now() {
+            entry.state = State::Over;
+            let deadline = entry.deadline;
+            for starter in entry.starters.drain(..) {
+                let _ = starter.send(Err(Error::DeadlinePassed {
+                    server: server.to_string(),
+                    deadline,
+                }));
+            }
+            if let Some(certificate) = entry.certificate.clone() {
+                self.emit(server, Happened::DeadlinePassed { certificate });
+            }
+            return;
+        }
+        entry.attempt += 1;
+        self.launch(server);
+    }
+
+    /// Takes in a server that was found alive or dying.
+    pub(super) fn adopt(
+        &mut self,
+        server: &ServerName,
+        entry_of: &Order,
+        spec: ServerSpec,
+        running: Running,
+    ) {
+        self.runs += 1;
+        let deadline = running.status.deadline;
+        let mut entry = Entry::new(entry_of.token, spec, deadline, entry_of.attempt);
+        entry.run = self.runs;
+        self.entries.insert(server.clone(), entry);
+        self.launched(server, running);
+    }
+
+    /// Takes in the end of a server that no agent may have reported.
+    pub(super) fn adopt_end(
+        &mut self,
+        server: &ServerName,
+        spec: ServerSpec,
+        attempt: u32,
+        certificate: Certificate,
+    ) {
+        let mut entry = Entry::new(certificate.token, spec, BootInstant(0), attempt);
+        entry.state = State::Over;
+        entry.certificate = Some(certificate.clone());
+        self.entries.insert(server.clone(), entry);
+        self.emit(
+            server,
+            Happened::Exited {
+                exit: certificate.exit,
+                certificate,
+                restarts_in: None,
+            },
+        );
+    }
+}

@@ -1,0 +1,408 @@
+//! The one task that owns every server of this machine.
+//!
+//! Must stay true: the loop never waits for a shim, a server or a disk other than its own small files; whatever
+//! takes time is a task that sends a [`Notice`] with the number of the run it belongs to, and a notice of an older
+//! run is ignored.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use leaseward_state::name::ServerName;
+use leaseward_state::server::{Certificate, Exit};
+use leaseward_state::token::FencingToken;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::error;
+
+use super::entry::{Entry, Notice, State, check, order};
+use super::{Happened, NodeConfig, NodeEvent, ServerReport, StartOrder, Started, StopMode};
+use crate::Result;
+use crate::clock::BootInstant;
+use crate::error::{Error, io_error};
+use crate::files::{self, Files, Seen};
+use crate::launch::{self, Lent, Program};
+use crate::limits::{NOTICES_WAITING_MAX, SHIM_LOG_BYTES_MAX, STOP_MARGIN};
+use crate::protocol::Request;
+
+type Extended = Vec<(ServerName, Result<()>)>;
+
+/// What a handle asks.
+pub(super) enum Command {
+    Start(Box<StartOrder>, oneshot::Sender<Result<Started>>),
+    Extend {
+        /// All if none.
+        only: Option<(ServerName, FencingToken)>,
+        deadline: BootInstant,
+        answer: oneshot::Sender<oneshot::Receiver<Extended>>,
+    },
+    Stop {
+        server: ServerName,
+        token: FencingToken,
+        mode: StopMode,
+        answer: oneshot::Sender<Result<oneshot::Receiver<Certificate>>>,
+    },
+    Status(oneshot::Sender<Vec<ServerReport>>),
+}
+
+/// Owns every server of this machine.
+pub(super) struct Owner {
+    pub(super) config: NodeConfig,
+    pub(super) boot_id: String,
+    pub(super) entries: BTreeMap<ServerName, Entry>,
+    seen: BTreeMap<ServerName, FencingToken>,
+    pub(super) runs: u64,
+    events: mpsc::Sender<NodeEvent>,
+    pub(super) notices: mpsc::Sender<(ServerName, u64, Notice)>,
+    noticed: mpsc::Receiver<(ServerName, u64, Notice)>,
+    pub(super) tasks: JoinSet<()>,
+    /// Held as long as we own the run directory.
+    _lock: File,
+}
+
+impl Owner {
+    pub(super) fn new(
+        config: NodeConfig,
+        boot_id: String,
+        events: mpsc::Sender<NodeEvent>,
+        lock: File,
+    ) -> Self {
+        let (notices, noticed) = mpsc::channel(NOTICES_WAITING_MAX);
+        Self {
+            config,
+            boot_id,
+            entries: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            runs: 0,
+            events,
+            notices,
+            noticed,
+            tasks: JoinSet::new(),
+            _lock: lock,
+        }
+    }
+
+    /// Runs until the last handle is gone. Servers live on.
+    pub(super) async fn run(mut self, mut ordered: mpsc::Receiver<Command>) {
+        loop {
+            tokio::select! {
+                command = ordered.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                Some((server, run, notice)) = self.noticed.recv() => self.take_in(&server, run, notice),
+                Some(ended) = self.tasks.join_next() => if let Err(error) = ended
+                    && !error.is_cancelled()
+                {
+                    error!(%error, "a task of the supervisor failed");
+                },
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start(order, answer) => self.start(*order, answer),
+            Command::Extend {
+                only,
+                deadline,
+                answer,
+            } => {
+                let _ = answer.send(self.extend(only, deadline));
+            }
+            Command::Stop {
+                server,
+                token,
+                mode,
+                answer,
+            } => {
+                let _ = answer.send(self.stop(&server, token, mode));
+            }
+            Command::Status(answer) => {
+                let _ = answer.send(
+                    self.entries
+                        .iter()
+                        .map(|(server, entry)| entry.report(server))
+                        .collect(),
+                );
+            }
+        }
+    }
+
+    fn start(&mut self, order: StartOrder, answer: oneshot::Sender<Result<Started>>) {
+        if let Err(error) = self.may_start(&order) {
+            let _ = answer.send(Err(error));
+            return;
+        }
+        let StartOrder {
+            server,
+            spec,
+            token,
+            deadline,
+        } = order;
+        let attempt = match self.entries.get_mut(&server) {
+            Some(entry) if entry.token == token => match &entry.state {
+                State::Running { pid, .. } => {
+                    let _ = answer.send(Ok(Started {
+                        pid: *pid,
+                        attempt: entry.attempt,
+                        already: true,
+                    }));
+                    return;
+                }
+                State::Launching | State::Waiting => {
+                    entry.starters.push(answer);
+                    return;
+                }
+                State::Over => entry.attempt + 1,
+            },
+            _ => 0,
+        };
+        self.seen.insert(server.clone(), token);
+        let mut entry = Entry::new(token, spec, deadline, attempt);
+        entry.starters.push(answer);
+        self.entries.insert(server.clone(), entry);
+        self.launch(&server);
+    }
+
+    /// Returns why an order must not be carried out; notes its token if it may.
+    fn may_start(&mut self, order: &StartOrder) -> Result<()> {
+        let StartOrder {
+            server,
+            spec,
+            token,
+            deadline,
+        } = order;
+        let name = || server.to_string();
+        check(spec).map_err(|why| Error::BadOrder {
+            server: name(),
+            why,
+        })?;
+        let path = Files::of(&self.config.run_dir, server.as_str()).token();
+        let seen = match self.seen.get(server) {
+            Some(seen) => Some(*seen),
+            None if path.exists() => Some(
+                files::read::<Seen>(&path)
+                    .map_err(io_error("read", &path))?
+                    .token,
+            ),
+            None => None,
+        };
+        if let Some(seen) = seen.filter(|seen| token < seen) {
+            return Err(Error::StaleToken {
+                server: name(),
+                token: *token,
+                seen,
+            });
+        }
+        if *deadline <= BootInstant::now() {
+            return Err(Error::DeadlinePassed {
+                server: name(),
+                deadline: *deadline,
+            });
+        }
+        if let Some(entry) = self
+            .entries
+            .get(server)
+            .filter(|entry| !matches!(entry.state, State::Over))
+        {
+            if entry.token != *token {
+                return Err(Error::OtherTokenLives {
+                    server: name(),
+                    token: entry.token,
+                });
+            }
+            if entry.stop.is_some() {
+                return Err(Error::Stopping { server: name() });
+            }
+        }
+        if seen != Some(*token) {
+            files::write(&path, &Seen { token: *token }).map_err(io_error("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Starts the shim of an entry that has none.
+    pub(super) fn launch(&mut self, server: &ServerName) {
+        self.runs += 1;
+        let Some(entry) = self.entries.get_mut(server) else {
+            return;
+        };
+        entry.run = self.runs;
+        entry.state = State::Launching;
+        (entry.last_check, entry.hung) = (None, None);
+        let program = Program {
+            exe: self.config.shim_exe.clone(),
+            arguments: self.config.shim_arguments.clone(),
+        };
+        let order = order(&self.config, &self.boot_id, server, entry);
+        let log = self.config.log_dir.join(format!("{server}.shim"));
+        let run = entry.run;
+        self.send_later(server, run, async move {
+            let log = files::open_log(&log, SHIM_LOG_BYTES_MAX)
+                .map_err(|e| format!("open {}: {e}", log.display()));
+            Notice::Launched(match log {
+                Ok(log) => launch::launch(&program, &order, Lent::default(), Some(log)).await,
+                Err(why) => Err(why),
+            })
+        });
+    }
+
+    /// Runs a task whose outcome concerns one run.
+    pub(super) fn send_later(
+        &mut self,
+        server: &ServerName,
+        run: u64,
+        work: impl Future<Output = Notice> + Send + 'static,
+    ) {
+        let (notices, server) = (self.notices.clone(), server.clone());
+        self.tasks.spawn(async move {
+            let notice = work.await;
+            let _ = notices.send((server, run, notice)).await;
+        });
+    }
+
+    fn extend(
+        &mut self,
+        only: Option<(ServerName, FencingToken)>,
+        deadline: BootInstant,
+    ) -> oneshot::Receiver<Extended> {
+        let (answer, answered) = oneshot::channel();
+        let mut results = Extended::new();
+        let mut asks = JoinSet::new();
+        let all = only.is_none();
+        let found = self.entries.iter_mut().filter(|(server, entry)| {
+            !matches!(entry.state, State::Over)
+                && only
+                    .as_ref()
+                    .is_none_or(|(name, token)| name == *server && *token == entry.token)
+        });
+        let mut any = false;
+        for (server, entry) in found {
+            any = true;
+            // Noted before it is sent: an extension that is not acknowledged may be in force.
+            entry.deadline = entry.deadline.max(deadline);
+            let (token, boot_id, server) = (entry.token, self.boot_id.clone(), server.clone());
+            match &entry.state {
+                State::Running { link, .. } => {
+                    let link = link.clone();
+                    asks.spawn(async move {
+                        let extended = link
+                            .ask(Request::Extend {
+                                token,
+                                deadline,
+                                boot_id,
+                            })
+                            .await;
+                        (server, extended.map(drop))
+                    });
+                }
+                _ => results.push((server, Ok(()))),
+            }
+        }
+        if let (false, Some((server, _))) = (any || all, only) {
+            results.push((
+                server.clone(),
+                Err(Error::NotHere {
+                    server: server.to_string(),
+                }),
+            ));
+        }
+        self.tasks.spawn(async move {
+            while let Some(asked) = asks.join_next().await {
+                results.extend(asked);
+            }
+            results.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let _ = answer.send(results);
+        });
+        answered
+    }
+
+    fn stop(
+        &mut self,
+        server: &ServerName,
+        token: FencingToken,
+        mode: StopMode,
+    ) -> Result<oneshot::Receiver<Certificate>> {
+        let not_here = || Error::NotHere {
+            server: server.to_string(),
+        };
+        let entry = self
+            .entries
+            .get_mut(server)
+            .filter(|entry| entry.token == token)
+            .ok_or_else(not_here)?;
+        let (answer, answered) = oneshot::channel();
+        entry.stop = Some(mode);
+        entry.stopped.push(answer);
+        match (&entry.state, entry.certificate.clone()) {
+            (State::Over | State::Waiting, Some(certificate)) => {
+                entry.state = State::Over;
+                for starter in entry.starters.drain(..) {
+                    let _ = starter.send(Err(Error::Stopping {
+                        server: server.to_string(),
+                    }));
+                }
+                entry.answer_stopped(&certificate);
+            }
+            (State::Running { .. }, _) => self.end(server, mode),
+            // A launch that is under way is ended when it has come to its end.
+            _ => {}
+        }
+        Ok(answered)
+    }
+
+    /// Asks a running server to stop, and sees to it that it does.
+    pub(super) fn end(&mut self, server: &ServerName, mode: StopMode) {
+        let Some(entry) = self.entries.get(server) else {
+            return;
+        };
+        let State::Running { link, init, .. } = &entry.state else {
+            return;
+        };
+        let (link, init, token) = (link.clone(), init.clone(), entry.token);
+        self.tasks.spawn(async move {
+            let kill = || init.iter().for_each(|init| init.kill());
+            if let StopMode::Graceful { grace } = mode {
+                let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                // A shim that does not answer cannot ask the server, either.
+                if link.ask(Request::Stop { token, grace_ms }).await.is_ok() {
+                    tokio::time::sleep(grace + STOP_MARGIN).await;
+                }
+            }
+            kill();
+        });
+    }
+
+    pub(super) fn certificate(
+        &self,
+        server: &ServerName,
+        at: BootInstant,
+        exit: Exit,
+    ) -> Certificate {
+        let token = self
+            .entries
+            .get(server)
+            .map_or(FencingToken(0), |entry| entry.token);
+        Certificate {
+            token,
+            boot_id: self.boot_id.clone(),
+            proven_at_boottime_ns: at.0,
+            exit,
+        }
+    }
+
+    pub(super) fn emit(&self, server: &ServerName, what: Happened) {
+        let Some(entry) = self.entries.get(server) else {
+            return;
+        };
+        let event = NodeEvent {
+            server: server.clone(),
+            token: entry.token,
+            attempt: entry.attempt,
+            what,
+        };
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            error!(?event, "nobody takes the supervisor's events; dropped one");
+        }
+    }
+}

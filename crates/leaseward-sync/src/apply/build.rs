@@ -1,0 +1,175 @@
+//! Building a tree next to the live one: links for what is proven equal, fresh inodes for everything else.
+//!
+//! Must stay true: the live tree is only read; every byte written was hashed; a file's mode is set on a fresh inode
+//! and never on a shared one; nothing is created outside the new root, whoever swaps directories meanwhile.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
+use rustix::fs::Mode;
+
+use super::plan::{Action, Lender, Origin, Plan};
+use super::record::Stamp;
+use super::step::{Step, Steps};
+use crate::digest_of;
+use crate::dir::{Dir, Parents, read_piece};
+use crate::error::{Error, Result, at};
+use crate::limits::SYNC_EACH_MAX;
+
+/// Where chunks come from that no file on this disk has.
+pub(crate) type Source<'a> = dyn FnMut(Digest) -> Result<Vec<u8>> + 'a;
+
+/// What one build did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Files that were reused as they stand.
+    pub linked: u64,
+    /// Files that were written.
+    pub written: u64,
+    /// Bytes that were written.
+    pub bytes: u64,
+}
+
+pub(crate) struct Build<'a> {
+    pub(crate) root: &'a Dir,
+    pub(crate) lenders: &'a [Lender],
+    pub(crate) plan: &'a Plan,
+    pub(crate) steps: &'a mut Steps,
+    pub(crate) source: &'a mut Source<'a>,
+    pub(crate) done: Applied,
+}
+
+impl Build<'_> {
+    /// Builds the tree, durable when this returns, and returns how each file looked when its content was known.
+    pub(crate) fn run(&mut self, manifest: &Manifest) -> Result<Vec<Stamp>> {
+        let fresh = self.plan.actions.iter().filter(|action| matches!(action, Action::Write | Action::Directory));
+        let each = fresh.count() < SYNC_EACH_MAX;
+        let mut expected = vec![Stamp::default(); manifest.entries.len()];
+        let mut parents = Parents::new(self.root);
+        for (i, entry) in manifest.entries.iter().enumerate() {
+            let (dir, name) = parents.of(&entry.path)?;
+            match &entry.node {
+                ManifestNode::Directory { .. } => {
+                    self.steps.before(Step::MakeDirectory)?;
+                    dir.mkdir(name)?;
+                }
+                ManifestNode::Symlink { target } => {
+                    self.steps.before(Step::MakeLink)?;
+                    dir.symlink(target, name)?;
+                }
+                ManifestNode::File { .. } => {
+                    expected[i] = self.file(dir, name, &entry.node, self.plan.actions[i], each)?;
+                }
+            }
+        }
+        self.finish_directories(manifest, each)?;
+        self.steps.before(Step::SyncTree)?;
+        if each {
+            self.root.sync()?;
+        } else {
+            self.root.sync_file_system()?;
+        }
+        Ok(expected)
+    }
+
+    fn file(&mut self, dir: &Dir, name: &str, node: &ManifestNode, action: Action, sync: bool) -> Result<Stamp> {
+        if let Action::Link(origin) = action
+            && let Some(stamp) = self.link(dir, name, origin)?
+        {
+            self.done.linked += 1;
+            return Ok(stamp);
+        }
+        self.write(dir, name, node, sync)
+    }
+
+    /// Links the proven file at `origin`. `None` if it cannot be linked or is no longer what was proven.
+    fn link(&mut self, dir: &Dir, name: &str, origin: Origin) -> Result<Option<Stamp>> {
+        let lender = &self.lenders[origin.tree];
+        let Some(proven) = lender.proven[origin.entry] else { return Ok(None) };
+        let mut parents = Parents::new(&lender.root);
+        let Ok((from, from_name)) = parents.of(&lender.record.manifest.entries[origin.entry].path) else {
+            return Ok(None);
+        };
+        self.steps.before(Step::LinkFile)?;
+        if !dir.hard_link(name, from, from_name)? {
+            return Ok(None);
+        }
+        let stat = dir.stat(name)?;
+        if stat.is_some_and(|stat| Stamp::of(&stat).same_data(&proven)) {
+            return Ok(Some(proven));
+        }
+        dir.unlink(name)?;
+        Ok(None)
+    }
+
+    fn write(&mut self, dir: &Dir, name: &str, node: &ManifestNode, sync: bool) -> Result<Stamp> {
+        let ManifestNode::File { mode, digest, chunks, .. } = node else { unreachable!("only files are written") };
+        let path = dir.path().join(name);
+        self.steps.before(Step::CreateFile)?;
+        let mut file = dir.create(name)?;
+        let mut hasher = blake3::Hasher::new();
+        for chunk in chunks {
+            let bytes = self.chunk(*chunk)?;
+            self.steps.before(Step::WriteChunk)?;
+            file.write_all(&bytes).map_err(at("write", &path))?;
+            if chunks.len() > 1 {
+                hasher.update(&bytes);
+            }
+            self.done.bytes += bytes.len() as u64;
+        }
+        // A single chunk bears the name of the file and was verified as such.
+        if chunks.len() > 1 && hasher.finalize().as_bytes() != &digest.0 {
+            return Err(Error::illegal(path, "its chunks are not its content"));
+        }
+        self.steps.before(Step::FinishFile)?;
+        finish(&file, *mode, sync, &path)?;
+        self.done.written += 1;
+        Ok(Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", path))?))
+    }
+
+    /// Returns the verified bytes of a chunk, from this disk if possible.
+    fn chunk(&mut self, chunk: Chunk) -> Result<Vec<u8>> {
+        if let Some((origin, offset)) = self.plan.chunks.get(&chunk.digest)
+            && let Ok(bytes) = self.lent(*origin, *offset, chunk)
+            && digest_of(&bytes) == chunk.digest
+        {
+            return Ok(bytes);
+        }
+        let bytes = (self.source)(chunk.digest)?;
+        if bytes.len() != chunk.size as usize || digest_of(&bytes) != chunk.digest {
+            let (path, why) = (PathBuf::from("the source"), "its content has another name or length");
+            return Err(Error::BlobCorrupt { path, digest: chunk.digest, why });
+        }
+        Ok(bytes)
+    }
+
+    fn lent(&self, origin: Origin, offset: u64, chunk: Chunk) -> Result<Vec<u8>> {
+        let lender = &self.lenders[origin.tree];
+        let relative = &lender.record.manifest.entries[origin.entry].path;
+        let mut file = lender.root.file(relative)?;
+        read_piece(&mut file, offset, chunk.size, Path::new(relative))
+    }
+
+    /// Gives directories their modes, the deepest first, since a mode may forbid to go on below.
+    fn finish_directories(&mut self, manifest: &Manifest, sync: bool) -> Result<()> {
+        for entry in manifest.entries.iter().rev() {
+            let ManifestNode::Directory { mode } = &entry.node else { continue };
+            let dir = self.root.child(&entry.path)?;
+            dir.set_mode(*mode)?;
+            if sync {
+                dir.sync()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn finish(file: &File, mode: u32, sync: bool, path: &Path) -> Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(at("set the mode of", path))?;
+    if sync {
+        file.sync_all().map_err(at("sync", path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! What must be written, linked and fetched to turn the trees on this disk into another version.
+//!
+//! Must stay true: [`plan`] is pure and plans alike for equal inputs; a file is linked only if its content and mode
+//! are proven equal, and at most once, so that no two paths of a tree share an inode.
+//! Left out on purpose: reflinks. They would keep the previous version from in-place edits; on ext4 there are none.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
+
+use super::record::{Record, Stamp};
+use crate::dir::{Dir, Kind, Parents, hash_file, kind};
+use crate::error::Result;
+use crate::limits::BLOCK_BYTES;
+use crate::space::Space;
+
+/// A file of a tree that stands on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Which of the trees.
+    pub(crate) tree: usize,
+    /// Its entry in the manifest of that tree.
+    pub(crate) entry: usize,
+}
+
+/// What to do for one entry of the new manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Directory,
+    Symlink,
+    Link(Origin),
+    Write,
+}
+
+/// A tree on the disk that may lend files.
+#[derive(Debug)]
+pub(crate) struct Lender {
+    pub(crate) root: Dir,
+    pub(crate) record: Record,
+    /// For each entry: the stamp with which its content was proven, if it was.
+    pub(crate) proven: Vec<Option<Stamp>>,
+}
+
+/// Everything an apply will do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// One for each entry of the new manifest.
+    pub(crate) actions: Vec<Action>,
+    /// Chunks that stand in a proven file: which, and at what offset.
+    pub(crate) chunks: HashMap<Digest, (Origin, u64)>,
+    /// Chunks that must come from elsewhere.
+    pub(crate) fetch: BTreeMap<Digest, u32>,
+    /// What the new tree takes on the disk.
+    pub(crate) need: Space,
+}
+
+impl Lender {
+    pub(crate) fn new(root: Dir, record: Record) -> Self {
+        let proven = vec![None; record.manifest.entries.len()];
+        Self { root, record, proven }
+    }
+
+    /// Proves the content of every file that could give something of `wanted`. Errors mean "not proven".
+    pub(crate) fn prove(&mut self, wanted: &HashSet<Digest>) {
+        let mut parents = Parents::new(&self.root);
+        for (i, entry) in self.record.manifest.entries.iter().enumerate() {
+            let ManifestNode::File { digest, mode, chunks, .. } = &entry.node else { continue };
+            if wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest)) {
+                let stamp = &self.record.stamps[i];
+                self.proven[i] = prove_file(&mut parents, &entry.path, *mode, *digest, stamp).ok().flatten();
+            }
+        }
+    }
+}
+
+fn prove_file(
+    parents: &mut Parents<'_>,
+    path: &str,
+    mode: u32,
+    digest: Digest,
+    stamp: &Stamp,
+) -> Result<Option<Stamp>> {
+    let (dir, name) = parents.of(path)?;
+    let Some(stat) = dir.stat(name)? else { return Ok(None) };
+    if kind(&stat) != Kind::File || stat.st_mode & 0o7777 != mode {
+        return Ok(None);
+    }
+    let now = Stamp::of(&stat);
+    if now == *stamp {
+        return Ok(Some(now));
+    }
+    // Linked, unlinked or edited since: only the content can tell.
+    let mut file = dir.file(name)?;
+    let same = hash_file(&mut file, &dir.path().join(name))? == digest;
+    let after = rustix::fs::fstat(&file).map_err(crate::error::at("look at", dir.path().join(name)))?;
+    Ok((same && Stamp::of(&after) == now).then_some(now))
+}
+
+/// Returns the digests of files and chunks in `manifest` that `plan` could not find.
+pub(crate) fn unmet(manifest: &Manifest, plan: Option<&Plan>) -> HashSet<Digest> {
+    let mut wanted = HashSet::new();
+    for (i, entry) in manifest.entries.iter().enumerate() {
+        let ManifestNode::File { digest, chunks, .. } = &entry.node else { continue };
+        if plan.is_some_and(|plan| plan.actions[i] != Action::Write) {
+            continue;
+        }
+        wanted.insert(*digest);
+        wanted.extend(chunks.iter().map(|chunk| chunk.digest));
+    }
+    wanted
+}
+
+/// Returns what to do for `manifest`, given trees with their proven files. Earlier lenders are preferred.
+pub(crate) fn plan(manifest: &Manifest, lenders: &[Lender]) -> Plan {
+    let shelf = Shelf::new(lenders);
+    let mut used = BTreeSet::new();
+    let mut plan = Plan { need: Space { bytes: BLOCK_BYTES, inodes: 1 }, ..Plan::default() };
+    // First the same path, then what is left: a renamed file must not take what another path keeps.
+    for entry in &manifest.entries {
+        plan.actions.push(match &entry.node {
+            ManifestNode::Directory { .. } => Action::Directory,
+            ManifestNode::Symlink { .. } => Action::Symlink,
+            ManifestNode::File { mode, digest, .. } => {
+                let same = shelf.at_path(&entry.path, *digest, *mode);
+                same.filter(|origin| used.insert((origin.tree, origin.entry))).map_or(Action::Write, Action::Link)
+            }
+        });
+    }
+    for (entry, action) in manifest.entries.iter().zip(&mut plan.actions) {
+        let ManifestNode::File { mode, digest, .. } = &entry.node else { continue };
+        if *action == Action::Write {
+            let mut others = shelf.with_content(*digest, *mode);
+            if let Some(origin) = others.find(|origin| used.insert((origin.tree, origin.entry))) {
+                *action = Action::Link(origin);
+            }
+        }
+    }
+    plan.chunks = shelf.chunks(&unmet(manifest, None));
+    count(manifest, &mut plan);
+    plan
+}
+
+fn count(manifest: &Manifest, plan: &mut Plan) {
+    for (entry, action) in manifest.entries.iter().zip(&plan.actions) {
+        if matches!(action, Action::Link(_)) {
+            continue;
+        }
+        plan.need.inodes += 1;
+        let ManifestNode::File { size, chunks, .. } = &entry.node else {
+            plan.need.bytes += BLOCK_BYTES;
+            continue;
+        };
+        plan.need.bytes += size.next_multiple_of(BLOCK_BYTES);
+        for Chunk { digest, size } in chunks {
+            if !plan.chunks.contains_key(digest) {
+                plan.fetch.insert(*digest, *size);
+            }
+        }
+    }
+}
+
+/// The proven files of all lenders, by path and by content.
+struct Shelf<'a> {
+    lenders: &'a [Lender],
+    paths: Vec<HashMap<&'a str, usize>>,
+    contents: HashMap<(Digest, u32), Vec<Origin>>,
+}
+
+impl<'a> Shelf<'a> {
+    fn new(lenders: &'a [Lender]) -> Self {
+        let mut shelf = Self { lenders, paths: Vec::new(), contents: HashMap::new() };
+        let mut inodes = HashSet::new();
+        for (tree, lender) in lenders.iter().enumerate() {
+            let mut paths = HashMap::new();
+            for (entry, found) in lender.record.manifest.entries.iter().enumerate() {
+                let ManifestNode::File { mode, digest, .. } = &found.node else { continue };
+                // The previous tree shares most inodes with the live one: lend each once.
+                let Some(stamp) = lender.proven[entry] else { continue };
+                if inodes.insert(stamp.inode) {
+                    paths.insert(found.path.as_str(), entry);
+                    shelf.contents.entry((*digest, *mode)).or_default().push(Origin { tree, entry });
+                }
+            }
+            shelf.paths.push(paths);
+        }
+        shelf
+    }
+
+    fn at_path(&self, path: &str, digest: Digest, mode: u32) -> Option<Origin> {
+        self.paths.iter().enumerate().find_map(|(tree, paths)| {
+            let entry = *paths.get(path)?;
+            match &self.lenders[tree].record.manifest.entries[entry].node {
+                ManifestNode::File { mode: m, digest: d, .. } if (*m, *d) == (mode, digest) => {
+                    Some(Origin { tree, entry })
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn with_content(&self, digest: Digest, mode: u32) -> impl Iterator<Item = Origin> + '_ {
+        self.contents.get(&(digest, mode)).into_iter().flatten().copied()
+    }
+
+    fn chunks(&self, wanted: &HashSet<Digest>) -> HashMap<Digest, (Origin, u64)> {
+        let mut chunks = HashMap::new();
+        for (tree, lender) in self.lenders.iter().enumerate() {
+            for (entry, found) in lender.record.manifest.entries.iter().enumerate() {
+                let ManifestNode::File { chunks: pieces, .. } = &found.node else { continue };
+                if lender.proven[entry].is_none() {
+                    continue;
+                }
+                let mut offset = 0;
+                for piece in pieces {
+                    if wanted.contains(&piece.digest) {
+                        chunks.entry(piece.digest).or_insert((Origin { tree, entry }, offset));
+                    }
+                    offset += u64::from(piece.size);
+                }
+            }
+        }
+        chunks
+    }
+}

@@ -1,0 +1,164 @@
+//! What Leaseward put on the disk: a manifest, and for each file how its inode looked when it was complete.
+//!
+//! Must stay true: an inode that looks as its stamp says has the content that the manifest says. An edit in place
+//! moves ctime, and nobody can put that back; so another ctime means "hash it", not "it changed".
+//! A stamp is taken only after the file system's clock has passed it, so that a later edit cannot look the same.
+
+use std::io::Write as _;
+
+use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::slot::Standing;
+use crate::dir::{Dir, Parents};
+use crate::error::{Error, Result, at};
+use crate::limits::SETTLE_TRIES;
+use crate::manifest;
+
+const MAGIC: [u8; 8] = *b"LWREC\0\0\x01";
+const STAMP: usize = 6 * 8;
+
+/// How an inode looked. All zero for what is not a regular file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime: (i64, i64),
+    pub(crate) ctime: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self {
+            inode: stat.st_ino,
+            size: stat.st_size as u64,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// Returns whether both are the same inode with the same data, though its links or mode may have changed.
+    pub(crate) fn same_data(&self, other: &Self) -> bool {
+        (self.inode, self.size, self.mtime) == (other.inode, other.size, other.mtime)
+    }
+}
+
+/// A tree that Leaseward made.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) manifest: Manifest,
+    /// One for each entry of the manifest.
+    pub(crate) stamps: Vec<Stamp>,
+}
+
+/// Returns the file name of the record of a tree.
+pub(crate) fn name(version: u64, digest: Digest) -> String {
+    format!("{version}-{digest}.tree")
+}
+
+impl Record {
+    /// Makes the record durable in `dir`.
+    pub(crate) fn save(&self, dir: &Dir, name: &str) -> Result<()> {
+        let text = manifest::encode(&self.manifest);
+        let mut bytes = Vec::with_capacity(24 + text.len() + self.stamps.len() * STAMP);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&text);
+        for stamp in &self.stamps {
+            for word in [stamp.inode, stamp.size] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            for word in [stamp.mtime.0, stamp.mtime.1, stamp.ctime.0, stamp.ctime.1] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        let temporary = "record.tmp";
+        dir.unlink(temporary)?;
+        let path = dir.path().join(temporary);
+        let written = (|| {
+            let mut file = dir.create(temporary)?;
+            file.write_all(&bytes).map_err(at("write", &path))?;
+            file.sync_all().map_err(at("sync", &path))
+        })();
+        if written.is_err() {
+            dir.unlink(temporary)?;
+        }
+        written?;
+        rustix::fs::renameat(dir, temporary, dir, name).map_err(at("name", dir.path().join(name)))?;
+        dir.sync()
+    }
+
+    /// Returns the record of `tree`, if it is there and whole.
+    pub(crate) fn load(dir: &Dir, tree: &Standing) -> Option<Self> {
+        let bytes = std::fs::read(dir.path().join(name(tree.version, tree.manifest))).ok()?;
+        let (body, crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+        if crc != crc32c::crc32c(body).to_le_bytes() || body.get(..8)? != MAGIC {
+            return None;
+        }
+        let length = usize::try_from(u64::from_le_bytes(body.get(8..16)?.try_into().ok()?)).ok()?;
+        let (text, stamps) = body.get(16..)?.split_at_checked(length)?;
+        if crate::digest_of(text) != tree.manifest {
+            return None;
+        }
+        let manifest = manifest::decode(text).ok()?;
+        let stamps: Vec<Stamp> = stamps.chunks_exact(STAMP).map(decode_stamp).collect();
+        (stamps.len() == manifest.entries.len()).then_some(Self { manifest, stamps })
+    }
+}
+
+fn decode_stamp(bytes: &[u8]) -> Stamp {
+    let word = |i: usize| u64::from_le_bytes(bytes[i * 8..][..8].try_into().expect("eight bytes"));
+    let time = |i: usize| (word(i) as i64, word(i + 1) as i64);
+    Stamp { inode: word(0), size: word(1), mtime: time(2), ctime: time(4) }
+}
+
+/// Returns the stamps of the finished tree at `root`. `expected` holds how each file looked when its content was
+/// known; a file that no longer looks so was changed by somebody, since Leaseward is done with it.
+pub(crate) fn stamp_tree(root: &Dir, tree: &Manifest, expected: &[Stamp]) -> Result<Vec<Stamp>> {
+    let stamps = read_stamps(root, tree)?;
+    for ((entry, stamp), expected) in tree.entries.iter().zip(&stamps).zip(expected) {
+        if !stamp.same_data(expected) {
+            return Err(Error::Changed { path: root.path().join(&entry.path) });
+        }
+    }
+    settle(root, &stamps)?;
+    // Again, as something may have changed in the tick that has now passed.
+    let settled = read_stamps(root, tree)?;
+    if let Some(i) = (0..stamps.len()).find(|i| settled[*i] != stamps[*i]) {
+        return Err(Error::Changed { path: root.path().join(&tree.entries[i].path) });
+    }
+    Ok(settled)
+}
+
+fn read_stamps(root: &Dir, tree: &Manifest) -> Result<Vec<Stamp>> {
+    let mut parents = Parents::new(root);
+    let mut stamps = Vec::with_capacity(tree.entries.len());
+    for entry in &tree.entries {
+        if !matches!(entry.node, ManifestNode::File { .. }) {
+            stamps.push(Stamp::default());
+            continue;
+        }
+        let (dir, name) = parents.of(&entry.path)?;
+        let stat = dir.stat(name)?.ok_or_else(|| Error::Changed { path: dir.path().join(name) })?;
+        stamps.push(Stamp::of(&stat));
+    }
+    Ok(stamps)
+}
+
+/// Waits until the file system stamps changes with a later time than the newest of `stamps`.
+fn settle(root: &Dir, stamps: &[Stamp]) -> Result<()> {
+    let newest = stamps.iter().map(|stamp| stamp.ctime).max().unwrap_or_default();
+    for _ in 0..SETTLE_TRIES {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let same = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: same, last_modification: now };
+        rustix::fs::futimens(root, &times).map_err(at("touch", root.path()))?;
+        if Stamp::of(&root.own_stat()?).ctime > newest {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // A clock that was set back. Such stamps are no proof, so say that the tree must be looked at again.
+    Err(Error::Changed { path: root.path().to_owned() })
+}

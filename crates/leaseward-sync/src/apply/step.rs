@@ -1,0 +1,56 @@
+//! The points of an apply between which a machine may die. Tests die at each of them.
+//!
+//! Must stay true: outside of tests this does nothing.
+
+use crate::error::Result;
+
+/// What is about to be done to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    WriteState,
+    RemoveTree,
+    MakeRoot,
+    MakeDirectory,
+    MakeLink,
+    LinkFile,
+    CreateFile,
+    WriteChunk,
+    FinishFile,
+    SyncTree,
+    RetirePrevious,
+    Stamp,
+    SaveRecord,
+    Switch,
+    SyncParent,
+    KeepPrevious,
+    DropRecords,
+}
+
+/// Where tests stop the work.
+#[derive(Default)]
+pub(crate) struct Steps {
+    #[cfg(test)]
+    pub(crate) hook: Option<Box<dyn FnMut(Step) -> bool + Send>>,
+}
+
+impl std::fmt::Debug for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Steps")
+    }
+}
+
+impl Steps {
+    /// Called before each operation on the disk.
+    #[cfg(test)]
+    pub(crate) fn before(&mut self, step: Step) -> Result<()> {
+        let alive = self.hook.as_mut().is_none_or(|hook| hook(step));
+        if alive { Ok(()) } else { Err(crate::Error::Killed) }
+    }
+
+    /// Called before each operation on the disk.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests stop the work here")]
+    pub(crate) fn before(&mut self, _step: Step) -> Result<()> {
+        Ok(())
+    }
+}

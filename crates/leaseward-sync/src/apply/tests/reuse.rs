@@ -1,0 +1,120 @@
+//! What is linked, what is written anew, and what is fetched.
+
+use super::*;
+
+/// Applies with a source that gives nothing.
+fn offline(applier: &mut Applier, number: u64, version: &Published) -> Result<Applied> {
+    applier.apply(number, &version.manifest, &mut |digest| Err(Error::BlobMissing { digest }))
+}
+
+#[test]
+fn unchanged_files_keep_their_inode_and_a_way_back_needs_no_source() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let (one, two) = (Published::new(&[("a", "1"), ("keep", "k")]), Published::new(&[("a", "2"), ("keep", "k")]));
+    put(&mut applier, 1, &one).unwrap();
+    let (a, keep) = (inode(&machine.path("a")), inode(&machine.path("keep")));
+    assert_eq!(put(&mut applier, 2, &two).unwrap(), Applied { linked: 1, written: 1, bytes: 1 });
+    assert_eq!(inode(&machine.path("keep")), keep);
+    assert_ne!(inode(&machine.path("a")), a);
+    assert_eq!(applier.previous().unwrap().version, 1);
+    assert_eq!(offline(&mut applier, 3, &one).unwrap().linked, 2);
+    assert_eq!(inode(&machine.path("a")), a, "the kept file came back");
+    assert_eq!(machine.tree(), one.manifest);
+}
+
+#[test]
+fn a_stamp_that_still_fits_spares_the_reading() {
+    let machine = Machine::new();
+    put(&mut machine.open(), 1, &Published::new(&[("a", "1")])).unwrap();
+    let applier = machine.open();
+    let lender = applier.lender(&applier.slots.state().live, &applier.names.live).unwrap().unwrap();
+    let stat = applier.parent.child("app").unwrap().stat("a").unwrap().unwrap();
+    assert_eq!(record::Stamp::of(&stat), lender.record.stamps[0]);
+}
+
+#[test]
+fn a_file_that_somebody_edited_in_place_is_not_reused() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let one = Published::new(&[("a", "good"), ("b", "1")]);
+    put(&mut applier, 1, &one).unwrap();
+    let times = fs::metadata(machine.path("a")).unwrap();
+    fs::write(machine.path("a"), "evil").unwrap();
+    // Same size, and the edit is hidden as well as an editor can.
+    let file = fs::File::options().write(true).open(machine.path("a")).unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    let edited = inode(&machine.path("a"));
+    let two = Published::new(&[("a", "good"), ("b", "2")]);
+    assert_eq!(put(&mut applier, 2, &two).unwrap().linked, 0);
+    assert_ne!(inode(&machine.path("a")), edited);
+    assert_eq!(fs::read_to_string(machine.path("a")).unwrap(), "good");
+    assert_eq!(machine.tree(), two.manifest);
+}
+
+#[test]
+fn another_mode_makes_a_fresh_inode_and_leaves_the_kept_one_alone() {
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), &[("a", "1")]);
+    let one = Published::of(source.path());
+    fs::set_permissions(source.path().join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    let two = Published::of(source.path());
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &one).unwrap();
+    let before = inode(&machine.path("a"));
+    offline(&mut applier, 2, &two).expect("the content is on the disk");
+    assert_ne!(inode(&machine.path("a")), before);
+    assert_eq!(machine.tree(), two.manifest);
+    let kept = scan(&machine.temp.path().join("etc/.app.leaseward-prev")).unwrap();
+    assert_eq!(*kept.manifest(), one.manifest);
+}
+
+#[test]
+fn a_renamed_file_is_linked_and_two_equal_files_never_share_an_inode() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &Published::new(&[("a", "text")])).unwrap();
+    let before = inode(&machine.path("a"));
+    let two = Published::new(&[("b", "text"), ("c", "text")]);
+    assert_eq!(offline(&mut applier, 2, &two).unwrap(), Applied { linked: 1, written: 1, bytes: 4 });
+    assert_eq!(inode(&machine.path("b")), before);
+    assert_ne!(inode(&machine.path("c")), before);
+    // The kept tree has the inode of `b` under the name `a`: it must not lend it a second time.
+    let mut three = Published::new(&[("a", "text"), ("b", "text"), ("c", "text"), ("d", "new")]);
+    three.chunks.retain(|digest, _| *digest == digest_of(b"new"));
+    put(&mut applier, 3, &three).unwrap();
+    assert_ne!(inode(&machine.path("a")), inode(&machine.path("b")));
+}
+
+#[test]
+fn a_small_edit_of_a_large_file_needs_few_chunks() {
+    let text: String = (0..200_000).map(|i| format!("line {i}\n")).collect();
+    let (one, two) = (Published::new(&[("big", &text)]), Published::new(&[("big", &format!("new\n{text}"))]));
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &one).unwrap();
+    let needs = applier.needs(&two.manifest).unwrap();
+    assert!(needs.fetch.len() <= 2 && two.chunks.len() > 10, "{} of {}", needs.fetch.len(), two.chunks.len());
+    let mut asked = Vec::new();
+    applier
+        .apply(2, &two.manifest, &mut |digest| {
+            asked.push(digest);
+            two.give(digest)
+        })
+        .unwrap();
+    assert_eq!(asked.len(), needs.fetch.len());
+    assert_eq!(machine.tree(), two.manifest);
+}
+
+#[test]
+fn many_files_go_with_one_sync_of_the_file_system() {
+    let names: Vec<String> = (0..300).map(|i| format!("d{}/f{i}", i % 7)).collect();
+    let files: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let one = Published::new(&files);
+    assert_eq!(put(&mut applier, 1, &one).unwrap().written, 300);
+    assert_eq!(machine.tree(), one.manifest);
+    assert_eq!(offline(&mut applier, 2, &Published::new(&files[1..])).unwrap().linked, 299);
+}

@@ -1,0 +1,268 @@
+//! Open directories, and everything that is done below them.
+//!
+//! Must stay true: a path below a [`Dir`] is resolved by the kernel with `RESOLVE_BENEATH` and without symbolic links,
+//! so that nobody who swaps a directory for a link can lead us out; no call here follows the last part of a path.
+//! Left out on purpose: paths above the first directory. Those the operator names, and they may hold links.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use leaseward_state::config::Digest;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result, at};
+use crate::limits::DEPTH_MAX;
+
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// An open directory. The path is for messages only.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What a directory entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    File,
+    Symlink,
+    Special,
+}
+
+/// Returns what a `stat` is about.
+pub(crate) fn kind(stat: &Stat) -> Kind {
+    match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+        rustix::fs::FileType::Directory => Kind::Directory,
+        rustix::fs::FileType::RegularFile => Kind::File,
+        rustix::fs::FileType::Symlink => Kind::Symlink,
+        _ => Kind::Special,
+    }
+}
+
+impl Dir {
+    /// Returns the directory at `path`, whose last part must not be a link.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(at("open directory", path))?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the directory at `relative`, below this one.
+    pub(crate) fn child(&self, relative: impl AsRef<OsStr>) -> Result<Self> {
+        let fd = self.open_raw(relative.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+        Ok(Self { fd, path: self.path.join(relative.as_ref()) })
+    }
+
+    /// Returns the file at `relative`, for reading. Does not wait for a pipe's other end.
+    pub(crate) fn file(&self, relative: impl AsRef<OsStr>) -> Result<File> {
+        Ok(self.open_raw(relative.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK, 0)?.into())
+    }
+
+    /// Creates the file `name`, which must not exist.
+    pub(crate) fn create(&self, name: &str) -> Result<File> {
+        Ok(self.open_raw(OsStr::new(name), OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, 0o600)?.into())
+    }
+
+    fn open_raw(&self, relative: &OsStr, flags: OFlags, mode: u32) -> Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat2(&self.fd, Path::new(relative), flags, Mode::from_raw_mode(mode), BENEATH)
+            .map_err(at("open", self.path.join(relative)))
+    }
+
+    /// Returns what stands at `name`, one part, if anything does.
+    pub(crate) fn stat(&self, name: impl AsRef<OsStr>) -> Result<Option<Stat>> {
+        match rustix::fs::statat(&self.fd, Path::new(name.as_ref()), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io("look at", self.path.join(name.as_ref()), error)),
+        }
+    }
+
+    /// Returns the names in this directory, in ascending order.
+    pub(crate) fn names(&self) -> Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        let list = rustix::fs::Dir::read_from(&self.fd).map_err(at("list", &self.path))?;
+        for entry in list {
+            let entry = entry.map_err(at("list", &self.path))?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(name).to_owned());
+            }
+        }
+        // Ascending names, so that every walk of equal trees is alike.
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    pub(crate) fn mkdir(&self, name: &str) -> Result<Self> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU).map_err(at("make directory", self.path.join(name)))?;
+        self.child(name)
+    }
+
+    pub(crate) fn symlink(&self, target: &str, name: &str) -> Result<()> {
+        rustix::fs::symlinkat(target, &self.fd, name).map_err(at("link", self.path.join(name)))
+    }
+
+    /// Makes `name` here another name of the file `from` in `other`. `false` if the file system will not.
+    pub(crate) fn hard_link(&self, name: &str, other: &Self, from: &str) -> Result<bool> {
+        match rustix::fs::linkat(&other.fd, from, &self.fd, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOENT) => Ok(false),
+            Err(error) => Err(Error::io("link", self.path.join(name), error)),
+        }
+    }
+
+    /// Renames below this directory. `to` must not exist.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE)
+            .map_err(at("rename", self.path.join(from)))
+    }
+
+    /// Makes `one` and `other` change places in one step.
+    pub(crate) fn exchange(&self, one: &str, other: &str) -> Result<()> {
+        rustix::fs::renameat_with(&self.fd, one, &self.fd, other, RenameFlags::EXCHANGE)
+            .map_err(at("exchange", self.path.join(other)))
+    }
+
+    pub(crate) fn set_mode(&self, mode: u32) -> Result<()> {
+        rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode)).map_err(at("set the mode of", &self.path))
+    }
+
+    pub(crate) fn own_stat(&self) -> Result<Stat> {
+        rustix::fs::fstat(&self.fd).map_err(at("look at", &self.path))
+    }
+
+    /// Makes the names in this directory durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd).map_err(at("sync", &self.path))
+    }
+
+    /// Makes everything on this file system durable, also what others wrote.
+    pub(crate) fn sync_file_system(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.fd).map_err(at("sync the file system of", &self.path))
+    }
+
+    /// Removes the file or link `name`, if it is there.
+    pub(crate) fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        match rustix::fs::unlinkat(&self.fd, Path::new(name.as_ref()), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(Error::io("remove", self.path.join(name.as_ref()), error)),
+        }
+    }
+
+    /// Removes whatever stands at `name` with all below it, if anything is there. Follows no link.
+    pub(crate) fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        self.remove_below(name.as_ref(), 0)
+    }
+
+    fn remove_below(&self, name: &OsStr, depth: usize) -> Result<()> {
+        let Some(stat) = self.stat(name)? else { return Ok(()) };
+        if kind(&stat) != Kind::Directory {
+            return self.unlink(name);
+        }
+        // One level more than a tree may have: its root.
+        if depth > DEPTH_MAX + 1 {
+            return Err(Error::illegal(self.path.join(name), "it is too deep to be removed"));
+        }
+        if stat.st_mode & 0o700 != 0o700 {
+            // A directory that its owner may not list or change cannot be emptied by an ordinary user.
+            let _ = rustix::fs::chmodat(&self.fd, Path::new(name), Mode::RWXU, AtFlags::empty());
+        }
+        let child = self.child(name)?;
+        for inner in child.names()? {
+            child.remove_below(&inner, depth + 1)?;
+        }
+        match rustix::fs::unlinkat(&self.fd, Path::new(name), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(Error::io("remove", self.path.join(name), error)),
+        }
+    }
+
+    /// Calls `visit` with the path, the directory and the `stat` of everything below, parents first.
+    pub(crate) fn walk(&self, visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>) -> Result<()> {
+        self.walk_below("", 1, visit)
+    }
+
+    fn walk_below(
+        &self,
+        above: &str,
+        depth: usize,
+        visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>,
+    ) -> Result<()> {
+        for name in self.names()? {
+            let part = name.to_str().ok_or_else(|| Error::illegal(self.path.join(&name), "its name is not UTF-8"))?;
+            let path = if above.is_empty() { part.to_owned() } else { format!("{above}/{part}") };
+            let stat = self.stat(&name)?.ok_or_else(|| Error::Changed { path: self.path.join(&name) })?;
+            visit(&path, self, &name, &stat)?;
+            if kind(&stat) == Kind::Directory {
+                if depth >= DEPTH_MAX {
+                    let why = format!("it is more than {DEPTH_MAX} directories deep");
+                    return Err(Error::illegal(self.path.join(&name), why));
+                }
+                self.child(&name)?.walk_below(&path, depth + 1, visit)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The directory that a path of the tree lies in, opened once for a run of neighbours.
+pub(crate) struct Parents<'a> {
+    root: &'a Dir,
+    last: Option<(String, Dir)>,
+}
+
+impl<'a> Parents<'a> {
+    pub(crate) fn new(root: &'a Dir) -> Self {
+        Self { root, last: None }
+    }
+
+    /// Returns the directory of `path` and the last part of it.
+    pub(crate) fn of<'p>(&mut self, path: &'p str) -> Result<(&Dir, &'p str)> {
+        let Some((above, name)) = path.rsplit_once('/') else { return Ok((self.root, path)) };
+        if self.last.as_ref().is_none_or(|(last, _)| last != above) {
+            self.last = Some((above.to_owned(), self.root.child(above)?));
+        }
+        let (_, dir) = self.last.as_ref().expect("it was opened above");
+        Ok((dir, name))
+    }
+}
+
+/// Returns the target of the link `name` in `dir`.
+pub(crate) fn link_target(dir: &Dir, name: &OsStr) -> Result<String> {
+    let path = dir.path().join(name);
+    let target = rustix::fs::readlinkat(dir, Path::new(name), Vec::new()).map_err(at("read link", &path))?;
+    target.into_string().map_err(|_| Error::illegal(path, "its link target is not UTF-8"))
+}
+
+/// Returns the hash of everything in `file`.
+pub(crate) fn hash_file(file: &mut File, path: &Path) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(at("read", path))?;
+    Ok(Digest(*hasher.finalize().as_bytes()))
+}
+
+/// Returns `length` bytes of `file` from `offset`, or fewer if it ends before.
+pub(crate) fn read_piece(file: &mut File, offset: u64, length: u32, path: &Path) -> Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(offset)).map_err(at("read", path))?;
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(u64::from(length)).read_to_end(&mut bytes).map_err(at("read", path))?;
+    Ok(bytes)
+}

@@ -1,0 +1,122 @@
+//! The form of a blob on disk and on the wire: a small header and the bytes, compressed when that helps.
+//!
+//! Must stay true: [`unpack`] returns bytes only if they hash to the name they were asked for, and never allocates
+//! more than the length bound for a hostile frame. Stored form: it grows by a new version number only.
+
+use std::path::Path;
+
+use leaseward_state::config::Digest;
+
+use crate::digest_of;
+use crate::error::{Error, Result};
+use crate::limits::{BLOB_BYTES_MAX, ZSTD_LEVEL};
+
+const MAGIC: [u8; 4] = *b"LWBF";
+const VERSION: u8 = 1;
+const RAW: u8 = 0;
+const ZSTD: u8 = 1;
+/// Magic 4, version 1, method 1, zero 2, plain length 4, crc32c 4 (of the first twelve bytes and the payload).
+const HEADER: usize = 16;
+
+/// Most bytes of a frame: a blob that does not compress, and the header.
+pub const FRAME_BYTES_MAX: usize = BLOB_BYTES_MAX + HEADER;
+
+/// Returns the frame of these plain bytes.
+///
+/// # Errors
+/// [`Error::TooLarge`] above [`BLOB_BYTES_MAX`].
+pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
+    if plain.len() > BLOB_BYTES_MAX {
+        return Err(Error::TooLarge {
+            what: "bytes of a blob",
+            size: plain.len() as u64,
+            limit: BLOB_BYTES_MAX as u64,
+        });
+    }
+    // A failure to compress costs space, nothing else.
+    let squeezed = zstd::bulk::compress(plain, ZSTD_LEVEL).ok().filter(|squeezed| squeezed.len() < plain.len());
+    let (method, payload) = squeezed.as_deref().map_or((RAW, plain), |squeezed| (ZSTD, squeezed));
+    let mut frame = Vec::with_capacity(HEADER + payload.len());
+    frame.extend_from_slice(&MAGIC);
+    frame.extend_from_slice(&[VERSION, method, 0, 0]);
+    frame.extend_from_slice(&(plain.len() as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame), payload);
+    frame.extend_from_slice(&crc.to_le_bytes());
+    frame.extend_from_slice(payload);
+    Ok(frame)
+}
+
+/// Returns the plain bytes of a frame that should hold `digest`. `origin` names the file or peer for the error.
+///
+/// # Errors
+/// [`Error::BlobCorrupt`] for anything that is not exactly the frame of that content.
+pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
+    let corrupt = |why| Error::BlobCorrupt { path: origin.to_owned(), digest, why };
+    let Some((header, payload)) = frame.split_at_checked(HEADER) else {
+        return Err(corrupt("it is shorter than its header"));
+    };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    if header[..4] != MAGIC || header[4] != VERSION || header[6..8] != [0, 0] {
+        return Err(corrupt("its header is not one of ours"));
+    }
+    let length = word(8) as usize;
+    if length > BLOB_BYTES_MAX {
+        return Err(corrupt("it claims to be larger than a blob may be"));
+    }
+    if word(12) != crc32c::crc32c_append(crc32c::crc32c(&header[..12]), payload) {
+        return Err(corrupt("its checksum is wrong"));
+    }
+    let plain = match header[5] {
+        RAW => payload.to_vec(),
+        ZSTD => zstd::bulk::decompress(payload, length).map_err(|_| corrupt("it does not decompress"))?,
+        _ => return Err(corrupt("its compression is unknown")),
+    };
+    if plain.len() != length {
+        return Err(corrupt("its length is wrong"));
+    }
+    if digest_of(&plain) != digest {
+        return Err(corrupt("its content has another name"));
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blobs() -> [Vec<u8>; 4] {
+        let noise = (0..2000u32).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+        [vec![], b"x".to_vec(), b"same ".repeat(4000), noise]
+    }
+
+    #[test]
+    fn a_frame_gives_back_its_bytes_and_is_small() {
+        for plain in blobs() {
+            let frame = pack(&plain).unwrap();
+            assert!(frame.len() <= plain.len() + HEADER);
+            assert_eq!(unpack(digest_of(&plain), &frame, Path::new("here")).unwrap(), plain);
+        }
+        assert!(pack(&vec![0; BLOB_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_refused() {
+        for plain in &blobs()[1..3] {
+            let (digest, frame) = (digest_of(plain), pack(plain).unwrap());
+            for length in 0..frame.len() {
+                assert!(unpack(digest, &frame[..length], Path::new("here")).is_err());
+            }
+            for bit in 0..frame.len() * 8 {
+                let mut bad = frame.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(unpack(digest, &bad, Path::new("here")).is_err(), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_stored_form_stays() {
+        let hex: String = pack(b"leaseward").unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        expect_test::expect!["4c57424601000000090000008aaa81d66c6561736577617264"].assert_eq(&hex);
+    }
+}

@@ -1,0 +1,213 @@
+//! The stored text form of a manifest: one line for each path, so that a person can read and compare two versions.
+//!
+//! Must stay true: equal trees have equal bytes, [`decode`] accepts only what [`encode`] writes, and no input makes
+//! it panic or allocate beyond its own length. Stored form: golden bytes in the tests hold us to it.
+//!
+//! ```text
+//! leaseward manifest 1
+//! d 755 conf.d
+//! f 644 12 DIGEST = conf.d/base.conf            one chunk, which is the whole file
+//! f 644 0 DIGEST - empty
+//! f 644 524288 DIGEST DIGEST:262144,DIGEST:262144 large
+//! l current<TAB>conf.d/base.conf
+//! end 4 CRC32C
+//! ```
+
+use std::fmt::Write as _;
+
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode};
+use leaseward_state::limits::{FILES_MAX, SET_BYTES_MAX};
+
+use crate::digest_of;
+use crate::error::{Error, Result};
+use crate::limits::{BLOB_BYTES_MAX, CHUNK_BYTES_MAX, DEPTH_MAX, ENTRIES_MAX};
+
+const HEADER: &str = "leaseward manifest 1";
+
+/// Returns the bytes of a manifest. They are deterministic: equal manifests have equal bytes.
+#[must_use]
+pub fn encode(manifest: &Manifest) -> Vec<u8> {
+    let mut text = String::with_capacity(64 + manifest.entries.len() * 128);
+    text.push_str(HEADER);
+    text.push('\n');
+    for entry in &manifest.entries {
+        encode_entry(&mut text, entry);
+    }
+    let crc = crc32c::crc32c(text.as_bytes());
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "end {} {crc:08x}", manifest.entries.len());
+    text.into_bytes()
+}
+
+fn encode_entry(text: &mut String, entry: &ManifestEntry) {
+    let _ = match &entry.node {
+        ManifestNode::Directory { mode } => write!(text, "d {mode:o} "),
+        ManifestNode::File { mode, size, digest, chunks } => {
+            let _ = write!(text, "f {mode:o} {size} {digest} ");
+            match chunks.as_slice() {
+                [] => text.push('-'),
+                [_] => text.push('='),
+                chunks => {
+                    for (i, chunk) in chunks.iter().enumerate() {
+                        let comma = if i == 0 { "" } else { "," };
+                        let _ = write!(text, "{comma}{}:{}", chunk.digest, chunk.size);
+                    }
+                }
+            }
+            text.push(' ');
+            Ok(())
+        }
+        ManifestNode::Symlink { .. } => write!(text, "l "),
+    };
+    escape(text, &entry.path);
+    if let ManifestNode::Symlink { target } = &entry.node {
+        text.push('\t');
+        escape(text, target);
+    }
+    text.push('\n');
+}
+
+/// Returns the manifest that these bytes hold.
+///
+/// # Errors
+/// [`Error::BadManifest`] for bytes that [`encode`] would not write; [`Error::IllegalTree`] for a path, mode or chunk
+/// that may not be in a set; [`Error::TooLarge`] for too many paths or bytes.
+pub fn decode(bytes: &[u8]) -> Result<Manifest> {
+    let whole = |why: &str| Error::BadManifest { line: 0, why: why.to_owned() };
+    if bytes.len() > BLOB_BYTES_MAX {
+        return Err(Error::TooLarge {
+            what: "bytes of a manifest",
+            size: bytes.len() as u64,
+            limit: BLOB_BYTES_MAX as u64,
+        });
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| whole("it is not UTF-8"))?;
+    let body = text.strip_suffix('\n').ok_or_else(|| whole("it is cut off"))?;
+    let (body, end) = body.rsplit_once('\n').ok_or_else(|| whole("it is cut off"))?;
+    let signed = &text[..=body.len()];
+    let mut manifest = Manifest::default();
+    for (i, line) in body.split('\n').enumerate() {
+        if i == 0 {
+            if line != HEADER {
+                return Err(Error::BadManifest { line: 1, why: format!("it does not begin with `{HEADER}`") });
+            }
+            continue;
+        }
+        let entry = decode_entry(line).map_err(|why| Error::BadManifest { line: i + 1, why: why.to_owned() })?;
+        manifest.entries.push(entry);
+    }
+    let crc = crc32c::crc32c(signed.as_bytes());
+    if end != format!("end {} {crc:08x}", manifest.entries.len()) {
+        return Err(whole("its last line does not match the rest"));
+    }
+    check(&manifest)?;
+    // One tree, one spelling: leading zeros, needless escapes and long forms are refused.
+    if encode(&manifest) != bytes {
+        return Err(whole("it is not spelled as Leaseward spells it"));
+    }
+    Ok(manifest)
+}
+
+fn decode_entry(line: &str) -> Result<ManifestEntry, &'static str> {
+    let (kind, rest) = line.split_once(' ').ok_or("a field is missing")?;
+    let mode = |text| u32::from_str_radix(text, 8).map_err(|_| "the mode is not octal");
+    match kind {
+        "d" => {
+            let (bits, path) = rest.split_once(' ').ok_or("a field is missing")?;
+            Ok(ManifestEntry { path: unescape(path)?, node: ManifestNode::Directory { mode: mode(bits)? } })
+        }
+        "l" => {
+            let (path, target) = rest.split_once('\t').ok_or("a field is missing")?;
+            Ok(ManifestEntry { path: unescape(path)?, node: ManifestNode::Symlink { target: unescape(target)? } })
+        }
+        "f" => {
+            let mut fields = rest.splitn(5, ' ');
+            let mut field = || fields.next().ok_or("a field is missing");
+            let bits = mode(field()?)?;
+            let size: u64 = field()?.parse().map_err(|_| "the size is not a number")?;
+            let digest = Digest::parse(field()?).ok_or("the digest is not one")?;
+            let chunks = decode_chunks(field()?, size, digest)?;
+            Ok(ManifestEntry {
+                path: unescape(field()?)?,
+                node: ManifestNode::File { mode: bits, size, digest, chunks },
+            })
+        }
+        _ => Err("the line begins with none of d, f, l"),
+    }
+}
+
+fn decode_chunks(text: &str, size: u64, digest: Digest) -> Result<Vec<Chunk>, &'static str> {
+    match text {
+        "-" => Ok(Vec::new()),
+        "=" => Ok(vec![Chunk { digest, size: u32::try_from(size).map_err(|_| "the chunk is too large")? }]),
+        list => list
+            .split(',')
+            .map(|item| {
+                let (digest, size) = item.split_once(':').ok_or("a chunk lacks its size")?;
+                Ok(Chunk {
+                    digest: Digest::parse(digest).ok_or("a chunk's digest is not one")?,
+                    size: size.parse().map_err(|_| "a chunk's size is not a number")?,
+                })
+            })
+            .collect(),
+    }
+}
+
+/// Returns whether this machine would put `manifest` on its disk.
+///
+/// # Errors
+/// [`Error::IllegalTree`] for an illegal path, mode, depth or chunk list; [`Error::TooLarge`] above the limits.
+pub fn check(manifest: &Manifest) -> Result<()> {
+    let bounded = |what, size, limit| if size > limit { Err(Error::TooLarge { what, size, limit }) } else { Ok(()) };
+    bounded("paths of a set", manifest.entries.len() as u64, ENTRIES_MAX as u64)?;
+    manifest.check()?;
+    let (files, bytes) = manifest.totals();
+    bounded("files of a set", files, FILES_MAX)?;
+    bounded("bytes of a set", bytes, SET_BYTES_MAX)?;
+    for entry in &manifest.entries {
+        if entry.path.split('/').count() > DEPTH_MAX {
+            return Err(Error::illegal(&entry.path, format!("it is more than {DEPTH_MAX} directories deep")));
+        }
+        let ManifestNode::File { size, digest, chunks, .. } = &entry.node else { continue };
+        let whole = match chunks.as_slice() {
+            [] => *digest == digest_of(&[]),
+            [one] => one.digest == *digest && u64::from(one.size) == *size,
+            _ => true,
+        };
+        if !whole {
+            return Err(Error::illegal(&entry.path, "its only chunk is not the file"));
+        }
+        if chunks.iter().any(|chunk| chunk.size == 0 || chunk.size as usize > CHUNK_BYTES_MAX) {
+            return Err(Error::illegal(&entry.path, format!("a chunk is not of 1 to {CHUNK_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(())
+}
+
+/// Control characters and the backslash are written as `\` and two hexadecimal digits.
+fn escape(text: &mut String, path: &str) {
+    for c in path.chars() {
+        if c.is_ascii_control() || c == '\\' {
+            let _ = write!(text, "\\{:02x}", c as u32);
+        } else {
+            text.push(c);
+        }
+    }
+}
+
+fn unescape(text: &str) -> Result<String, &'static str> {
+    let mut path = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        path.push_str(plain);
+        let code = escaped.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        path.push(code.filter(u8::is_ascii).ok_or("an escape is not two hexadecimal digits")?.into());
+        rest = &escaped[2..];
+    }
+    path.push_str(rest);
+    Ok(path)
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! Reading a directory as a config set: the publisher's side.
+//!
+//! Must stay true: nothing outside the directory is read, whatever links stand in it; what cannot be rebuilt on every
+//! member (devices, sockets, setuid bits, links that lead out) is refused with its path; a file that changes between
+//! [`scan`] and [`Scanned::read`] is an error and never a wrong chunk. Memory: one chunk, and the list of paths.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use fastcdc::v2020::StreamCDC;
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, check_link};
+use rustix::fs::Stat;
+
+use crate::dir::{Dir, Kind, kind, link_target, read_piece};
+use crate::error::{Error, Result, at};
+use crate::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX};
+use crate::{digest_of, manifest};
+
+/// A directory as it was when it was scanned.
+#[derive(Debug)]
+pub struct Scanned {
+    manifest: Manifest,
+    root: Dir,
+    places: BTreeMap<Digest, Place>,
+}
+
+/// Where the bytes of a chunk stand.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    entry: usize,
+    offset: u64,
+    size: u32,
+}
+
+/// Returns what `directory` holds, as a manifest, with a plan to read each chunk. Blocks while it reads every file.
+///
+/// # Errors
+/// [`Error::IllegalTree`] for anything that may not be in a set, [`Error::Changed`] for a file that is being written,
+/// [`Error::TooLarge`] above the limits of a set, [`Error::Io`].
+pub fn scan(directory: &Path) -> Result<Scanned> {
+    let root = Dir::open(directory)?;
+    let mut manifest = Manifest::default();
+    root.walk(&mut |path, dir, name, stat| {
+        if manifest.entries.len() >= ENTRIES_MAX {
+            let (size, limit) = (ENTRIES_MAX as u64 + 1, ENTRIES_MAX as u64);
+            return Err(Error::TooLarge { what: "paths of a set", size, limit });
+        }
+        manifest.entries.push(ManifestEntry { path: path.to_owned(), node: scan_entry(path, dir, name, stat)? });
+        Ok(())
+    })?;
+    // Ascending whole paths: a walk sorts each directory alone, and `a-b` stands between `a` and `a/b`.
+    manifest.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    manifest::check(&manifest)?;
+    let places = places(&manifest);
+    Ok(Scanned { manifest, root, places })
+}
+
+fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
+    let mut places = BTreeMap::new();
+    for (entry, found) in manifest.entries.iter().enumerate() {
+        let ManifestNode::File { chunks, .. } = &found.node else { continue };
+        let mut offset = 0;
+        for chunk in chunks {
+            places.entry(chunk.digest).or_insert(Place { entry, offset, size: chunk.size });
+            offset += u64::from(chunk.size);
+        }
+    }
+    places
+}
+
+fn scan_entry(path: &str, dir: &Dir, name: &OsStr, stat: &Stat) -> Result<ManifestNode> {
+    let here = || dir.path().join(name);
+    match kind(stat) {
+        Kind::Directory => Ok(ManifestNode::Directory { mode: permissions(stat, here)? }),
+        Kind::File => {
+            let mode = permissions(stat, here)?;
+            let (size, digest, chunks) = scan_file(dir, name, stat)?;
+            Ok(ManifestNode::File { mode, size, digest, chunks })
+        }
+        Kind::Symlink => {
+            let target = link_target(dir, name)?;
+            check_link(path, &target).map_err(|bad| Error::illegal(here(), bad.why))?;
+            Ok(ManifestNode::Symlink { target })
+        }
+        Kind::Special => Err(Error::illegal(here(), "it is a device, a pipe or a socket")),
+    }
+}
+
+fn permissions(stat: &Stat, here: impl Fn() -> std::path::PathBuf) -> Result<u32> {
+    if stat.st_mode & 0o7000 != 0 {
+        return Err(Error::illegal(here(), "it has a setuid, setgid or sticky bit"));
+    }
+    Ok(stat.st_mode & 0o777)
+}
+
+fn scan_file(dir: &Dir, name: &OsStr, before: &Stat) -> Result<(u64, Digest, Vec<Chunk>)> {
+    let path = dir.path().join(name);
+    let mut file = dir.file(name)?;
+    let (digest, chunks) = cut(&mut file, before.st_size as u64, &path)?;
+    let size = chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
+    let after = rustix::fs::fstat(&file).map_err(at("look at", &path))?;
+    let stamp = |stat: &Stat| (stat.st_ino, stat.st_size, stat.st_mode, stat.st_ctime, stat.st_ctime_nsec);
+    if stamp(before) != stamp(&after) || size != after.st_size as u64 {
+        return Err(Error::Changed { path });
+    }
+    Ok((size, digest, chunks))
+}
+
+/// Returns the hash of the file and its pieces: one up to the largest chunk, content-defined ones above.
+fn cut(file: &mut File, size: u64, path: &Path) -> Result<(Digest, Vec<Chunk>)> {
+    if size <= CHUNK_BYTES_MAX as u64 {
+        let mut bytes = Vec::with_capacity(size as usize);
+        // One byte more shows a file that grows.
+        file.take(size + 1).read_to_end(&mut bytes).map_err(at("read", path))?;
+        if bytes.len() as u64 != size {
+            return Err(Error::Changed { path: path.to_owned() });
+        }
+        let digest = digest_of(&bytes);
+        let chunks = if size == 0 { vec![] } else { vec![Chunk { digest, size: size as u32 }] };
+        return Ok((digest, chunks));
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut chunks = Vec::new();
+    // No more than was seen at first, so that a growing log ends the scan.
+    let bounded = file.take(size);
+    for piece in StreamCDC::new(bounded, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, CHUNK_BYTES_MAX) {
+        let piece = piece.map_err(|error| Error::io("read", path, std::io::Error::from(error)))?;
+        hasher.update(&piece.data);
+        chunks.push(Chunk { digest: digest_of(&piece.data), size: piece.data.len() as u32 });
+    }
+    Ok((Digest(*hasher.finalize().as_bytes()), chunks))
+}
+
+impl Scanned {
+    /// Returns what the directory held.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Returns the names of all chunks, each once, in ascending order.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.places.keys().copied()
+    }
+
+    /// Returns the plain bytes of a chunk, read again from its file and verified. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if the file is no longer what it was, [`Error::BlobMissing`] for a digest that is not of
+    /// this tree, [`Error::Io`].
+    pub fn read(&self, digest: Digest) -> Result<Vec<u8>> {
+        let place = self.places.get(&digest).ok_or(Error::BlobMissing { digest })?;
+        let relative = &self.manifest.entries[place.entry].path;
+        let path = self.root.path().join(relative);
+        let changed = || Error::Changed { path: path.clone() };
+        let mut file = self.root.file(relative).map_err(|_| changed())?;
+        let bytes = read_piece(&mut file, place.offset, place.size, &path)?;
+        if digest_of(&bytes) != digest {
+            return Err(changed());
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;
