@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use leaseward_node::supervisor::Happened;
-use leaseward_node::{
-    BootInstant, GuardOrder, Guarded, NodeConfig, StartOrder, StopMode, Supervisor,
-};
+use leaseward_node::{BootInstant, GuardOrder, Guarded, NodeConfig, StartOrder, StopMode, Supervisor};
 use leaseward_state::name::{LeaseName, MachineName, ServerName};
 use leaseward_state::server::{Exit, FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
@@ -26,9 +24,7 @@ pub(crate) fn host(dir: &str, count: &str, ttl_ms: &str, mutant: &str) {
     run(async {
         let mut config = config(Path::new(dir));
         if mutant == "mutant" {
-            config
-                .shim_arguments
-                .push("--mutant-without-kernel-timer".into());
+            config.shim_arguments.push("--mutant-without-kernel-timer".into());
         }
         let (supervisor, adopted, _events) = Supervisor::open(config).await.expect("open");
         for server in adopted {
@@ -61,28 +57,15 @@ pub(crate) fn host(dir: &str, count: &str, ttl_ms: &str, mutant: &str) {
 /// Starts a victim, extends it, stops it, and shows the certificate.
 pub(crate) fn story(dir: &str) {
     run(async {
-        let (supervisor, _, mut events) = Supervisor::open(config(Path::new(dir)))
-            .await
-            .expect("open");
+        let (supervisor, _, mut events) = Supervisor::open(config(Path::new(dir))).await.expect("open");
         let stamps = format!("{dir}/stamps-0");
         let deadline = BootInstant::now() + PATIENCE;
         let spec = spec([me().to_str().expect("UTF-8"), "victim", &stamps]);
-        let order = StartOrder {
-            server: server(0),
-            spec,
-            token: FencingToken(7),
-            deadline,
-        };
+        let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline };
         supervisor.start(order).await.expect("start");
-        let event = timeout(PATIENCE, events.recv())
-            .await
-            .expect("in time")
-            .expect("an event");
+        let event = timeout(PATIENCE, events.recv()).await.expect("in time").expect("an event");
         assert!(matches!(event.what, Happened::Started { .. }), "{event:?}");
-        supervisor
-            .extend(&server(0), FencingToken(7), deadline + PATIENCE)
-            .await
-            .expect("extend");
+        supervisor.extend(&server(0), FencingToken(7), deadline + PATIENCE).await.expect("extend");
         // Once it stamps, it ignores what is polite.
         while std::fs::read(&stamps).unwrap_or_default().len() < 40 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -90,10 +73,7 @@ pub(crate) fn story(dir: &str) {
         let grace = Duration::from_millis(100);
         let name = server(0);
         let stop = supervisor.stop(&name, FencingToken(7), StopMode::Graceful { grace });
-        let certificate = timeout(PATIENCE, stop)
-            .await
-            .expect("in time")
-            .expect("stop");
+        let certificate = timeout(PATIENCE, stop).await.expect("in time").expect("stop");
         println!("level {}", leaseward_node::fence::level(true));
         println!("certificate {} {}", certificate.token, certificate.exit);
     });
@@ -130,8 +110,7 @@ pub(crate) fn guard(dir: &str, ttl_ms: &str) {
             let deadline = BootInstant::now() + ttl;
             // Before it is sent: it may be in force from now on.
             std::fs::write(format!("{dir}/deadline.new"), deadline.0.to_string()).expect("write");
-            std::fs::rename(format!("{dir}/deadline.new"), format!("{dir}/deadline"))
-                .expect("rename");
+            std::fs::rename(format!("{dir}/deadline.new"), format!("{dir}/deadline")).expect("rename");
             let _ = guarded.extend(deadline).await;
         }
     });
@@ -152,10 +131,7 @@ fn guard_order(command: &[&str], deadline: BootInstant) -> GuardOrder {
 }
 
 fn run(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(story);
 }
 
@@ -191,10 +167,7 @@ fn spec<'a>(command: impl IntoIterator<Item = &'a str>) -> ServerSpec {
         check: None,
         start_timeout_ms: 5_000,
         stop_grace_ms: 100,
-        restart: RestartPolicy {
-            in_place: 0,
-            ..RestartPolicy::default()
-        },
+        restart: RestartPolicy { in_place: 0, ..RestartPolicy::default() },
         priority: 0,
         addresses: Vec::new(),
         mounts: Vec::new(),

@@ -17,10 +17,7 @@ fn main() -> ExitCode {
     if mode == "shim" {
         return leaseward_node::shim::main(rest);
     }
-    let rest: Vec<String> = rest
-        .into_iter()
-        .map(|a| a.into_string().expect("test arguments are UTF-8"))
-        .collect();
+    let rest: Vec<String> = rest.into_iter().map(|a| a.into_string().expect("test arguments are UTF-8")).collect();
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     match (mode.to_str().unwrap_or_default(), rest.as_slice()) {
         ("victim", [stamps]) => victim::main(stamps),

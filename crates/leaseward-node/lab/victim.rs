@@ -47,9 +47,7 @@ pub(crate) fn part(stamps: &str, part: &str) {
 }
 
 fn stubborn() {
-    SigSet::all()
-        .thread_set_mask()
-        .expect("signals can be blocked");
+    SigSet::all().thread_set_mask().expect("signals can be blocked");
     // Whoever dies with its parent would not need a fence.
     nix::sys::prctl::set_pdeathsig(None).expect("it can be cleared");
 }
@@ -57,20 +55,13 @@ fn stubborn() {
 fn spawn(stamps: &str, part: &str) {
     let me = std::env::current_exe().expect("the lab has a path");
     let mut command = Command::new(me);
-    command
-        .args(["victim-part", stamps, part])
-        .stdin(Stdio::null());
+    command.args(["victim-part", stamps, part]).stdin(Stdio::null());
     // The hopper goes on until the kernel refuses; what it leaves behind is init's to reap.
     let _child = command.spawn();
 }
 
 fn open(stamps: &str) -> File {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(stamps)
-        .expect("stamps can be written")
+    File::options().write(true).create(true).truncate(false).open(stamps).expect("stamps can be written")
 }
 
 fn stamp(file: &File, slot: u64) {

@@ -34,10 +34,7 @@ impl Add<Duration> for BootInstant {
 
     /// Saturates.
     fn add(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -46,21 +43,13 @@ impl Sub<Duration> for BootInstant {
 
     /// Saturates.
     fn sub(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
 impl fmt::Display for BootInstant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "boot+{}.{:03}s",
-            self.0 / 1_000_000_000,
-            self.0 / 1_000_000 % 1_000
-        )
+        write!(f, "boot+{}.{:03}s", self.0 / 1_000_000_000, self.0 / 1_000_000 % 1_000)
     }
 }
 
@@ -69,7 +58,5 @@ impl fmt::Display for BootInstant {
 /// # Errors
 /// Where `/proc` is not mounted.
 pub fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

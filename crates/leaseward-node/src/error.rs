@@ -142,14 +142,7 @@ impl Error {
 }
 
 /// Returns a function that gives an IO error its verb and its file.
-pub(crate) fn io_error(
-    doing: &'static str,
-    path: impl Into<PathBuf>,
-) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn io_error(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io {
-        doing,
-        path,
-        source,
-    }
+    move |source| Error::Io { doing, path, source }
 }

@@ -34,11 +34,7 @@ pub fn level(real_time: bool) -> FenceLevel {
         if code(first) != Some(0) {
             return 0;
         }
-        if isolation == Isolation::Privileged && scheduled && may_lock {
-            2
-        } else {
-            1
-        }
+        if isolation == Isolation::Privileged && scheduled && may_lock { 2 } else { 1 }
     });
     let Ok(child) = child else {
         return FenceLevel::F0;
@@ -64,7 +60,5 @@ fn code(child: i32) -> Option<i32> {
 fn may_lock_memory() -> bool {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-        .is_some_and(|set| set >> CAP_IPC_LOCK & 1 == 1)
+    effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> CAP_IPC_LOCK & 1 == 1)
 }

@@ -60,10 +60,7 @@ impl Files {
             let head: String = server.chars().take(room.saturating_sub(17)).collect();
             format!("{head}-{:016x}", fnv1a(server))
         };
-        Self {
-            dir: dir.to_owned(),
-            stem,
-        }
+        Self { dir: dir.to_owned(), stem }
     }
 
     fn path(&self, suffix: &str) -> PathBuf {
@@ -110,9 +107,7 @@ pub(crate) const fn run_dir_bytes_max() -> usize {
 }
 
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Replaces a file by `value` as JSON, readable by its owner only.
@@ -120,12 +115,7 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     let new = path.with_added_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&text)?;
     fs::rename(&new, path)
 }
@@ -140,11 +130,7 @@ pub(crate) fn open_log(path: &Path, bytes_max: u64) -> io::Result<fs::File> {
     if fs::metadata(path).is_ok_and(|log| log.len() > bytes_max) {
         fs::rename(path, path.with_added_extension("1"))?;
     }
-    fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
+    fs::OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
 /// Returns the log of a server.
@@ -159,10 +145,7 @@ mod tests {
     #[test]
     fn long_names_fit_a_socket_path_and_stay_apart() {
         let dir = Path::new("/run/leaseward/shims");
-        let (a, b) = (
-            format!("{}a", "x".repeat(127)),
-            format!("{}b", "x".repeat(127)),
-        );
+        let (a, b) = (format!("{}a", "x".repeat(127)), format!("{}b", "x".repeat(127)));
         let (a, b) = (Files::of(dir, &a).socket(), Files::of(dir, &b).socket());
         assert!(a.as_os_str().len() <= SOCKET_PATH_BYTES_MAX && a != b);
         assert_eq!(Files::of(dir, "pay-1").socket(), dir.join("pay-1.sock"));

@@ -65,36 +65,18 @@ impl Guarded {
     pub async fn spawn(order: GuardOrder) -> Result<Self> {
         let server = order.lease.to_string();
         if order.command.is_empty() {
-            return Err(Error::BadOrder {
-                server,
-                why: "the command is empty".to_owned(),
-            });
+            return Err(Error::BadOrder { server, why: "the command is empty".to_owned() });
         }
         if order.deadline <= BootInstant::now() {
-            return Err(Error::DeadlinePassed {
-                server,
-                deadline: order.deadline,
-            });
+            return Err(Error::DeadlinePassed { server, deadline: order.deadline });
         }
         let boot_id = boot_id().map_err(io_error("read", "/proc/sys/kernel/random/boot_id"))?;
-        let stdin = io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(io_error("lend", "/dev/stdin"))?;
-        let lent = Lent {
-            command: order.command,
-            environment: order.environment,
-            stdin: Some(stdin),
-        };
-        let program = Program {
-            exe: order.shim_exe,
-            arguments: order.shim_arguments,
-        };
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(io_error("lend", "/dev/stdin"))?;
+        let lent = Lent { command: order.command, environment: order.environment, stdin: Some(stdin) };
+        let program = Program { exe: order.shim_exe, arguments: order.shim_arguments };
         let order = Order {
             server: server.clone(),
-            machine: order
-                .machine
-                .map_or_else(String::new, |machine| machine.to_string()),
+            machine: order.machine.map_or_else(String::new, |machine| machine.to_string()),
             lease: server.clone(),
             token: order.token,
             boot_id,
@@ -104,32 +86,16 @@ impl Guarded {
             work: Work::Command,
         };
         let running = launch::launch(&program, &order, lent, None).await;
-        let Running {
-            status,
-            link,
-            over,
-            init,
-            shim,
-        } = running.map_err(|why| Error::Launch { server, why })?;
+        let Running { status, link, over, init, shim } = running.map_err(|why| Error::Launch { server, why })?;
         let (tell, ended) = watch::channel(None);
         let (seen, watched) = (status.clone(), init.clone());
         tokio::spawn(async move {
-            let (at, exit) =
-                launch::see_off(None, &seen, watched.as_deref(), shim.as_deref(), over).await;
+            let (at, exit) = launch::see_off(None, &seen, watched.as_deref(), shim.as_deref(), over).await;
             let proven_at_boottime_ns = at.0;
-            let _ = tell.send(Some(Certificate {
-                token: seen.token,
-                boot_id: seen.boot_id,
-                proven_at_boottime_ns,
-                exit,
-            }));
+            let _ =
+                tell.send(Some(Certificate { token: seen.token, boot_id: seen.boot_id, proven_at_boottime_ns, exit }));
         });
-        Ok(Self {
-            status,
-            link,
-            init,
-            ended,
-        })
+        Ok(Self { status, link, init, ended })
     }
 
     /// Returns the process id of the command.
@@ -145,14 +111,7 @@ impl Guarded {
     /// moved where you count on its life. [`Error::Refused`].
     pub async fn extend(&self, deadline: BootInstant) -> Result<()> {
         let (token, boot_id) = (self.status.token, self.status.boot_id.clone());
-        self.link
-            .ask(Request::Extend {
-                token,
-                deadline,
-                boot_id,
-            })
-            .await
-            .map(drop)
+        self.link.ask(Request::Extend { token, deadline, boot_id }).await.map(drop)
     }
 
     /// Sends SIGTERM to the command; what lives after the grace is killed. Does not wait for it. Cancel safe.
@@ -161,13 +120,7 @@ impl Guarded {
     /// [`Error::Unacked`]: use [`Self::kill`].
     pub async fn stop(&self, grace: Duration) -> Result<()> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self.link
-            .ask(Request::Stop {
-                token: self.status.token,
-                grace_ms,
-            })
-            .await
-            .map(drop)
+        self.link.ask(Request::Stop { token: self.status.token, grace_ms }).await.map(drop)
     }
 
     /// Kills the command with all its descendants, without the shim's help. Does not wait for it.
@@ -184,10 +137,7 @@ impl Guarded {
     /// [`Error::Closed`] if the runtime is shutting down.
     pub async fn wait(&self) -> Result<Certificate> {
         let mut ended = self.ended.clone();
-        let certificate = ended
-            .wait_for(Option::is_some)
-            .await
-            .map_err(|_| Error::Closed)?;
+        let certificate = ended.wait_for(Option::is_some).await.map_err(|_| Error::Closed)?;
         certificate.clone().ok_or(Error::Closed)
     }
 }

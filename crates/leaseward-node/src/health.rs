@@ -34,12 +34,7 @@ pub(crate) struct Patient {
 
 impl Patient {
     pub(crate) fn new(check: &HealthCheck, start_timeout: Duration) -> Self {
-        Self {
-            misses_max: check.misses.max(1),
-            start_timeout,
-            ready: false,
-            misses: 0,
-        }
+        Self { misses_max: check.misses.max(1), start_timeout, ready: false, misses: 0 }
     }
 
     /// Takes in one look, at `age` since its start.
@@ -54,17 +49,12 @@ impl Patient {
                 if age < self.start_timeout {
                     return Verdict::Same;
                 }
-                Verdict::Hung(format!(
-                    "not ready within {} ms: {why}",
-                    self.start_timeout.as_millis()
-                ))
+                Verdict::Hung(format!("not ready within {} ms: {why}", self.start_timeout.as_millis()))
             }
             Err(why) => {
                 self.misses += 1;
                 match self.misses {
-                    n if n >= self.misses_max => {
-                        Verdict::Hung(format!("{n} bad checks in a row: {why}"))
-                    }
+                    n if n >= self.misses_max => Verdict::Hung(format!("{n} bad checks in a row: {why}")),
                     1 => Verdict::Ailing(why),
                     _ => Verdict::Same,
                 }
@@ -88,8 +78,7 @@ pub(crate) async fn watch(
         ticks.tick().await;
         let limit = Duration::from_millis(check.timeout_ms.max(1));
         let look = timeout(limit, probe::look(&check.probe, &scene)).await;
-        let look =
-            look.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())));
+        let look = look.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())));
         let verdict = patient.saw(look.clone(), began.elapsed());
         let hung = matches!(verdict, Verdict::Hung(_));
         if !told(look, verdict).await || hung {
@@ -106,12 +95,7 @@ mod tests {
 
     #[test]
     fn it_is_ready_once_ailing_at_the_first_miss_and_hung_at_the_last() {
-        let check = HealthCheck {
-            probe: Probe::Process,
-            interval_ms: 1,
-            timeout_ms: 1,
-            misses: 3,
-        };
+        let check = HealthCheck { probe: Probe::Process, interval_ms: 1, timeout_ms: 1, misses: 3 };
         let mut patient = Patient::new(&check, Duration::from_secs(1));
         let bad = || Err("no".to_owned());
         let early = Duration::ZERO;
@@ -125,9 +109,6 @@ mod tests {
         assert_eq!(patient.saw(bad(), early), Verdict::Same);
         assert!(matches!(patient.saw(bad(), early), Verdict::Hung(_)));
         let mut late = Patient::new(&check, Duration::from_secs(1));
-        assert!(matches!(
-            late.saw(bad(), Duration::from_secs(1)),
-            Verdict::Hung(_)
-        ));
+        assert!(matches!(late.saw(bad(), Duration::from_secs(1)), Verdict::Hung(_)));
     }
 }

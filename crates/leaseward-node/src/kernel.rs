@@ -2,10 +2,7 @@
 //!
 //! Must stay true: [`fork`] is called only where the process has one thread, or where the child only makes system
 //! calls on what was prepared before; a child never returns into its parent's code.
-#![expect(
-    unsafe_code,
-    reason = "fork, signal dispositions and scheduling have no safe wrapper"
-)]
+#![expect(unsafe_code, reason = "fork, signal dispositions and scheduling have no safe wrapper")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -41,15 +38,7 @@ pub(crate) fn default_signals() {
     let default = [0_u64; 4];
     for signal in 1..=SIGNALS {
         // SAFETY: installs no handler; reads `default` only. SIGKILL and SIGSTOP are refused, which is right.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                0,
-                SIGNALS / 8,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, SIGNALS / 8) };
     }
 }
 
@@ -70,9 +59,7 @@ pub(crate) fn schedule_ordinary() -> io::Result<()> {
 }
 
 fn schedule(policy: i32, priority: i32) -> io::Result<()> {
-    let parameters = libc::sched_param {
-        sched_priority: priority,
-    };
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: reads `parameters` only.
     match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
         -1 => Err(io::Error::last_os_error()),

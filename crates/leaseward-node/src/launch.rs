@@ -51,13 +51,7 @@ impl Running {
         };
         let (init, shim) = (open(status.init)?, open(status.shim)?);
         let (link, over) = Link::over(&status.server, stream);
-        Ok(Self {
-            status,
-            link,
-            over,
-            init,
-            shim,
-        })
+        Ok(Self { status, link, over, init, shim })
     }
 }
 
@@ -79,59 +73,30 @@ pub(crate) async fn launch(
     lent: Lent,
     shim_log: Option<std::fs::File>,
 ) -> Result<Running, String> {
-    let (ours, theirs) =
-        std::os::unix::net::UnixStream::pair().map_err(|e| format!("make a socket: {e}"))?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| format!("make a socket: {e}"))?;
     let mut command = Command::new(&program.exe);
-    command
-        .args(&program.arguments)
-        .arg(COMMAND_FOLLOWS)
-        .stdin(Stdio::from(OwnedFd::from(theirs)));
+    command.args(&program.arguments).arg(COMMAND_FOLLOWS).stdin(Stdio::from(OwnedFd::from(theirs)));
     match &order.work {
         Work::Server { spec, .. } => {
-            let path = spec
-                .environment
-                .get("PATH")
-                .map_or(DEFAULT_PATH, String::as_str);
-            command
-                .arg(&order.server)
-                .env_clear()
-                .env("PATH", path)
-                .current_dir("/")
-                .stdout(Stdio::null());
+            let path = spec.environment.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+            command.arg(&order.server).env_clear().env("PATH", path).current_dir("/").stdout(Stdio::null());
         }
         Work::Command => {
-            command
-                .args(&lent.command)
-                .envs(lent.environment)
-                .envs(marks(order));
+            command.args(&lent.command).envs(lent.environment).envs(marks(order));
         }
     }
     if let Some(log) = shim_log {
         command.stderr(log);
     }
-    let child = command
-        .spawn()
-        .map_err(|e| format!("run {}: {e}", program.exe.display()))?;
+    let child = command.spawn().map_err(|e| format!("run {}: {e}", program.exe.display()))?;
     // It holds our copy of the shim's end, which would keep the connection open after the shim's death.
     drop(command);
     let stdin: Vec<RawFd> = lent.stdin.iter().map(AsRawFd::as_raw_fd).collect();
     let lend = [ControlMessage::ScmRights(&stdin)];
-    let lend = if stdin.is_empty() {
-        &lend[..0]
-    } else {
-        &lend[..]
-    };
-    let greeted = sendmsg::<()>(
-        ours.as_raw_fd(),
-        &[IoSlice::new(b" ")],
-        lend,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    );
+    let lend = if stdin.is_empty() { &lend[..0] } else { &lend[..] };
+    let greeted = sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(b" ")], lend, MsgFlags::MSG_NOSIGNAL, None);
     let begun = match greeted {
-        Ok(_) => timeout(LAUNCH_WAIT, begin(ours, order))
-            .await
-            .unwrap_or_else(|_| Err("it took too long".to_owned())),
+        Ok(_) => timeout(LAUNCH_WAIT, begin(ours, order)).await.unwrap_or_else(|_| Err("it took too long".to_owned())),
         Err(error) => Err(format!("greet the shim: {error}")),
     };
     match begun {
@@ -147,14 +112,9 @@ pub(crate) async fn launch(
 }
 
 async fn begin(ours: std::os::unix::net::UnixStream, order: &Order) -> Result<Running, String> {
-    let stream = ours
-        .set_nonblocking(true)
-        .and_then(|()| UnixStream::from_std(ours));
+    let stream = ours.set_nonblocking(true).and_then(|()| UnixStream::from_std(ours));
     let mut lines = Lines::new(stream.map_err(|e| format!("use the socket: {e}"))?);
-    lines
-        .write(order)
-        .await
-        .map_err(|e| format!("send the order: {e}"))?;
+    lines.write(order).await.map_err(|e| format!("send the order: {e}"))?;
     match lines.read().await {
         Ok(Reply::Started(status)) => Running::take(status, lines.into_stream()),
         Ok(Reply::Failed { why }) => Err(why),
@@ -200,25 +160,16 @@ async fn prove_unlaunched(mut child: Child, order: &Order) {
 /// Why there is none, or why it is of no use.
 pub(crate) async fn find(files: &Files, boot_id: &str) -> Result<Running, String> {
     let look = async {
-        let stream = UnixStream::connect(files.socket())
-            .await
-            .map_err(|e| format!("connect: {e}"))?;
+        let stream = UnixStream::connect(files.socket()).await.map_err(|e| format!("connect: {e}"))?;
         let mut lines = Lines::new(stream);
-        lines
-            .write(&Request::Status)
-            .await
-            .map_err(|e| format!("ask: {e}"))?;
+        lines.write(&Request::Status).await.map_err(|e| format!("ask: {e}"))?;
         match lines.read().await {
-            Ok(Reply::Status(status)) if status.boot_id == boot_id => {
-                Running::take(status, lines.into_stream())
-            }
+            Ok(Reply::Status(status)) if status.boot_id == boot_id => Running::take(status, lines.into_stream()),
             Ok(other) => Err(format!("the shim answered {other:?}")),
             Err(error) => Err(format!("read its status: {error}")),
         }
     };
-    timeout(ADOPT_WAIT, look)
-        .await
-        .unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    timeout(ADOPT_WAIT, look).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
 }
 
 /// Waits until init is over, then sees the shim off. Returns how the server ended, as far as anybody saw it.
@@ -250,11 +201,7 @@ pub(crate) async fn see_off(
         // It holds the server's lock. SIGKILL ends a shim even where it is stopped.
         let _ = timeout(ADOPT_WAIT, shim.ended()).await;
     }
-    let recorded = || {
-        files
-            .and_then(|files| files.exit_of(status.init, &status.boot_id))
-            .map(|record| record.exit)
-    };
+    let recorded = || files.and_then(|files| files.exit_of(status.init, &status.boot_id)).map(|record| record.exit);
     let exit = told.or_else(recorded).unwrap_or(Exit::Unseen);
     if let Some(files) = files {
         files.forget_live();

@@ -35,13 +35,7 @@ impl Link {
         let (asks, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (over, when_over) = oneshot::channel();
         tokio::spawn(carry(Lines::new(stream), asked, over));
-        (
-            Self {
-                server: server.to_owned(),
-                asks,
-            },
-            when_over,
-        )
+        (Self { server: server.to_owned(), asks }, when_over)
     }
 
     /// Asks, and waits a bounded time for the answer. Cancel safe in that the request may or may not be carried out.
@@ -49,18 +43,11 @@ impl Link {
     /// # Errors
     /// [`Error::Unacked`] without an answer in time: it may have been carried out all the same. [`Error::Refused`].
     pub(crate) async fn ask(&self, request: Request) -> Result<Reply> {
-        let unacked = || Error::Unacked {
-            server: self.server.clone(),
-        };
+        let unacked = || Error::Unacked { server: self.server.clone() };
         let (answer, answered) = oneshot::channel();
-        self.asks
-            .try_send(Asked { request, answer })
-            .map_err(|_| unacked())?;
+        self.asks.try_send(Asked { request, answer }).map_err(|_| unacked())?;
         match timeout(ACK_WAIT, answered).await {
-            Ok(Ok(Reply::Refused { why })) => Err(Error::Refused {
-                server: self.server.clone(),
-                why,
-            }),
+            Ok(Ok(Reply::Refused { why })) => Err(Error::Refused { server: self.server.clone(), why }),
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_)) | Err(_) => Err(unacked()),
         }
@@ -105,10 +92,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            pending: Vec::new(),
-        }
+        Self { stream, pending: Vec::new() }
     }
 
     pub(crate) fn into_stream(self) -> UnixStream {
@@ -123,9 +107,7 @@ impl Lines {
         if line.len() > ORDER_BYTES_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        timeout(ACK_WAIT, self.stream.write_all(&line))
-            .await
-            .map_err(|_| io::ErrorKind::TimedOut)?
+        timeout(ACK_WAIT, self.stream.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Reads one reply. Cancel safe.

@@ -25,25 +25,12 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// Returns the server's own surroundings, for commands.
-    pub(crate) fn of(
-        spec: &ServerSpec,
-        marks: impl IntoIterator<Item = (&'static str, String)>,
-        pid: u32,
-    ) -> Self {
+    pub(crate) fn of(spec: &ServerSpec, marks: impl IntoIterator<Item = (&'static str, String)>, pid: u32) -> Self {
         let mut environment = spec.environment.clone();
-        environment
-            .entry("PATH".to_owned())
-            .or_insert_with(|| DEFAULT_PATH.to_owned());
-        environment.extend(
-            marks
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value)),
-        );
+        environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+        environment.extend(marks.into_iter().map(|(key, value)| (key.to_owned(), value)));
         environment.insert("LEASEWARD_PID".to_owned(), pid.to_string());
-        let user = spec
-            .user
-            .as_deref()
-            .and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
+        let user = spec.user.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
         let user = user.filter(|user| user.uid != nix::unistd::geteuid());
         Self {
             environment,
@@ -72,10 +59,9 @@ pub(crate) async fn look(probe: &Probe, scene: &Scene) -> Result<(), String> {
     match probe {
         // The process descriptor tells at once when it does not.
         Probe::Process => Ok(()),
-        Probe::Tcp(address) => TcpStream::connect(address.as_str())
-            .await
-            .map(drop)
-            .map_err(|e| format!("connect: {e}")),
+        Probe::Tcp(address) => {
+            TcpStream::connect(address.as_str()).await.map(drop).map_err(|e| format!("connect: {e}"))
+        }
         Probe::Http(url) => get(url).await,
         Probe::Command(command) => run(command, scene).await,
     }
@@ -89,49 +75,22 @@ fn split_url(url: &str) -> Result<(&str, String, &str), String> {
     if host.is_empty() || url.contains(|c: char| c.is_ascii_control() || c == ' ') {
         return Err(wrong());
     }
-    let has_port = host
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok((
-        host,
-        if has_port {
-            host.to_owned()
-        } else {
-            format!("{host}:80")
-        },
-        path,
-    ))
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok((host, if has_port { host.to_owned() } else { format!("{host}:80") }, path))
 }
 
 async fn get(url: &str) -> Result<(), String> {
     let (host, address, path) = split_url(url)?;
-    let mut stream = TcpStream::connect(address)
-        .await
-        .map_err(|e| format!("connect: {e}"))?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: leaseward\r\nConnection: close\r\n\r\n"
-    );
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .map_err(|e| format!("send: {e}"))?;
+    let mut stream = TcpStream::connect(address).await.map_err(|e| format!("connect: {e}"))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: leaseward\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|e| format!("send: {e}"))?;
     let mut answer = Vec::new();
     while !answer.contains(&b'\n') && answer.len() < STATUS_LINE_BYTES_MAX {
-        if stream
-            .read_buf(&mut answer)
-            .await
-            .map_err(|e| format!("read: {e}"))?
-            == 0
-        {
+        if stream.read_buf(&mut answer).await.map_err(|e| format!("read: {e}"))? == 0 {
             break;
         }
     }
-    let line = String::from_utf8_lossy(
-        answer
-            .split(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default(),
-    );
+    let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\n').next().unwrap_or_default());
     match status(&line) {
         Some(200..=399) => Ok(()),
         Some(other) => Err(format!("HTTP status {other}")),
@@ -140,12 +99,7 @@ async fn get(url: &str) -> Result<(), String> {
 }
 
 fn status(line: &str) -> Option<u16> {
-    line.strip_prefix("HTTP/1.")?
-        .split(' ')
-        .nth(1)?
-        .trim()
-        .parse()
-        .ok()
+    line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.trim().parse().ok()
 }
 
 /// Kills a check's process group when the look is over or given up.
@@ -162,25 +116,13 @@ impl Drop for Group {
 async fn run(command: &[String], scene: &Scene) -> Result<(), String> {
     let (program, arguments) = command.split_first().ok_or("the command is empty")?;
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(&scene.environment)
-        .current_dir(&scene.directory);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
+    command.args(arguments).env_clear().envs(&scene.environment).current_dir(&scene.directory);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     if let Some((uid, gid)) = scene.user {
         command.uid(uid).gid(gid);
     }
     let mut child = command.spawn().map_err(|e| format!("run {program}: {e}"))?;
-    let group = Group(
-        child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
-    );
+    let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
     let ended = child.wait().await;
     drop(group);
     match ended {
@@ -196,21 +138,9 @@ mod tests {
 
     #[test]
     fn urls_and_status_lines_are_read_as_they_are_written() {
-        assert_eq!(
-            split_url("http://h:8/a?b").unwrap(),
-            ("h:8", "h:8".to_owned(), "/a?b")
-        );
-        assert_eq!(
-            split_url("http://h").unwrap(),
-            ("h", "h:80".to_owned(), "/")
-        );
-        for wrong in [
-            "https://h/",
-            "h:8",
-            "http://",
-            "http://h/a b",
-            "http://h/\r\nX: y",
-        ] {
+        assert_eq!(split_url("http://h:8/a?b").unwrap(), ("h:8", "h:8".to_owned(), "/a?b"));
+        assert_eq!(split_url("http://h").unwrap(), ("h", "h:80".to_owned(), "/"));
+        for wrong in ["https://h/", "h:8", "http://", "http://h/a b", "http://h/\r\nX: y"] {
             assert!(split_url(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(status("HTTP/1.1 204 No Content\r"), Some(204));

@@ -25,17 +25,13 @@ impl ProcessId {
     /// Returns the identity of the process that has this number now.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let started =
-            started(&text).ok_or_else(|| io::Error::other("/proc/<pid>/stat is not understood"))?;
+        let started = started(&text).ok_or_else(|| io::Error::other("/proc/<pid>/stat is not understood"))?;
         Ok(Self { pid, started })
     }
 
     /// Opens the process; `None` if it is gone. A zombie is not gone, but its [`Pidfd`] says that it is over.
     pub(crate) fn open(self) -> io::Result<Option<Pidfd>> {
-        let number = i32::try_from(self.pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let number = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         let fd = match pidfd_open(number, PidfdFlags::NONBLOCK) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::SRCH) => return Ok(None),
@@ -104,14 +100,6 @@ mod tests {
     fn another_process_under_the_same_number_is_not_taken_for_it() {
         let me = ProcessId::of(std::process::id()).unwrap();
         assert!(me.open().unwrap().is_some_and(|fd| !fd.is_over()));
-        assert!(
-            ProcessId {
-                started: me.started + 1,
-                ..me
-            }
-            .open()
-            .unwrap()
-            .is_none()
-        );
+        assert!(ProcessId { started: me.started + 1, ..me }.open().unwrap().is_none());
     }
 }

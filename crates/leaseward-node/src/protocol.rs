@@ -34,11 +34,7 @@ pub(crate) struct Order {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Work {
     /// A server, which outlives the agent.
-    Server {
-        run_dir: PathBuf,
-        log: PathBuf,
-        spec: Box<ServerSpec>,
-    },
+    Server { run_dir: PathBuf, log: PathBuf, spec: Box<ServerSpec> },
     /// The command on the shim's own command line, with the caller's terminal and environment. It is stopped when
     /// the caller goes.
     Command,
@@ -49,11 +45,7 @@ pub(crate) enum Work {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
     /// Move the deadline forward.
-    Extend {
-        token: FencingToken,
-        deadline: BootInstant,
-        boot_id: String,
-    },
+    Extend { token: FencingToken, deadline: BootInstant, boot_id: String },
     /// Ask the server to stop; kill it after the grace.
     Stop { token: FencingToken, grace_ms: u64 },
     /// Kill it now.

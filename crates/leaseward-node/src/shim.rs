@@ -52,20 +52,14 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<(), String> {
-    let threads = std::fs::read_dir("/proc/self/task")
-        .map_err(|e| format!("count threads: {e}"))?
-        .count();
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|e| format!("count threads: {e}"))?.count();
     if threads != 1 {
-        return Err(format!(
-            "must be the only thread of its process, but there are {threads}"
-        ));
+        return Err(format!("must be the only thread of its process, but there are {threads}"));
     }
     kernel::close_inherited();
     kernel::default_signals();
     // All of them: what concerns us is read from a descriptor. SIGKILL cannot be blocked, which is the point.
-    SigSet::all()
-        .thread_set_mask()
-        .map_err(|e| format!("block signals: {e}"))?;
+    SigSet::all().thread_set_mask().map_err(|e| format!("block signals: {e}"))?;
     let (kernel_timer, command_line) = parse(arguments)?;
     let mut channel = Channel::open()?;
     let order = channel.order()?;
@@ -80,10 +74,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), String> {
 
 /// Returns whether to arm the kernel's timer (always, but for the mutant), and the command.
 fn parse(arguments: Vec<OsString>) -> Result<(bool, Vec<CString>), String> {
-    #[cfg_attr(
-        not(debug_assertions),
-        expect(unused_mut, reason = "only the mutant changes it")
-    )]
+    #[cfg_attr(not(debug_assertions), expect(unused_mut, reason = "only the mutant changes it"))]
     let mut kernel_timer = true;
     let mut arguments = arguments.into_iter();
     for argument in arguments.by_ref() {
@@ -97,8 +88,7 @@ fn parse(arguments: Vec<OsString>) -> Result<(bool, Vec<CString>), String> {
         }
         return Err(format!("unknown argument {}", argument.display()));
     }
-    let command = arguments
-        .map(|a| CString::new(a.into_vec()).map_err(|_| "an argument holds a NUL".to_owned()));
+    let command = arguments.map(|a| CString::new(a.into_vec()).map_err(|_| "an argument holds a NUL".to_owned()));
     Ok((kernel_timer, command.collect::<Result<_, _>>()?))
 }
 
@@ -113,20 +103,12 @@ impl Channel {
     /// Takes the socket off standard input and puts what the starter sent, or nothing, in its place.
     fn open() -> Result<Self, String> {
         let by_hand = |e| format!("started by an agent only: standard input is no socket ({e})");
-        let socket = io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|e| e.to_string())?;
+        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
         let mut first = [0];
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
         let mut parts = [IoSliceMut::new(&mut first)];
-        let message = recvmsg::<()>(
-            socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )
-        .map_err(by_hand)?;
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+            .map_err(by_hand)?;
         let mut stdin = None;
         for part in message.cmsgs().map_err(|e| e.to_string())? {
             if let ControlMessageOwned::ScmRights(received) = part {
@@ -137,10 +119,7 @@ impl Channel {
             Some(lent) => nix::unistd::dup2_stdin(lent).map_err(|e| e.to_string())?,
             None => exec::silence_stdin().map_err(|e| e.to_string())?,
         }
-        Ok(Self {
-            stream: Some(UnixStream::from(socket)),
-            stdin,
-        })
+        Ok(Self { stream: Some(UnixStream::from(socket)), stdin })
     }
 
     /// Reads the order: one line. Blocks until it is whole; nothing runs yet.
@@ -172,10 +151,7 @@ impl Channel {
 
 /// Keeps this process's memory in memory, as far as is permitted.
 fn lock_memory(future: bool) -> bool {
-    let flags = if future {
-        MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE
-    } else {
-        MlockAllFlags::MCL_CURRENT
-    };
+    let flags =
+        if future { MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE } else { MlockAllFlags::MCL_CURRENT };
     mlockall(flags).is_ok()
 }

@@ -212,9 +212,7 @@ impl Supervisor {
     /// # Errors
     /// [`Error::Busy`] if another agent has the directory; [`Error::BadOrder`] if its path is too long;
     /// [`Error::Io`].
-    pub async fn open(
-        config: NodeConfig,
-    ) -> Result<(Self, Vec<Adopted>, mpsc::Receiver<NodeEvent>)> {
+    pub async fn open(config: NodeConfig) -> Result<(Self, Vec<Adopted>, mpsc::Receiver<NodeEvent>)> {
         let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
         let (commands, ordered) = mpsc::channel(COMMANDS_WAITING_MAX);
         let log_dir = config.log_dir.clone();
@@ -231,8 +229,7 @@ impl Supervisor {
     /// [`Error::StaleToken`], [`Error::OtherTokenLives`], [`Error::Stopping`], [`Error::DeadlinePassed`],
     /// [`Error::BadOrder`]; [`Error::Launch`] when it could not be executed, and then no process of it lives.
     pub async fn start(&self, order: StartOrder) -> Result<Started> {
-        self.ask(|answer| Command::Start(Box::new(order), answer))
-            .await?
+        self.ask(|answer| Command::Start(Box::new(order), answer)).await?
     }
 
     /// Moves a server's deadline forward and returns once its shim has acknowledged it. An earlier deadline changes
@@ -242,20 +239,9 @@ impl Supervisor {
     /// [`Error::NotHere`]; [`Error::Refused`]; [`Error::Unacked`] after at most [`crate::limits::ACK_WAIT`]: count
     /// the deadline as possibly moved where you wait for the server's end, and as not moved where you count on its
     /// life.
-    pub async fn extend(
-        &self,
-        server: &ServerName,
-        token: FencingToken,
-        deadline: BootInstant,
-    ) -> Result<()> {
+    pub async fn extend(&self, server: &ServerName, token: FencingToken, deadline: BootInstant) -> Result<()> {
         let server = server.clone();
-        let asked = self
-            .ask(|answer| Command::Extend {
-                only: Some((server, token)),
-                deadline,
-                answer,
-            })
-            .await?;
+        let asked = self.ask(|answer| Command::Extend { only: Some((server, token)), deadline, answer }).await?;
         match asked.await.map_err(|_| Error::Closed)?.pop() {
             Some((_, result)) => result,
             None => Err(Error::Closed),
@@ -267,13 +253,7 @@ impl Supervisor {
     /// # Errors
     /// [`Error::Closed`]. The results are as those of [`Self::extend`].
     pub async fn extend_all(&self, deadline: BootInstant) -> Result<Vec<(ServerName, Result<()>)>> {
-        let asked = self
-            .ask(|answer| Command::Extend {
-                only: None,
-                deadline,
-                answer,
-            })
-            .await?;
+        let asked = self.ask(|answer| Command::Extend { only: None, deadline, answer }).await?;
         asked.await.map_err(|_| Error::Closed)
     }
 
@@ -283,21 +263,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`Error::NotHere`] if it is not known here under this token.
-    pub async fn stop(
-        &self,
-        server: &ServerName,
-        token: FencingToken,
-        mode: StopMode,
-    ) -> Result<Certificate> {
+    pub async fn stop(&self, server: &ServerName, token: FencingToken, mode: StopMode) -> Result<Certificate> {
         let server = server.clone();
-        let stopped = self
-            .ask(|answer| Command::Stop {
-                server,
-                token,
-                mode,
-                answer,
-            })
-            .await??;
+        let stopped = self.ask(|answer| Command::Stop { server, token, mode, answer }).await??;
         stopped.await.map_err(|_| Error::Closed)
     }
 
@@ -318,27 +286,18 @@ impl Supervisor {
         let path = files::log_path(&self.log_dir, server);
         let mut log = match File::open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::NotHere {
-                    server: server.to_string(),
-                });
+                return Err(Error::NotHere { server: server.to_string() });
             }
             opened => opened.map_err(io_error("open", &path))?,
         };
         let mut tail = Vec::new();
         let length = log.metadata().map_err(io_error("read", &path))?.len();
         let from = length.saturating_sub(LOG_TAIL_BYTES_MAX);
-        log.seek(SeekFrom::Start(from))
-            .map_err(io_error("read", &path))?;
-        log.take(LOG_TAIL_BYTES_MAX)
-            .read_to_end(&mut tail)
-            .map_err(io_error("read", &path))?;
+        log.seek(SeekFrom::Start(from)).map_err(io_error("read", &path))?;
+        log.take(LOG_TAIL_BYTES_MAX).read_to_end(&mut tail).map_err(io_error("read", &path))?;
         let text = String::from_utf8_lossy(&tail);
         // The first line of a cut log is a part of one.
-        let mut lines: Vec<String> = text
-            .lines()
-            .skip(usize::from(from > 0))
-            .map(str::to_owned)
-            .collect();
+        let mut lines: Vec<String> = text.lines().skip(usize::from(from > 0)).map(str::to_owned).collect();
         let surplus = lines.len().saturating_sub(last_lines);
         lines.drain(..surplus);
         Ok(lines)
@@ -346,10 +305,7 @@ impl Supervisor {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        self.commands
-            .send(command(answer))
-            .await
-            .map_err(|_| Error::Closed)?;
+        self.commands.send(command(answer)).await.map_err(|_| Error::Closed)?;
         answered.await.map_err(|_| Error::Closed)
     }
 }

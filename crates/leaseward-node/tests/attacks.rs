@@ -64,31 +64,19 @@ fn cell(user: Option<u32>, (agent, shim, init): (Attack, Attack, Attack)) -> Vec
     for n in 0..SERVERS {
         let status = stage.ask_shim(&format!("pay-{n}"));
         let process = open(status.init);
-        assert_eq!(
-            status.real_time,
-            is_root() && user.is_none(),
-            "real-time class of the shim"
-        );
+        assert_eq!(status.real_time, is_root() && user.is_none(), "real-time class of the shim");
         init.on(status.init);
         let killed_at = BootInstant::now();
         shim.on(status.shim);
         // The shim's death is the server's.
-        let over_at = if shim == Kill {
-            killed_at.min(status.deadline)
-        } else {
-            status.deadline
-        };
+        let over_at = if shim == Kill { killed_at.min(status.deadline) } else { status.deadline };
         reference.push((over_at, process));
     }
     let mut epsilon = Vec::new();
     for (n, (over_at, process)) in reference.iter().enumerate() {
         let proven = wait_for_end(process, PATIENCE).expect("the kernel's proof");
         assert!(proven >= *over_at, "server {n} ended before its deadline");
-        assert_eq!(
-            stage.survivors(n),
-            0,
-            "parts of server {n} survived {agent:?} {shim:?} {init:?}"
-        );
+        assert_eq!(stage.survivors(n), 0, "parts of server {n} survived {agent:?} {shim:?} {init:?}");
         let last = stage.stamps(n).into_iter().max().unwrap();
         epsilon.push((last as f64 - over_at.0 as f64) / 1e6);
     }
@@ -96,12 +84,7 @@ fn cell(user: Option<u32>, (agent, shim, init): (Attack, Attack, Attack)) -> Vec
     epsilon
 }
 
-fn matrix(
-    level: &str,
-    user: Option<u32>,
-    cells: &[(Attack, Attack, Attack)],
-    epsilon_max: Duration,
-) {
+fn matrix(level: &str, user: Option<u32>, cells: &[(Attack, Attack, Attack)], epsilon_max: Duration) {
     let mut worst = f64::MIN;
     for attacks in cells {
         let epsilon = cell(user, *attacks);
@@ -109,14 +92,8 @@ fn matrix(
         println!("{level}: agent, shim, init {attacks:?}: epsilon ms {epsilon:.2?}");
         worst = worst.max(max);
     }
-    println!(
-        "{level}: worst epsilon {worst:.2} ms of {} ms allowed",
-        epsilon_max.as_millis()
-    );
-    assert!(
-        worst <= epsilon_max.as_secs_f64() * 1e3,
-        "{level}: an instruction ran {worst} ms after its deadline"
-    );
+    println!("{level}: worst epsilon {worst:.2} ms of {} ms allowed", epsilon_max.as_millis());
+    assert!(worst <= epsilon_max.as_secs_f64() * 1e3, "{level}: an instruction ran {worst} ms after its deadline");
 }
 
 #[test]
@@ -135,9 +112,7 @@ fn as_an_ordinary_user_nothing_survives_its_deadline_by_two_seconds() {
     let user = is_root().then_some(NOBODY);
     let level = Stage::new(user).play(&["level"]).line();
     if level == "F0" {
-        println!(
-            "LEFT OUT: level F1 needs user namespaces for ordinary users; this machine grants none"
-        );
+        println!("LEFT OUT: level F1 needs user namespaces for ordinary users; this machine grants none");
         return;
     }
     matrix("F1", user, &MATRIX, Duration::from_secs(2));
@@ -152,13 +127,7 @@ fn a_shim_without_the_kernels_timer_lets_its_server_survive() {
     }
     // The same attacks as above must notice: a stopped guard guards nothing.
     let stage = Stage::new(None);
-    let mut player = stage.play(&[
-        "agent",
-        stage.path().to_str().unwrap(),
-        "1",
-        TTL_MS,
-        "mutant",
-    ]);
+    let mut player = stage.play(&["agent", stage.path().to_str().unwrap(), "1", TTL_MS, "mutant"]);
     player.wait_until_ready();
     stage.stamps_of_all(0);
     signal(player.pid(), Signal::STOP);
@@ -166,11 +135,7 @@ fn a_shim_without_the_kernels_timer_lets_its_server_survive() {
     let process = open(status.init);
     signal(status.shim, Signal::STOP);
     let after = status.deadline.saturating_since(BootInstant::now()) + Duration::from_millis(200);
-    assert_eq!(
-        wait_for_end(&process, after),
-        None,
-        "the mutant's server ended at its deadline all the same"
-    );
+    assert_eq!(wait_for_end(&process, after), None, "the mutant's server ended at its deadline all the same");
     assert!(stage.survivors(0) >= 3);
     // And going on, it ends by its own loop.
     signal(status.shim, Signal::CONT);

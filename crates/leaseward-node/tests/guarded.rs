@@ -22,11 +22,7 @@ fn init_of(player: &Player) -> u32 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", player.pid())).ok()?;
         tasks.flatten().find_map(|task| {
             let children = std::fs::read_to_string(task.path().join("children")).ok()?;
-            children
-                .split_ascii_whitespace()
-                .next()?
-                .parse::<u32>()
-                .ok()
+            children.split_ascii_whitespace().next()?.parse::<u32>().ok()
         })
     };
     wait_for("shim and init", PATIENCE, || child(shim()?))
@@ -60,10 +56,7 @@ fn a_polite_command_ends_at_once_when_its_caller_is_killed() {
     let stage = Stage::new(None);
     let mark = stage.path().join("asked");
     // The caller's first deadline is twenty seconds away.
-    let script = format!(
-        "trap 'echo asked > {}; exit 0' TERM; echo up; while :; do sleep 0.05; done",
-        mark.display()
-    );
+    let script = format!("trap 'echo asked > {}; exit 0' TERM; echo up; while :; do sleep 0.05; done", mark.display());
     let mut player = stage.play(&["run", "sh", "-c", &script]);
     assert_eq!(player.line(), "up");
     let process = open(init_of(&player));
@@ -78,19 +71,10 @@ fn it_reads_and_writes_what_its_caller_does_and_its_code_comes_back() {
     let stage = Stage::new(None);
     let script = "cat; echo $GREETING $LEASEWARD_TOKEN $LEASEWARD_LEASE; exit 3";
     let mut run = Command::new(stage.lab());
-    run.args(["run", "sh", "-c", script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+    run.args(["run", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut run = run.spawn().unwrap();
-    run.stdin
-        .take()
-        .unwrap()
-        .write_all(b"from outside\n")
-        .unwrap();
+    run.stdin.take().unwrap().write_all(b"from outside\n").unwrap();
     let output = run.wait_with_output().unwrap();
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "from outside\nhello 7 batch/nightly\n"
-    );
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "from outside\nhello 7 batch/nightly\n");
     assert_eq!(output.status.code(), Some(3));
 }

@@ -13,10 +13,7 @@ use leaseward_state::server::Exit;
 use leaseward_state::token::FencingToken;
 use rustix::process::Signal;
 use support::node::{TOKEN, config, later, log_line, order, pay, shell, spec, supervise, words};
-use support::{
-    NOBODY, PATIENCE, Stage, alone, alone_async, is_root, lives, open, signal, wait_for,
-    wait_for_end,
-};
+use support::{NOBODY, PATIENCE, Stage, alone, alone_async, is_root, lives, open, signal, wait_for, wait_for_end};
 use tokio::time::timeout;
 
 #[tokio::test]
@@ -26,61 +23,30 @@ async fn a_stopped_server_leaves_a_certificate_and_no_process() {
     let (supervisor, adopted, mut events) = supervise(&stage).await;
     assert!(adopted.is_empty());
     let stamps = stage.path().join("stamps-0");
-    let stubborn = spec(&[
-        stage.lab().to_str().unwrap(),
-        "victim",
-        stamps.to_str().unwrap(),
-    ]);
+    let stubborn = spec(&[stage.lab().to_str().unwrap(), "victim", stamps.to_str().unwrap()]);
     let started = supervisor.start(order(stubborn.clone())).await.unwrap();
-    assert_eq!(
-        words(&mut events, "ready").await,
-        ["0: started", "0: ready"]
-    );
+    assert_eq!(words(&mut events, "ready").await, ["0: started", "0: ready"]);
     stage.stamps_of_all(0);
 
     // The same order again is no error and starts nothing.
     let again = supervisor.start(order(stubborn)).await.unwrap();
-    assert_eq!(
-        again,
-        Started {
-            already: true,
-            ..started
-        }
-    );
+    assert_eq!(again, Started { already: true, ..started });
 
     let status = stage.ask_shim("pay-0");
     assert_eq!(status.server, started.pid);
     let before = BootInstant::now();
-    let stop = StopMode::Graceful {
-        grace: Duration::from_millis(200),
-    };
-    let certificate = timeout(PATIENCE, supervisor.stop(&pay(), TOKEN, stop))
-        .await
-        .unwrap()
-        .unwrap();
+    let stop = StopMode::Graceful { grace: Duration::from_millis(200) };
+    let certificate = timeout(PATIENCE, supervisor.stop(&pay(), TOKEN, stop)).await.unwrap().unwrap();
     assert_eq!(stage.survivors(0), 0);
     assert!(!lives(status.init) && !lives(started.pid));
-    assert_eq!(
-        (certificate.token, certificate.exit),
-        (TOKEN, Exit::Signal(9))
-    );
+    assert_eq!((certificate.token, certificate.exit), (TOKEN, Exit::Signal(9)));
     assert_eq!(certificate.boot_id, boot_id().unwrap());
     assert!(certificate.proven_at_boottime_ns > (before + Duration::from_millis(200)).0);
     assert!(certificate.proven_at_boottime_ns < BootInstant::now().0);
-    wait_for("the shim's end", PATIENCE, || {
-        (!lives(status.shim)).then_some(())
-    });
+    wait_for("the shim's end", PATIENCE, || (!lives(status.shim)).then_some(()));
     // Asked again, the same answer; and another token's copy is not here.
-    assert_eq!(
-        supervisor
-            .stop(&pay(), TOKEN, StopMode::Force)
-            .await
-            .unwrap(),
-        certificate
-    );
-    let other = supervisor
-        .stop(&pay(), FencingToken(8), StopMode::Force)
-        .await;
+    assert_eq!(supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap(), certificate);
+    let other = supervisor.stop(&pay(), FencingToken(8), StopMode::Force).await;
     assert!(matches!(other, Err(Error::NotHere { .. })), "{other:?}");
     assert_eq!(words(&mut events, "signal 9").await, ["0: signal 9"]);
 }
@@ -108,20 +74,11 @@ async fn a_server_inherits_nothing_of_ours() {
     );
     assert_eq!(log_line(&supervisor, "0, 1").await, "0, 1, 2");
     let none = "0000000000000000";
-    assert_eq!(
-        log_line(&supervisor, "signals").await,
-        format!("signals SigBlk: {none} SigIgn: {none}")
-    );
+    assert_eq!(log_line(&supervisor, "signals").await, format!("signals SigBlk: {none} SigIgn: {none}"));
     assert_eq!(log_line(&supervisor, "oom").await, "oom 0");
     // Its own session and group, ordinary scheduling; 2 in a namespace where 1 is init.
-    assert_eq!(
-        log_line(&supervisor, "session").await,
-        "session 2 2 2 0 /tmp"
-    );
-    supervisor
-        .stop(&pay(), TOKEN, StopMode::Force)
-        .await
-        .unwrap();
+    assert_eq!(log_line(&supervisor, "session").await, "session 2 2 2 0 /tmp");
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
 }
 
 #[tokio::test]
@@ -129,79 +86,39 @@ async fn old_tokens_passed_deadlines_and_second_copies_are_refused() {
     let _alone = alone_async().await;
     let stage = Stage::new(None);
     let (supervisor, _, _events) = supervise(&stage).await;
-    supervisor
-        .start(order(shell("exec sleep 60")))
-        .await
-        .unwrap();
-    let start = |token, deadline| {
-        supervisor.start(StartOrder {
-            token,
-            deadline,
-            ..order(shell("exec sleep 60"))
-        })
-    };
+    supervisor.start(order(shell("exec sleep 60"))).await.unwrap();
+    let start = |token, deadline| supervisor.start(StartOrder { token, deadline, ..order(shell("exec sleep 60")) });
 
     let stale = start(FencingToken(6), later()).await.unwrap_err();
-    assert!(
-        matches!(stale, Error::StaleToken { seen: TOKEN, .. }),
-        "{stale:?}"
-    );
+    assert!(matches!(stale, Error::StaleToken { seen: TOKEN, .. }), "{stale:?}");
     assert_eq!((stale.code(), stale.is_retryable()), ("LW0310", false));
     let second = start(FencingToken(8), later()).await.unwrap_err();
-    assert!(
-        matches!(second, Error::OtherTokenLives { token: TOKEN, .. }),
-        "{second:?}"
-    );
+    assert!(matches!(second, Error::OtherTokenLives { token: TOKEN, .. }), "{second:?}");
     let passed = start(TOKEN, BootInstant::now()).await.unwrap_err();
     assert!(matches!(passed, Error::DeadlinePassed { .. }), "{passed:?}");
     for wrong in [spec(&[]), spec(&["a\0b"])] {
-        let wrong = supervisor
-            .start(StartOrder {
-                server: ServerName::new("x").unwrap(),
-                ..order(wrong)
-            })
-            .await;
+        let wrong = supervisor.start(StartOrder { server: ServerName::new("x").unwrap(), ..order(wrong) }).await;
         assert!(matches!(wrong, Err(Error::BadOrder { .. })), "{wrong:?}");
     }
 
     // Deadlines move forward only, and not beyond reason.
     let deadline = stage.ask_shim("pay-0").deadline;
-    supervisor
-        .extend(&pay(), TOKEN, BootInstant(1))
-        .await
-        .unwrap();
+    supervisor.extend(&pay(), TOKEN, BootInstant(1)).await.unwrap();
     assert_eq!(stage.ask_shim("pay-0").deadline, deadline);
     let further = deadline + Duration::from_secs(5);
     supervisor.extend(&pay(), TOKEN, further).await.unwrap();
     assert_eq!(stage.ask_shim("pay-0").deadline, further);
-    let far = supervisor
-        .extend(
-            &pay(),
-            TOKEN,
-            BootInstant::now() + Duration::from_secs(1_000_000),
-        )
-        .await;
+    let far = supervisor.extend(&pay(), TOKEN, BootInstant::now() + Duration::from_secs(1_000_000)).await;
     assert!(matches!(far, Err(Error::Refused { .. })), "{far:?}");
     let other = supervisor.extend(&pay(), FencingToken(8), further).await;
     assert!(matches!(other, Err(Error::NotHere { .. })), "{other:?}");
 
     // The directory has one owner, and what it has seen outlives the owner.
-    assert!(matches!(
-        Supervisor::open(config(&stage)).await,
-        Err(Error::Busy { .. })
-    ));
-    supervisor
-        .stop(&pay(), TOKEN, StopMode::Force)
-        .await
-        .unwrap();
+    assert!(matches!(Supervisor::open(config(&stage)).await, Err(Error::Busy { .. })));
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
     drop(supervisor);
     let (supervisor, _, _events) = supervise(&stage).await;
-    let stale = supervisor
-        .start(StartOrder {
-            token: FencingToken(6),
-            ..order(shell("exec sleep 60"))
-        })
-        .await;
+    let stale = supervisor.start(StartOrder { token: FencingToken(6), ..order(shell("exec sleep 60")) }).await;
     assert!(matches!(stale, Err(Error::StaleToken { .. })), "{stale:?}");
 }
 
@@ -211,13 +128,9 @@ async fn a_shim_refuses_what_is_not_for_it_and_survives_nonsense() {
     let _alone = alone_async().await;
     let stage = Stage::new(None);
     let (supervisor, _, _events) = supervise(&stage).await;
-    supervisor
-        .start(order(shell("exec sleep 60")))
-        .await
-        .unwrap();
+    supervisor.start(order(shell("exec sleep 60"))).await.unwrap();
     let deadline = stage.ask_shim("pay-0").deadline;
-    let connect =
-        || std::os::unix::net::UnixStream::connect(stage.path().join("run/pay-0.sock")).unwrap();
+    let connect = || std::os::unix::net::UnixStream::connect(stage.path().join("run/pay-0.sock")).unwrap();
     let mut talk = BufReader::new(connect());
     let (boot, at) = (boot_id().unwrap(), (deadline + Duration::from_secs(9)).0);
     for request in [
@@ -237,10 +150,7 @@ async fn a_shim_refuses_what_is_not_for_it_and_survives_nonsense() {
     let crowd: Vec<_> = (0..40).map(|_| connect()).collect();
     assert_eq!(stage.ask_shim("pay-0").deadline, deadline);
     drop(crowd);
-    supervisor
-        .stop(&pay(), TOKEN, StopMode::Force)
-        .await
-        .unwrap();
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
 }
 
 #[tokio::test]
@@ -252,37 +162,15 @@ async fn a_polite_server_is_asked_in_its_own_way() {
     let stop = StopMode::Graceful { grace: PATIENCE };
     supervisor.start(order(shell(script))).await.unwrap();
     log_line(&supervisor, "up").await;
-    assert_eq!(
-        supervisor.stop(&pay(), TOKEN, stop).await.unwrap().exit,
-        Exit::Code(5)
-    );
+    assert_eq!(supervisor.stop(&pay(), TOKEN, stop).await.unwrap().exit, Exit::Code(5));
 
     let mut own_way = shell(script);
-    own_way.stop_command = ["sh", "-c", "echo asked by $LEASEWARD_TOKEN; kill -USR1 2"]
-        .map(str::to_owned)
-        .to_vec();
+    own_way.stop_command = ["sh", "-c", "echo asked by $LEASEWARD_TOKEN; kill -USR1 2"].map(str::to_owned).to_vec();
     let token = FencingToken(8);
-    supervisor
-        .start(StartOrder {
-            token,
-            ..order(own_way)
-        })
-        .await
-        .unwrap();
-    let up = || {
-        supervisor
-            .logs(&pay(), 100)
-            .unwrap()
-            .iter()
-            .filter(|line| *line == "up")
-            .count()
-            == 2
-    };
+    supervisor.start(StartOrder { token, ..order(own_way) }).await.unwrap();
+    let up = || supervisor.logs(&pay(), 100).unwrap().iter().filter(|line| *line == "up").count() == 2;
     wait_for("the second start's line", PATIENCE, || up().then_some(()));
-    assert_eq!(
-        supervisor.stop(&pay(), token, stop).await.unwrap().exit,
-        Exit::Code(6)
-    );
+    assert_eq!(supervisor.stop(&pay(), token, stop).await.unwrap().exit, Exit::Code(6));
     assert_eq!(log_line(&supervisor, "asked").await, "asked by 8");
 }
 
@@ -291,56 +179,29 @@ async fn shims_may_die_or_stop_and_the_proof_still_comes() {
     let _alone = alone_async().await;
     let stage = Stage::new(None);
     let (supervisor, _, mut events) = supervise(&stage).await;
-    supervisor
-        .start(order(shell("exec sleep 60")))
-        .await
-        .unwrap();
+    supervisor.start(order(shell("exec sleep 60"))).await.unwrap();
     words(&mut events, "ready").await;
     signal(stage.ask_shim("pay-0").shim, Signal::KILL);
-    let expected = [
-        "0: killed with its shim, again in 0",
-        "1: started",
-        "1: ready",
-    ];
+    let expected = ["0: killed with its shim, again in 0", "1: started", "1: ready"];
     assert_eq!(words(&mut events, "ready").await, expected);
 
     // A stopped shim acknowledges nothing, and is not needed to stop its server.
     let status = stage.ask_shim("pay-0");
     signal(status.shim, Signal::STOP);
     let extended = supervisor.extend_all(later()).await.unwrap();
-    assert!(
-        matches!(extended.as_slice(), [(_, Err(Error::Unacked { .. }))]),
-        "{extended:?}"
-    );
+    assert!(matches!(extended.as_slice(), [(_, Err(Error::Unacked { .. }))]), "{extended:?}");
     let (pay, stop) = (pay(), StopMode::Graceful { grace: PATIENCE });
-    timeout(PATIENCE / 2, supervisor.stop(&pay, TOKEN, stop))
-        .await
-        .expect("in time")
-        .unwrap();
+    timeout(PATIENCE / 2, supervisor.stop(&pay, TOKEN, stop)).await.expect("in time").unwrap();
     assert!(!lives(status.init) && !lives(status.shim));
     // Nor is init: stopped, it asks nobody, and is killed when the grace is over.
-    let again = supervisor
-        .start(order(shell("exec sleep 60")))
-        .await
-        .unwrap();
+    let again = supervisor.start(order(shell("exec sleep 60"))).await.unwrap();
     assert_eq!((again.attempt, again.already), (2, false));
     signal(stage.ask_shim("pay-0").init, Signal::STOP);
-    let stop = StopMode::Graceful {
-        grace: Duration::from_millis(50),
-    };
-    assert_eq!(
-        supervisor.stop(&pay, TOKEN, stop).await.unwrap().exit,
-        Exit::Signal(9)
-    );
+    let stop = StopMode::Graceful { grace: Duration::from_millis(50) };
+    assert_eq!(supervisor.stop(&pay, TOKEN, stop).await.unwrap().exit, Exit::Signal(9));
     // Nothing is left that would refuse the next copy.
     let token = FencingToken(8);
-    supervisor
-        .start(StartOrder {
-            token,
-            ..order(shell("exec sleep 60"))
-        })
-        .await
-        .unwrap();
+    supervisor.start(StartOrder { token, ..order(shell("exec sleep 60")) }).await.unwrap();
     supervisor.stop(&pay, token, StopMode::Force).await.unwrap();
 }
 
@@ -351,55 +212,31 @@ async fn a_new_agent_adopts_what_lives_and_proves_what_does_not() {
     let mut agent = stage.play(&["agent", stage.path().to_str().unwrap(), "3", "5000", ""]);
     agent.wait_until_ready();
     (0..3).for_each(|n| drop(stage.stamps_of_all(n)));
-    let statuses: Vec<_> = (0..3)
-        .map(|n| stage.ask_shim(&format!("pay-{n}")))
-        .collect();
+    let statuses: Vec<_> = (0..3).map(|n| stage.ask_shim(&format!("pay-{n}"))).collect();
     agent.kill();
     // While there is no agent, one shim is killed and one server ends.
-    let processes = statuses
-        .iter()
-        .map(|status| open(status.init))
-        .collect::<Vec<_>>();
+    let processes = statuses.iter().map(|status| open(status.init)).collect::<Vec<_>>();
     signal(statuses[1].shim, Signal::KILL);
     signal(statuses[2].init, Signal::KILL);
-    assert!(
-        processes[1..]
-            .iter()
-            .all(|process| wait_for_end(process, PATIENCE).is_some())
-    );
+    assert!(processes[1..].iter().all(|process| wait_for_end(process, PATIENCE).is_some()));
 
     let (supervisor, adopted, mut events) = supervise(&stage).await;
-    let [adopted] = adopted.as_slice() else {
-        panic!("{adopted:?}")
-    };
-    assert_eq!(
-        (&adopted.server, adopted.token, adopted.pid),
-        (&pay(), TOKEN, statuses[0].server)
-    );
+    let [adopted] = adopted.as_slice() else { panic!("{adopted:?}") };
+    assert_eq!((&adopted.server, adopted.token, adopted.pid), (&pay(), TOKEN, statuses[0].server));
     let mut ends = Vec::new();
     while ends.len() < 2 {
         let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
-        if let Happened::Exited {
-            exit,
-            restarts_in: None,
-            ..
-        } = event.what
-        {
+        if let Happened::Exited { exit, restarts_in: None, .. } = event.what {
             ends.push((event.server.to_string(), exit));
         }
     }
     ends.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let [(one, Exit::Unseen), (two, Exit::Signal(9))] = ends.as_slice() else {
-        panic!("{ends:?}")
-    };
+    let [(one, Exit::Unseen), (two, Exit::Signal(9))] = ends.as_slice() else { panic!("{ends:?}") };
     assert_eq!((one.as_str(), two.as_str()), ("pay-1", "pay-2"));
     // The adopted one is extended beyond what its old agent gave it, and stopped like any other.
     supervisor.extend(&pay(), TOKEN, later()).await.unwrap();
     assert!(stage.ask_shim("pay-0").deadline > adopted.deadline);
-    supervisor
-        .stop(&pay(), TOKEN, StopMode::Force)
-        .await
-        .unwrap();
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
     assert_eq!(stage.survivors(0), 0);
     assert!(!Path::new(&stage.path().join("run/pay-0.live")).exists());
 }
@@ -417,21 +254,14 @@ async fn a_server_runs_as_the_user_it_names() {
     spec.user = Some("nobody".to_owned());
     supervisor.start(order(spec)).await.unwrap();
     log_line(&supervisor, "done").await;
-    assert!(
-        log_line(&supervisor, "ids")
-            .await
-            .starts_with(&format!("ids {NOBODY} "))
-    );
+    assert!(log_line(&supervisor, "ids").await.starts_with(&format!("ids {NOBODY} ")));
     // Its other credentials do not save it: init keeps ours.
     let status = stage.ask_shim("pay-0");
     let process = open(status.init);
     signal(status.shim, Signal::KILL);
     wait_for_end(&process, PATIENCE).expect("its end");
     assert!(!lives(status.server));
-    supervisor
-        .stop(&pay(), TOKEN, StopMode::Force)
-        .await
-        .unwrap();
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
 }
 
 #[test]

@@ -181,9 +181,8 @@ impl Shared {
         match self.leader()? {
             (id, _) if id == self.identity.node => {
                 let term = core.confirmer.confirm().await?;
-                (*core.reign.borrow() == Some(term)).then(|| {
-                    self.published().borrow().applied.position.map_or(0, |position| position.index)
-                })
+                (*core.reign.borrow() == Some(term))
+                    .then(|| self.published().borrow().applied.position.map_or(0, |position| position.index))
             }
             (id, info) if may_forward => {
                 match self.links.call(id, &info.peer_address, Purpose::Control, &Ask::ReadPoint, ATTEMPT).await {
@@ -200,9 +199,8 @@ impl Shared {
         loop {
             if let Some(point) = self.read_point(true).await {
                 let mut published = self.published();
-                let reached = published.wait_for(|published| {
-                    published.applied.position.map_or(0, |position| position.index) >= point
-                });
+                let reached = published
+                    .wait_for(|published| published.applied.position.map_or(0, |position| position.index) >= point);
                 if let Ok(Ok(published)) = timeout_at(deadline, reached).await {
                     return Ok(published.clone());
                 }

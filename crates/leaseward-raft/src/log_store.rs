@@ -84,9 +84,7 @@ impl LogStore {
         let slots = recovered
             .entries
             .into_iter()
-            .map(|(index, (position, place))| {
-                (index, Slot { position, stamp: 0, bytes: None, place: Some(place) })
-            })
+            .map(|(index, (position, place))| (index, Slot { position, stamp: 0, bytes: None, place: Some(place) }))
             .collect();
         let index = Index {
             slots,
@@ -146,10 +144,10 @@ impl LogStore {
             let index = self.lock();
             let mut total = 0;
             for slot in index.slots.range(range).map(|(_, slot)| slot) {
-                let size = slot.bytes.as_ref().map_or_else(
-                    || slot.place.map_or(0, |place| place.length as usize),
-                    |bytes| bytes.len(),
-                );
+                let size = slot
+                    .bytes
+                    .as_ref()
+                    .map_or_else(|| slot.place.map_or(0, |place| place.length as usize), |bytes| bytes.len());
                 total += size;
                 if total > max_bytes && !wanted.is_empty() {
                     break;
@@ -191,10 +189,7 @@ impl Index {
         self.next_stamp += 1;
         self.cached += bytes.len();
         self.appended += bytes.len() as u64;
-        self.slots.insert(
-            position.index,
-            Slot { position, stamp, bytes: Some(Arc::new(bytes)), place: None },
-        );
+        self.slots.insert(position.index, Slot { position, stamp, bytes: Some(Arc::new(bytes)), place: None });
         (position.index, stamp)
     }
 

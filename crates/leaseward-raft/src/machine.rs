@@ -76,8 +76,7 @@ impl Machine {
         match entry.payload {
             EntryPayload::Blank => Answers::default(),
             EntryPayload::Membership(membership) => {
-                self.applied.membership =
-                    StoredMembership { at: Some(position), membership: (&membership).into() };
+                self.applied.membership = StoredMembership { at: Some(position), membership: (&membership).into() };
                 info!(voters = ?self.applied.membership.membership.voters, "membership changed");
                 Answers::default()
             }
@@ -179,12 +178,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         meta: &SnapshotMeta<NodeId, NodeInfo>,
         snapshot: Box<SnapshotFile>,
     ) -> Result<(), Failure> {
-        let (head, state) =
-            self.snapshots.read(&snapshot.path).map_err(|error| failure(ErrorVerb::Read, &error))?;
-        let file = self
-            .snapshots
-            .adopt(&snapshot.path, &head.applied)
-            .map_err(|error| failure(ErrorVerb::Write, &error))?;
+        let (head, state) = self.snapshots.read(&snapshot.path).map_err(|error| failure(ErrorVerb::Read, &error))?;
+        let file =
+            self.snapshots.adopt(&snapshot.path, &head.applied).map_err(|error| failure(ErrorVerb::Write, &error))?;
         assert!(
             state.revision() >= self.state.revision() || self.state.revision() == Revision(0),
             "a snapshot never takes the state back"
@@ -204,10 +200,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let meta = meta(&head.applied);
             self.current = Some((meta, file));
         }
-        Ok(self
-            .current
-            .as_ref()
-            .map(|(meta, file)| Snapshot { meta: meta.clone(), snapshot: Box::new(file.clone()) }))
+        Ok(self.current.as_ref().map(|(meta, file)| Snapshot { meta: meta.clone(), snapshot: Box::new(file.clone()) }))
     }
 }
 

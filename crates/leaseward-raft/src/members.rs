@@ -59,7 +59,9 @@ impl Shared {
                 return answer;
             }
         }
-        let reserve = core.raft.client_write(Batch { at: leaseward_state::UnixMillis(clock::wall_millis()), requests: Vec::new() });
+        let reserve = core
+            .raft
+            .client_write(Batch { at: leaseward_state::UnixMillis(clock::wall_millis()), requests: Vec::new() });
         let node = match timeout(CHANGE_WITHIN, reserve).await {
             Ok(Ok(reserved)) => {
                 let response: openraft::raft::ClientWriteResponse<crate::types::TypeConfig> = reserved;
@@ -184,7 +186,10 @@ impl Shared {
         }
         Err(failed(
             "LW0610",
-            format!("without node {removed} only {healthy} of {} voters would answer: the cluster would stop", left.len()),
+            format!(
+                "without node {removed} only {healthy} of {} voters would answer: the cluster would stop",
+                left.len()
+            ),
         ))
     }
 
@@ -219,10 +224,8 @@ impl Shared {
         }
         let term = core.raft.metrics().borrow().current_term;
         core.raft.runtime_config().heartbeat(false);
-        let asked = self
-            .links
-            .call(target, &address, Purpose::Control, &Ask::TakeOver { term }, Duration::from_secs(2))
-            .await;
+        let asked =
+            self.links.call(target, &address, Purpose::Control, &Ask::TakeOver { term }, Duration::from_secs(2)).await;
         let mut metrics = core.raft.metrics();
         let handed_over = timeout(
             Duration::from_secs(2),

@@ -212,15 +212,13 @@ impl Replica {
         if !data.is_in_place() {
             warn!(dir = %settings.data.display(), "this data directory was copied or moved; asking the peers about it");
         }
-        let listener = settings.transport.listen(settings.listen).await.map_err(|error| StartError::Io {
-            what: format!("cannot listen on {}", settings.listen),
-            error,
-        })?;
-        let snapshots =
-            Snapshots::open(&data.join("snapshots"), identity.cluster).map_err(|error| StartError::Io {
-                what: "cannot open the snapshots".into(),
-                error,
-            })?;
+        let listener = settings
+            .transport
+            .listen(settings.listen)
+            .await
+            .map_err(|error| StartError::Io { what: format!("cannot listen on {}", settings.listen), error })?;
+        let snapshots = Snapshots::open(&data.join("snapshots"), identity.cluster)
+            .map_err(|error| StartError::Io { what: "cannot open the snapshots".into(), error })?;
         let (opened, published, keeper) = open_stores(&settings, &data, &identity, &snapshots).await?;
 
         let links = Links::new(settings.transport, identity.cluster, identity.node, instance);
@@ -571,16 +569,8 @@ impl Shared {
         self.spawn(reigns(raft.clone(), reign_sender));
         self.spawn(elections.clone().run());
         self.spawn(watchdog(raft.clone(), self.settings.fatal.clone()));
-        let core = Core {
-            raft,
-            log,
-            confirmer,
-            batcher,
-            sessions,
-            reign,
-            elections,
-            changing: tokio::sync::Mutex::new(()),
-        };
+        let core =
+            Core { raft, log, confirmer, batcher, sessions, reign, elections, changing: tokio::sync::Mutex::new(()) };
         if self.core.set(core).is_err() {
             return;
         }
@@ -645,9 +635,7 @@ async fn reigns(raft: Raft, reign: watch::Sender<Option<Term>>) {
                 }
                 let index = barrier.map_or(last, |(_, index)| index);
                 let applied = metrics.last_applied.as_ref();
-                applied
-                    .filter(|at| at.index >= index && at.leader_id.term == term)
-                    .map(|_| Term(term))
+                applied.filter(|at| at.index >= index && at.leader_id.term == term).map(|_| Term(term))
             } else {
                 barrier = None;
                 None

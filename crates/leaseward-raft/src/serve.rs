@@ -44,10 +44,7 @@ impl Serve for Server {
         }
         let identity = &shared.identity;
         if hello.cluster.is_some_and(|cluster| cluster != identity.cluster) {
-            return refused(
-                "LW0602",
-                format!("this node belongs to cluster {:032x}", identity.cluster),
-            );
+            return refused("LW0602", format!("this node belongs to cluster {:032x}", identity.cluster));
         }
         match hello.node {
             None if hello.purpose != Purpose::Client => {
@@ -61,7 +58,9 @@ impl Serve for Server {
                 if !shared.memory.arrive(node, hello.instance) {
                     return refused(
                         "LW0603",
-                        format!("another process is node {node} already: one of the two runs on a copied data directory"),
+                        format!(
+                            "another process is node {node} already: one of the two runs on a copied data directory"
+                        ),
                     );
                 }
             }
@@ -166,12 +165,7 @@ impl Shared {
     }
 
     /// Answers here if this node leads, else asks the leader, once.
-    pub(crate) async fn on_leader(
-        &self,
-        may_forward: bool,
-        ask: &Ask,
-        here: impl Future<Output = Answer>,
-    ) -> Answer {
+    pub(crate) async fn on_leader(&self, may_forward: bool, ask: &Ask, here: impl Future<Output = Answer>) -> Answer {
         if self.leading().is_some() {
             return here.await;
         }

@@ -80,14 +80,8 @@ impl Sessions {
         reign: watch::Receiver<Option<Term>>,
         propose: impl Propose,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            clock,
-            confirmer,
-            published,
-            reign,
-            table: Mutex::default(),
-            changed: Notify::new(),
-        });
+        let shared =
+            Arc::new(Shared { clock, confirmer, published, reign, table: Mutex::default(), changed: Notify::new() });
         tokio::spawn(keep_time(Arc::clone(&shared), propose));
         Self { shared }
     }

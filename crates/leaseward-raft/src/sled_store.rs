@@ -61,9 +61,8 @@ impl SledStore {
 
     fn put(&mut self, batch: &mut sled::Batch, key: &RecordKey, record: Option<&Record>) -> Result<(), Unusable> {
         let name = key_bytes(key);
-        let value = record.map(|record| {
-            codec::seal(STORED, &codec::encode(&Stored { key: key.clone(), record: record.clone() }))
-        });
+        let value = record
+            .map(|record| codec::seal(STORED, &codec::encode(&Stored { key: key.clone(), record: record.clone() })));
         let pieces: Vec<&[u8]> = value.iter().flat_map(|value| value.chunks(SLED_VALUE_BYTES_MAX)).collect();
         if pieces.len() > usize::from(PARTS_MAX) {
             return Err(Unusable(format!("{key:?} is too large")));
@@ -199,9 +198,7 @@ impl StateStore for SledStore {
     fn make_durable(&mut self) -> Result<(), Unusable> {
         self.db.flush().map_err(|error| Unusable(error.to_string()))?;
         // sled's flush is no fsync on Linux; this one is.
-        File::open(self.dir.join("db"))
-            .and_then(|file| file.sync_data())
-            .map_err(|error| Unusable(error.to_string()))
+        File::open(self.dir.join("db")).and_then(|file| file.sync_data()).map_err(|error| Unusable(error.to_string()))
     }
 }
 
@@ -219,11 +216,8 @@ fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
 }
 
 fn open_guarded(dir: &Path) -> Result<sled::Db, String> {
-    let config = sled::Config::new()
-        .path(dir)
-        .cache_capacity(64 << 20)
-        .flush_every_ms(Some(500))
-        .mode(sled::Mode::LowSpace);
+    let config =
+        sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(500)).mode(sled::Mode::LowSpace);
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(error)) => Err(error.to_string()),

@@ -157,9 +157,9 @@ impl Snapshots {
     pub fn newest_head(&self) -> io::Result<Option<(SnapshotFile, SnapshotHead)>> {
         for name in self.names()?.iter().rev() {
             let path = self.dir.join(name);
-            let head = File::open(&path).map_err(SnapshotError::Io).and_then(|mut file| {
-                Ok(codec::decode::<SnapshotHead>(HEAD.name, &read_envelope(&mut file, HEAD)?)?)
-            });
+            let head = File::open(&path)
+                .map_err(SnapshotError::Io)
+                .and_then(|mut file| Ok(codec::decode::<SnapshotHead>(HEAD.name, &read_envelope(&mut file, HEAD)?)?));
             if let Ok(head) = head {
                 let size = fs::metadata(&path)?.len();
                 return Ok(Some((SnapshotFile { path, size }, head)));

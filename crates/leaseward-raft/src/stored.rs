@@ -98,11 +98,7 @@ impl From<openraft::Vote<NodeId>> for Vote {
 
 impl From<Vote> for openraft::Vote<NodeId> {
     fn from(vote: Vote) -> Self {
-        if vote.committed {
-            Self::new_committed(vote.term, vote.node)
-        } else {
-            Self::new(vote.term, vote.node)
-        }
+        if vote.committed { Self::new_committed(vote.term, vote.node) } else { Self::new(vote.term, vote.node) }
     }
 }
 

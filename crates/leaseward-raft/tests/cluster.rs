@@ -229,15 +229,9 @@ async fn leadership_is_handed_over_and_a_voter_whose_disk_is_gone_is_replaced() 
     let mut cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
     let began = Instant::now();
-    let answer = cluster
-        .node(leader)
-        .ask_self(Ask::Members(MemberChange::Transfer(None)))
-        .await;
+    let answer = cluster.node(leader).ask_self(Ask::Members(MemberChange::Transfer(None))).await;
     println!("handed over in {:?}: {answer:?}", began.elapsed());
-    eventually("another one leads", || {
-        cluster.live().any(|(i, node)| i != leader && node.leading().is_some())
-    })
-    .await;
+    eventually("another one leads", || cluster.live().any(|(i, node)| i != leader && node.leading().is_some())).await;
 
     let leader = cluster.leader().await;
     let lost = (leader + 1) % 3;
@@ -245,9 +239,11 @@ async fn leadership_is_handed_over_and_a_voter_whose_disk_is_gone_is_replaced() 
     cluster.stop(lost).await;
     std::fs::remove_dir_all(cluster.settings(lost).data).expect("removed");
     let addresses = vec![cluster.addresses[leader].to_string()];
-    let refused =
-        Replica::start(cluster.settings(lost), Start::Join { addresses: addresses.clone(), voter: true, replace: false })
-            .await;
+    let refused = Replica::start(
+        cluster.settings(lost),
+        Start::Join { addresses: addresses.clone(), voter: true, replace: false },
+    )
+    .await;
     assert_eq!(refused.err().map(|error| error.code().to_owned()).as_deref(), Some("LW0608"));
     let start = Start::Join { addresses, voter: true, replace: true };
     cluster.nodes[lost] = Some(Replica::start(cluster.settings(lost), start).await.expect("it starts"));

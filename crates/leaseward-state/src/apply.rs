@@ -61,6 +61,10 @@ impl State {
             Command::RemoveSet { set } => self.remove_set(set, events),
             Command::ReportSync { machine, sets } => self.report_sync(machine, sets, events),
             Command::Atomic { conditions, commands } => self.atomic(conditions, commands, term, events),
+            Command::Settle { server, token, fence, term: judged } => {
+                own_term(*judged, term)?;
+                self.settle(server, *token, fence.as_ref(), events)
+            }
         }
     }
 

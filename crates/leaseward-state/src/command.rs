@@ -196,6 +196,17 @@ pub enum Command {
         /// What is done then, in this order, under one revision.
         commands: Vec<Self>,
     },
+    /// Frees a server that expired and is not wanted any more: its last copy is dead.
+    Settle {
+        /// The server.
+        server: ServerName,
+        /// The token that expired.
+        token: FencingToken,
+        /// How the master knows that the copy is dead, if nobody else has proven it.
+        fence: Option<FenceProof>,
+        /// The term of the leader that decided it.
+        term: Term,
+    },
 }
 
 /// Opens a machine's session.
@@ -347,7 +358,7 @@ pub enum Reply {
 }
 
 impl Command {
-    /// Returns the name of the session's owner kind for logs, or the command's own name.
+    /// Returns the command's name, for logs.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -373,6 +384,7 @@ impl Command {
             Self::RemoveSet { .. } => "remove_set",
             Self::ReportSync { .. } => "report_sync",
             Self::Atomic { .. } => "atomic",
+            Self::Settle { .. } => "settle",
         }
     }
 
@@ -380,7 +392,11 @@ impl Command {
     #[must_use]
     pub fn is_internal(&self) -> bool {
         match self {
-            Self::CloseSessions { .. } | Self::EndDelay { .. } | Self::Assign(_) | Self::GiveUp { .. } => true,
+            Self::CloseSessions { .. }
+            | Self::EndDelay { .. }
+            | Self::Assign(_)
+            | Self::GiveUp { .. }
+            | Self::Settle { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,
         }

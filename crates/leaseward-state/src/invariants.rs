@@ -39,8 +39,8 @@ impl State {
                 }
             }
             for pair in lease.waiters.windows(2) {
-                let ordered = (-i64::from(pair[0].priority), pair[0].queued)
-                    <= (-i64::from(pair[1].priority), pair[1].queued);
+                let ordered =
+                    (-i64::from(pair[0].priority), pair[0].queued) <= (-i64::from(pair[1].priority), pair[1].queued);
                 if !ordered {
                     return Err(format!("the waiters of lease/{name} are out of order"));
                 }

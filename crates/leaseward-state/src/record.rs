@@ -154,12 +154,8 @@ impl State {
                 let set = self.sets.get(name)?;
                 Record::Set(SetRecord { created: set.created, modified: set.modified, head: set.head })
             }
-            RecordKey::Version(name, number) => {
-                Record::Version(self.sets.get(name)?.versions.get(number)?.clone())
-            }
-            RecordKey::Sync(set, machine) => {
-                Record::Sync(self.syncs.get(&(set.clone(), machine.clone()))?.clone())
-            }
+            RecordKey::Version(name, number) => Record::Version(self.sets.get(name)?.versions.get(number)?.clone()),
+            RecordKey::Sync(set, machine) => Record::Sync(self.syncs.get(&(set.clone(), machine.clone()))?.clone()),
             RecordKey::Answer(key) => Record::Answer(self.answers.get(key)?.clone()),
             RecordKey::Ledger(revision, part) => Record::Ledger(self.ledger.get(&(*revision, *part))?.clone()),
         })

@@ -17,8 +17,7 @@ use crate::kernel;
 use crate::protocol::{Order, Work};
 
 /// Where programs are looked for when the specification does not say.
-pub(crate) const DEFAULT_PATH: &str =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program and all that it starts with, prepared before the fork.
 pub(super) struct Job {
@@ -40,10 +39,7 @@ struct Identity {
 
 impl Job {
     /// Returns the server's program and its stop command, if it has one.
-    pub(super) fn of(
-        order: &Order,
-        command_line: Vec<CString>,
-    ) -> Result<(Self, Option<Self>), String> {
+    pub(super) fn of(order: &Order, command_line: Vec<CString>) -> Result<(Self, Option<Self>), String> {
         match &order.work {
             Work::Command => {
                 let variables = std::env::vars_os().map(|(key, value)| {
@@ -68,19 +64,12 @@ impl Job {
                     crate::files::open_log(log, crate::limits::LOG_BYTES_MAX)
                         .map_err(|e| format!("open {}: {e}", log.display()))
                 };
-                let environment = environment(order)
-                    .into_iter()
-                    .map(c_string)
-                    .collect::<Result<Vec<_>, _>>()?;
+                let environment = environment(order).into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
                 let user = spec.user.as_deref().map(identity).transpose()?.flatten();
                 let directory = c_string(spec.directory.clone().unwrap_or_else(|| "/".to_owned()))?;
                 let job = |command: &[String], user| {
                     Ok::<_, String>(Self {
-                        argv: command
-                            .iter()
-                            .cloned()
-                            .map(c_string)
-                            .collect::<Result<_, _>>()?,
+                        argv: command.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
                         environment: environment.clone(),
                         directory: Some(directory.clone()),
                         user,
@@ -101,8 +90,7 @@ impl Job {
 
     /// Starts it. `announce` runs in the child first.
     pub(super) fn start(&self, announce: impl FnOnce()) -> Result<i32, String> {
-        let (read, write) =
-            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
         let child = kernel::fork(|| {
             announce();
             let why = self.become_it();
@@ -184,9 +172,7 @@ fn environment(order: &Order) -> Vec<String> {
     all.extend(spec.environment.clone());
     // Ours last: a specification cannot pretend another token.
     all.extend(marks(order).map(|(key, value)| (key.to_owned(), value)));
-    all.into_iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect()
+    all.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
 /// Returns what every process under a lease is told.
@@ -209,11 +195,7 @@ fn identity(name: &str) -> Result<Option<Identity>, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err(format!("only root may run a server as `{name}`"));
     }
-    Ok(Some(Identity {
-        name: c_string(user.name)?,
-        uid: user.uid,
-        gid: user.gid,
-    }))
+    Ok(Some(Identity { name: c_string(user.name)?, uid: user.uid, gid: user.gid }))
 }
 
 fn c_string(text: String) -> Result<CString, String> {

@@ -51,8 +51,7 @@ pub(super) fn run(link: &OwnedFd, job: &Job, stop: Option<&Job>, lock_memory: bo
     if let Err(error) = isolate::mount_proc() {
         eprintln!("the server sees the machine's own /proc: {error}");
     }
-    let Ok(signals) = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC)
-    else {
+    let Ok(signals) = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC) else {
         return 1;
     };
     let server = match job.start(|| report(link, &Report::Here)) {
@@ -73,10 +72,7 @@ pub(super) fn run(link: &OwnedFd, job: &Job, stop: Option<&Job>, lock_memory: bo
                 Exit::Unseen => 1,
             };
         }
-        let mut look = [
-            PollFd::new(link.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut look = [PollFd::new(link.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut look, PollTimeout::NONE);
         let [asked, signalled] = look.map(|each| each.any().unwrap_or(true));
         if signalled {

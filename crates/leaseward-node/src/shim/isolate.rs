@@ -29,10 +29,7 @@ impl Maps {
     /// Returns maps in which the caller keeps its own ids and nobody else has one.
     pub(crate) fn of_this_process() -> Self {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-        Self {
-            uid: format!("{uid} {uid} 1\n"),
-            gid: format!("{gid} {gid} 1\n"),
-        }
+        Self { uid: format!("{uid} {uid} 1\n"), gid: format!("{gid} {gid} 1\n") }
     }
 }
 

@@ -12,9 +12,7 @@ use leaseward_state::server::Exit;
 use leaseward_state::token::FencingToken;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, send, sockopt,
-};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, send, sockopt};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -64,11 +62,7 @@ impl Shim {
         let mut clients = Vec::new();
         if let Some(stream) = channel.stream {
             set_nonblocking(&stream)?;
-            clients.push(Client {
-                stream,
-                pending: Vec::new(),
-                starter: true,
-            });
+            clients.push(Client { stream, pending: Vec::new(), starter: true });
         }
         loop {
             let ready = self.wait(&clients);
@@ -81,10 +75,7 @@ impl Shim {
             if ended {
                 return self.finish(&clients);
             }
-            if signalled
-                && matches!(self.signals.read_signal(), Ok(Some(_)))
-                && self.files.is_some()
-            {
+            if signalled && matches!(self.signals.read_signal(), Ok(Some(_))) && self.files.is_some() {
                 self.stop(self.stop_grace);
             }
             // In the order of `clients`, as `wait` looked.
@@ -111,17 +102,8 @@ impl Shim {
         // A closed link would be ready for ever, at real-time priority: the signals stand in for what is not there.
         let nothing = self.signals.as_fd();
         let listener = self.listener.as_ref().map_or(nothing, AsFd::as_fd);
-        let init_link = if self.init_speaks {
-            self.init_link.as_fd()
-        } else {
-            nothing
-        };
-        let mut look = vec![
-            read(self.signals.as_fd()),
-            read(init_link),
-            read(self.init_fd.as_fd()),
-            read(listener),
-        ];
+        let init_link = if self.init_speaks { self.init_link.as_fd() } else { nothing };
+        let mut look = vec![read(self.signals.as_fd()), read(init_link), read(self.init_fd.as_fd()), read(listener)];
         look.extend(clients.iter().map(|client| read(client.stream.as_fd())));
         let until = self.kill_at.into_iter().chain(self.timer.own_watch()).min();
         let timeout = until.map_or(PollTimeout::NONE, |at| {
@@ -175,11 +157,7 @@ impl Shim {
         if clients.len() >= CLIENTS_MAX {
             clients.remove(0);
         }
-        clients.push(Client {
-            stream,
-            pending: Vec::new(),
-            starter: false,
-        });
+        clients.push(Client { stream, pending: Vec::new(), starter: false });
         Ok(())
     }
 
@@ -198,9 +176,7 @@ impl Shim {
             let line: Vec<u8> = client.pending.drain(..=end).collect();
             let reply = match serde_json::from_slice(&line) {
                 Ok(request) => self.answer(request),
-                Err(error) => Reply::Refused {
-                    why: format!("not understood: {error}"),
-                },
+                Err(error) => Reply::Refused { why: format!("not understood: {error}") },
             };
             if !say(&client.stream, &reply) {
                 return false;
@@ -216,15 +192,10 @@ impl Shim {
     fn answer(&mut self, request: Request) -> Reply {
         let refuse = |why: String| Reply::Refused { why };
         let wrong = |token: FencingToken| {
-            (token != self.status.token)
-                .then(|| format!("it runs under token {}, not {token}", self.status.token))
+            (token != self.status.token).then(|| format!("it runs under token {}, not {token}", self.status.token))
         };
         match request {
-            Request::Extend {
-                token,
-                deadline,
-                boot_id,
-            } => {
+            Request::Extend { token, deadline, boot_id } => {
                 if let Some(why) = wrong(token) {
                     return refuse(why);
                 }
@@ -258,31 +229,21 @@ impl Shim {
     }
 
     fn status(&self) -> Status {
-        Status {
-            deadline: self.timer.deadline(),
-            ..self.status.clone()
-        }
+        Status { deadline: self.timer.deadline(), ..self.status.clone() }
     }
 
     /// Asks the server to stop. A second stop asks again and may only shorten the grace.
     fn stop(&mut self, grace: Duration) {
         let at = BootInstant::now() + grace;
         self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
-        let _ = send(
-            self.init_link.as_raw_fd(),
-            &[STOP],
-            MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-        );
+        let _ = send(self.init_link.as_raw_fd(), &[STOP], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
     }
 
     /// Records the end and tells it to everybody. Init is gone, and the kernel ends a namespace's init last.
     fn finish(self, clients: &[Client]) -> Result<(), String> {
         let at = BootInstant::now();
         let status = self.status;
-        let init = waitpid(
-            Pid::from_raw(i32::try_from(status.init.pid).unwrap_or(0)),
-            None,
-        );
+        let init = waitpid(Pid::from_raw(i32::try_from(status.init.pid).unwrap_or(0)), None);
         let exit = match (self.exit, init) {
             (Some(exit), _) => exit,
             (None, Ok(WaitStatus::Signaled(_, signal, _))) => Exit::Signal(signal as i32),
@@ -290,12 +251,7 @@ impl Shim {
             (None, _) => Exit::Unseen,
         };
         if let Some(files) = &self.files {
-            let record = ExitRecord {
-                order: self.order,
-                init: status.init,
-                at,
-                exit,
-            };
+            let record = ExitRecord { order: self.order, init: status.init, at, exit };
             match files::write(&files.exit(), &record) {
                 Ok(()) => files.forget_live(),
                 Err(error) => eprintln!("write {}: {error}", files.exit().display()),
@@ -312,9 +268,7 @@ impl Shim {
 }
 
 fn set_nonblocking(stream: &UnixStream) -> Result<(), String> {
-    stream
-        .set_nonblocking(true)
-        .map_err(|e| format!("use a connection: {e}"))
+    stream.set_nonblocking(true).map_err(|e| format!("use a connection: {e}"))
 }
 
 /// Sends one line without waiting; false if it could not be sent whole.

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socketpair, sockopt,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socketpair, sockopt};
 
 use super::Channel;
 use super::exec::{Job, silence_stdin, silence_stdout};
@@ -38,41 +36,29 @@ impl Shim {
     ) -> Result<Self, String> {
         let boot = boot_id().map_err(|e| format!("read the boot id: {e}"))?;
         check(&order, &boot, BootInstant::now())?;
-        let timer = KillTimer::arm(order.deadline, kernel_timer)
-            .map_err(|e| format!("arm the timer: {e}"))?;
+        let timer = KillTimer::arm(order.deadline, kernel_timer).map_err(|e| format!("arm the timer: {e}"))?;
         let (job, stop) = Job::of(&order, command_line)?;
         let (files, stop_grace) = match &order.work {
             Work::Server { run_dir, spec, .. } => {
                 let _ = nix::unistd::setsid();
-                (
-                    Some(Files::of(run_dir, &order.server)),
-                    Duration::from_millis(spec.stop_grace_ms),
-                )
+                (Some(Files::of(run_dir, &order.server)), Duration::from_millis(spec.stop_grace_ms))
             }
             Work::Command => (None, DEADLINE_AHEAD_MAX),
         };
         let lock = files.as_ref().map(lock).transpose()?;
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-        let isolation = isolate::enter(&Maps::of_this_process())
-            .map_err(|e| format!("make a PID namespace: {e}"))?;
+        let isolation = isolate::enter(&Maps::of_this_process()).map_err(|e| format!("make a PID namespace: {e}"))?;
         let privileged = isolation == Isolation::Privileged;
         let real_time = order.real_time && kernel::schedule_real_time().is_ok();
         // Without privilege a lock on future pages makes later allocations fail at the limit.
         let locked = order.real_time && super::lock_memory(privileged);
         let mut listener = files.as_ref().map(listen).transpose()?;
-        let signals = SignalFd::with_flags(
-            &SigSet::from(Signal::SIGTERM),
-            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-        )
-        .map_err(|e| format!("watch signals: {e}"))?;
+        let signals =
+            SignalFd::with_flags(&SigSet::from(Signal::SIGTERM), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+                .map_err(|e| format!("watch signals: {e}"))?;
 
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|e| format!("make a socket: {e}"))?;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|e| format!("make a socket: {e}"))?;
         setsockopt(&ours, sockopt::PassCred, &true).map_err(|e| format!("make a socket: {e}"))?;
         let mut ours = Some(ours);
         let mut signals = Some(signals);
@@ -90,13 +76,9 @@ impl Shim {
         let _ = (silence_stdin(), silence_stdout());
         channel.stdin = None;
 
-        let identify =
-            |pid: u32| ProcessId::of(pid).map_err(|e| format!("read /proc/{pid}/stat: {e}"));
+        let identify = |pid: u32| ProcessId::of(pid).map_err(|e| format!("read /proc/{pid}/stat: {e}"));
         let init = identify(u32::try_from(pid).unwrap_or(0))?;
-        let init_fd = init
-            .open()
-            .map_err(|e| format!("open init: {e}"))?
-            .ok_or("init is gone")?;
+        let init_fd = init.open().map_err(|e| format!("open init: {e}"))?.ok_or("init is gone")?;
         let status = Status {
             server: order.server.clone(),
             token: order.token,
@@ -109,16 +91,10 @@ impl Shim {
             real_time,
         };
         if let Some(files) = &files {
-            let live = Live {
-                order: order.clone(),
-                shim: status.shim,
-                init,
-            };
-            files::write(&files.live(), &live)
-                .map_err(|e| format!("write {}: {e}", files.live().display()))?;
+            let live = Live { order: order.clone(), shim: status.shim, init };
+            files::write(&files.live(), &live).map_err(|e| format!("write {}: {e}", files.live().display()))?;
         }
-        send(init_link.as_raw_fd(), &[GO], MsgFlags::MSG_NOSIGNAL)
-            .map_err(|e| format!("let init go: {e}"))?;
+        send(init_link.as_raw_fd(), &[GO], MsgFlags::MSG_NOSIGNAL).map_err(|e| format!("let init go: {e}"))?;
         Ok(Self {
             order,
             status,
@@ -148,10 +124,7 @@ fn check(order: &Order, boot_id: &str, now: BootInstant) -> Result<(), String> {
         return Err(format!("the deadline {} has passed", order.deadline));
     }
     if order.deadline > now + DEADLINE_AHEAD_MAX {
-        return Err(format!(
-            "the deadline {} is more than a day ahead",
-            order.deadline
-        ));
+        return Err(format!("the deadline {} is more than a day ahead", order.deadline));
     }
     Ok(())
 }
@@ -159,19 +132,10 @@ fn check(order: &Order, boot_id: &str, now: BootInstant) -> Result<(), String> {
 /// Takes the server's lock for as long as the shim or its init lives.
 fn lock(files: &Files) -> Result<OwnedFd, String> {
     let path = files.lock();
-    let file = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(&path);
+    let file = std::fs::File::options().create(true).append(true).open(&path);
     let file = file.map_err(|e| format!("open {}: {e}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-        |e| {
-            format!(
-                "another shim of this server lives: lock {}: {e}",
-                path.display()
-            )
-        },
-    )?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| format!("another shim of this server lives: lock {}: {e}", path.display()))?;
     Ok(file.into())
 }
 
@@ -184,8 +148,7 @@ fn listen(files: &Files) -> Result<UnixListener, String> {
     };
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(step("listen on"))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-        .map_err(step("protect"))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(step("protect"))?;
     listener.set_nonblocking(true).map_err(step("listen on"))?;
     Ok(listener)
 }

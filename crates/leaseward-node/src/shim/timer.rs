@@ -21,13 +21,8 @@ pub(super) struct KillTimer {
 impl KillTimer {
     /// Arms it. A deadline that has passed kills at once.
     pub(super) fn arm(deadline: BootInstant, kernel_timer: bool) -> Result<Self, Errno> {
-        let event = SigEvent::new(SigevNotify::SigevSignal {
-            signal: Signal::SIGKILL,
-            si_value: 0,
-        });
-        let timer = kernel_timer
-            .then(|| Timer::new(ClockId::CLOCK_BOOTTIME, event))
-            .transpose()?;
+        let event = SigEvent::new(SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 });
+        let timer = kernel_timer.then(|| Timer::new(ClockId::CLOCK_BOOTTIME, event)).transpose()?;
         let mut armed = Self { timer, deadline };
         armed.set(deadline)?;
         Ok(armed)
@@ -44,12 +39,8 @@ impl KillTimer {
     fn set(&mut self, deadline: BootInstant) -> Result<(), Errno> {
         if let Some(timer) = &mut self.timer {
             // Zero would disarm it.
-            let at =
-                TimeSpec::nanoseconds(i64::try_from(deadline.0.max(1)).map_err(|_| Errno::EINVAL)?);
-            timer.set(
-                Expiration::OneShot(at),
-                TimerSetTimeFlags::TFD_TIMER_ABSTIME,
-            )?;
+            let at = TimeSpec::nanoseconds(i64::try_from(deadline.0.max(1)).map_err(|_| Errno::EINVAL)?);
+            timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
         }
         self.deadline = deadline;
         Ok(())

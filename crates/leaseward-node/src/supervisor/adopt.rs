@@ -25,36 +25,24 @@ use crate::protocol::Work;
 
 impl Owner {
     /// Takes over the run directory.
-    pub(super) async fn open(
-        mut config: NodeConfig,
-        events: mpsc::Sender<NodeEvent>,
-    ) -> Result<(Self, Vec<Adopted>)> {
+    pub(super) async fn open(mut config: NodeConfig, events: mpsc::Sender<NodeEvent>) -> Result<(Self, Vec<Adopted>)> {
         config.run_dir = make_dir(&config.run_dir, 0o700)?;
         config.log_dir = make_dir(&config.log_dir, 0o750)?;
         let run_dir = config.run_dir.clone();
         for dir in [&config.run_dir, &config.log_dir] {
             let why = match dir.to_str() {
                 None => "must be UTF-8",
-                Some(path) if dir == &run_dir && path.len() > files::run_dir_bytes_max() => {
-                    "is too long for sockets"
-                }
+                Some(path) if dir == &run_dir && path.len() > files::run_dir_bytes_max() => "is too long for sockets",
                 Some(_) => continue,
             };
-            return Err(Error::BadOrder {
-                server: "*".to_owned(),
-                why: format!("{} {why}", dir.display()),
-            });
+            return Err(Error::BadOrder { server: "*".to_owned(), why: format!("{} {why}", dir.display()) });
         }
         let lock = lock(&run_dir)?;
         let boot_id = boot_id().map_err(io_error("read", "/proc/sys/kernel/random/boot_id"))?;
         let mut owner = Self::new(config, boot_id, events, lock);
         let mut adopted = Vec::new();
         for server in servers(&run_dir)? {
-            adopted.extend(
-                owner
-                    .take_over(&Files::of(&run_dir, &server), &server)
-                    .await?,
-            );
+            adopted.extend(owner.take_over(&Files::of(&run_dir, &server), &server).await?);
         }
         Ok((owner, adopted))
     }
@@ -77,9 +65,7 @@ impl Owner {
             return Ok(None);
         };
         match running {
-            Ok(running)
-                if running.status.init == live.init && running.status.token == live.order.token =>
-            {
+            Ok(running) if running.status.init == live.init && running.status.token == live.order.token => {
                 let status = &running.status;
                 info!(%server, token = %status.token, deadline = %status.deadline, "server adopted");
                 let adopted = Adopted {
@@ -98,8 +84,7 @@ impl Owner {
             }
             Err(why) => info!(%server, why, "no shim answers; proving its server's end"),
         }
-        let open =
-            |process: crate::process::ProcessId| process.open().map_err(io_error("open", "/proc"));
+        let open = |process: crate::process::ProcessId| process.open().map_err(io_error("open", "/proc"));
         let (init, shim) = (open(live.init)?, open(live.shim)?);
         for process in [&shim, &init] {
             process.iter().for_each(Pidfd::kill);
@@ -107,9 +92,7 @@ impl Owner {
         for process in [&init, &shim].into_iter().flatten() {
             process.ended().await.map_err(io_error("watch", "/proc"))?;
         }
-        let exit = files
-            .exit_of(live.init, &self.boot_id)
-            .map_or(Exit::Unseen, |record| record.exit);
+        let exit = files.exit_of(live.init, &self.boot_id).map_or(Exit::Unseen, |record| record.exit);
         files.forget_live();
         let certificate = Certificate {
             token: live.order.token,
@@ -127,49 +110,31 @@ impl Owner {
         let Ok(record) = files::read::<ExitRecord>(&files.exit()) else {
             return Ok(());
         };
-        let ExitRecord {
-            order, at, exit, ..
-        } = record;
+        let ExitRecord { order, at, exit, .. } = record;
         if order.boot_id != self.boot_id {
             return fs::remove_file(files.exit()).map_err(io_error("remove", files.exit()));
         }
-        let (Work::Server { spec, .. }, Ok(name)) = (order.work, ServerName::new(order.server))
-        else {
+        let (Work::Server { spec, .. }, Ok(name)) = (order.work, ServerName::new(order.server)) else {
             return Ok(());
         };
         let (token, boot_id) = (order.token, order.boot_id);
-        let certificate = Certificate {
-            token,
-            boot_id,
-            proven_at_boottime_ns: at.0,
-            exit,
-        };
+        let certificate = Certificate { token, boot_id, proven_at_boottime_ns: at.0, exit };
         self.adopt_end(&name, *spec, order.attempt, certificate);
         Ok(())
     }
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<std::path::PathBuf> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(io_error("make", path))?;
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(io_error("make", path))?;
     fs::canonicalize(path).map_err(io_error("resolve", path))
 }
 
 fn lock(run_dir: &Path) -> Result<File> {
     let path = run_dir.join("agent-lock");
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(io_error("open", &path))?;
+    let file = File::options().create(true).append(true).open(&path).map_err(io_error("open", &path))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Busy {
-            path: run_dir.to_owned(),
-        }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Busy { path: run_dir.to_owned() }),
         Err(error) => Err(io_error("lock", path)(error.into())),
     }
 }
@@ -179,9 +144,7 @@ fn servers(run_dir: &Path) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for file in fs::read_dir(run_dir).map_err(io_error("list", run_dir))? {
         let path = file.map_err(io_error("list", run_dir))?.path();
-        let known = path
-            .extension()
-            .is_some_and(|e| e == "sock" || e == "live" || e == "exit");
+        let known = path.extension().is_some_and(|e| e == "sock" || e == "live" || e == "exit");
         if let (true, Some(stem)) = (known, path.file_stem().and_then(|stem| stem.to_str())) {
             found.insert(stem.to_owned());
         }

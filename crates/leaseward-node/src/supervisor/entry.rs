@@ -51,24 +51,13 @@ pub(super) struct Entry {
 /// Where it is in its life.
 pub(super) enum State {
     Launching,
-    Running {
-        pid: u32,
-        ready: bool,
-        link: Link,
-        init: Option<Arc<Pidfd>>,
-        checks: Option<AbortHandle>,
-    },
+    Running { pid: u32, ready: bool, link: Link, init: Option<Arc<Pidfd>>, checks: Option<AbortHandle> },
     Waiting,
     Over,
 }
 
 impl Entry {
-    pub(super) fn new(
-        token: FencingToken,
-        spec: ServerSpec,
-        deadline: BootInstant,
-        attempt: u32,
-    ) -> Self {
+    pub(super) fn new(token: FencingToken, spec: ServerSpec, deadline: BootInstant, attempt: u32) -> Self {
         Self {
             token,
             spec,
@@ -95,12 +84,8 @@ impl Entry {
     pub(super) fn report(&self, server: &ServerName) -> ServerReport {
         let (phase, pid) = match &self.state {
             State::Launching => (Phase::Launching, None),
-            State::Running { pid, .. } if self.stop.is_some() || self.hung.is_some() => {
-                (Phase::Stopping, Some(*pid))
-            }
-            State::Running {
-                pid, ready: true, ..
-            } => (Phase::Ready, Some(*pid)),
+            State::Running { pid, .. } if self.stop.is_some() || self.hung.is_some() => (Phase::Stopping, Some(*pid)),
+            State::Running { pid, ready: true, .. } => (Phase::Ready, Some(*pid)),
             State::Running { pid, .. } => (Phase::Starting, Some(*pid)),
             State::Waiting => (Phase::Waiting, None),
             State::Over => (Phase::Over, None),
@@ -119,12 +104,7 @@ impl Entry {
 }
 
 /// Returns what a shim is told.
-pub(super) fn order(
-    config: &NodeConfig,
-    boot_id: &str,
-    server: &ServerName,
-    entry: &Entry,
-) -> Order {
+pub(super) fn order(config: &NodeConfig, boot_id: &str, server: &ServerName, entry: &Entry) -> Order {
     Order {
         server: server.to_string(),
         machine: config.machine.to_string(),
@@ -147,25 +127,12 @@ pub(super) fn check(spec: &ServerSpec) -> Result<(), String> {
     if spec.command.first().is_none_or(String::is_empty) {
         return Err("its command is empty".to_owned());
     }
-    let texts = spec
-        .command
-        .iter()
-        .chain(&spec.stop_command)
-        .chain(spec.environment.values());
-    if texts
-        .chain(spec.environment.keys())
-        .any(|text| text.contains('\0'))
-    {
+    let texts = spec.command.iter().chain(&spec.stop_command).chain(spec.environment.values());
+    if texts.chain(spec.environment.keys()).any(|text| text.contains('\0')) {
         return Err("a text holds a NUL".to_owned());
     }
-    if spec
-        .environment
-        .keys()
-        .any(|key| key.is_empty() || key.contains('='))
-    {
+    if spec.environment.keys().any(|key| key.is_empty() || key.contains('=')) {
         return Err("a variable's name is empty or holds `=`".to_owned());
     }
-    spec.check
-        .as_ref()
-        .map_or(Ok(()), |check| probe::check(&check.probe))
+    spec.check.as_ref().map_or(Ok(()), |check| probe::check(&check.probe))
 }

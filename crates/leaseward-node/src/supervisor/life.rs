@@ -25,11 +25,7 @@ use crate::shim::marks;
 impl Owner {
     /// Takes in what a task says, unless it speaks of an older run.
     pub(super) fn take_in(&mut self, server: &ServerName, run: u64, notice: Notice) {
-        if self
-            .entries
-            .get(server)
-            .is_none_or(|entry| entry.run != run)
-        {
+        if self.entries.get(server).is_none_or(|entry| entry.run != run) {
             return;
         }
         match notice {
@@ -46,43 +42,20 @@ impl Owner {
         let Some(entry) = self.entries.get_mut(server) else {
             return;
         };
-        let Running {
-            status,
-            link,
-            over,
-            init,
-            shim,
-        } = running;
+        let Running { status, link, over, init, shim } = running;
         let pid = status.server_pid;
-        let started = Started {
-            pid,
-            attempt: entry.attempt,
-            already: false,
-        };
+        let started = Started { pid, attempt: entry.attempt, already: false };
         for starter in entry.starters.drain(..) {
             let _ = starter.send(Ok(started));
         }
         let ready = entry.spec.check.is_none();
-        entry.state = State::Running {
-            pid,
-            ready,
-            link: link.clone(),
-            init: init.clone(),
-            checks: None,
-        };
+        entry.state = State::Running { pid, ready, link: link.clone(), init: init.clone(), checks: None };
         info!(%server, token = %entry.token, pid, attempt = entry.attempt, "server started");
         if entry.deadline > status.deadline {
             let (token, deadline, boot_id) = (entry.token, entry.deadline, self.boot_id.clone());
             let name = server.clone();
             self.tasks.spawn(async move {
-                if let Err(error) = link
-                    .ask(Request::Extend {
-                        token,
-                        deadline,
-                        boot_id,
-                    })
-                    .await
-                {
+                if let Err(error) = link.ask(Request::Extend { token, deadline, boot_id }).await {
                     warn!(server = %name, %error, "could not extend a server that just started");
                 }
             });
@@ -95,14 +68,7 @@ impl Owner {
         }
         let files = Files::of(&self.config.run_dir, server.as_str());
         self.send_later(server, run, async move {
-            let (at, exit) = launch::see_off(
-                Some(&files),
-                &status,
-                init.as_deref(),
-                shim.as_deref(),
-                over,
-            )
-            .await;
+            let (at, exit) = launch::see_off(Some(&files), &status, init.as_deref(), shim.as_deref(), over).await;
             Notice::Ended { at, exit }
         });
         if let Some(check) = spec.check.clone() {
@@ -114,9 +80,7 @@ impl Owner {
                 notices.send((name.clone(), run, notice)).await.is_ok()
             });
             let task = self.tasks.spawn(watch);
-            if let Some(State::Running { checks, .. }) =
-                self.entries.get_mut(server).map(|entry| &mut entry.state)
-            {
+            if let Some(State::Running { checks, .. }) = self.entries.get_mut(server).map(|entry| &mut entry.state) {
                 *checks = Some(task);
             }
         }
@@ -137,10 +101,7 @@ impl Owner {
             // Whoever ordered it hears it first-hand and decides.
             entry.state = State::Over;
             for starter in entry.starters.drain(..) {
-                let _ = starter.send(Err(Error::Launch {
-                    server: server.to_string(),
-                    why: why.clone(),
-                }));
+                let _ = starter.send(Err(Error::Launch { server: server.to_string(), why: why.clone() }));
             }
             entry.answer_stopped(&certificate);
             return;
@@ -183,11 +144,7 @@ impl Owner {
         let Some(entry) = self.entries.get_mut(server) else {
             return;
         };
-        if let State::Running {
-            checks: Some(checks),
-            ..
-        } = &entry.state
-        {
+        if let State::Running { checks: Some(checks), .. } = &entry.state {
             checks.abort();
         }
         info!(%server, token = %entry.token, %exit, "server ended");
@@ -202,11 +159,7 @@ impl Owner {
         };
         let now = BootInstant::now();
         let exit = certificate.exit;
-        let exited = |restarts_in| Happened::Exited {
-            exit,
-            certificate: certificate.clone(),
-            restarts_in,
-        };
+        let exited = |restarts_in| Happened::Exited { exit, certificate: certificate.clone(), restarts_in };
         entry.state = State::Over;
         if entry.stop.is_some() {
             entry.answer_stopped(&certificate);
@@ -250,10 +203,7 @@ impl Owner {
             entry.state = State::Over;
             let deadline = entry.deadline;
             for starter in entry.starters.drain(..) {
-                let _ = starter.send(Err(Error::DeadlinePassed {
-                    server: server.to_string(),
-                    deadline,
-                }));
+                let _ = starter.send(Err(Error::DeadlinePassed { server: server.to_string(), deadline }));
             }
             if let Some(certificate) = entry.certificate.clone() {
                 self.emit(server, Happened::DeadlinePassed { certificate });
@@ -265,13 +215,7 @@ impl Owner {
     }
 
     /// Takes in a server that was found alive or dying.
-    pub(super) fn adopt(
-        &mut self,
-        server: &ServerName,
-        entry_of: &Order,
-        spec: ServerSpec,
-        running: Running,
-    ) {
+    pub(super) fn adopt(&mut self, server: &ServerName, entry_of: &Order, spec: ServerSpec, running: Running) {
         self.runs += 1;
         let deadline = running.status.deadline;
         let mut entry = Entry::new(entry_of.token, spec, deadline, entry_of.attempt);
@@ -281,24 +225,11 @@ impl Owner {
     }
 
     /// Takes in the end of a server that no agent may have reported.
-    pub(super) fn adopt_end(
-        &mut self,
-        server: &ServerName,
-        spec: ServerSpec,
-        attempt: u32,
-        certificate: Certificate,
-    ) {
+    pub(super) fn adopt_end(&mut self, server: &ServerName, spec: ServerSpec, attempt: u32, certificate: Certificate) {
         let mut entry = Entry::new(certificate.token, spec, BootInstant(0), attempt);
         entry.state = State::Over;
         entry.certificate = Some(certificate.clone());
         self.entries.insert(server.clone(), entry);
-        self.emit(
-            server,
-            Happened::Exited {
-                exit: certificate.exit,
-                certificate,
-                restarts_in: None,
-            },
-        );
+        self.emit(server, Happened::Exited { exit: certificate.exit, certificate, restarts_in: None });
     }
 }

@@ -60,12 +60,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(
-        config: NodeConfig,
-        boot_id: String,
-        events: mpsc::Sender<NodeEvent>,
-        lock: File,
-    ) -> Self {
+    pub(super) fn new(config: NodeConfig, boot_id: String, events: mpsc::Sender<NodeEvent>, lock: File) -> Self {
         let (notices, noticed) = mpsc::channel(NOTICES_WAITING_MAX);
         Self {
             config,
@@ -102,28 +97,14 @@ impl Owner {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Start(order, answer) => self.start(*order, answer),
-            Command::Extend {
-                only,
-                deadline,
-                answer,
-            } => {
+            Command::Extend { only, deadline, answer } => {
                 let _ = answer.send(self.extend(only, deadline));
             }
-            Command::Stop {
-                server,
-                token,
-                mode,
-                answer,
-            } => {
+            Command::Stop { server, token, mode, answer } => {
                 let _ = answer.send(self.stop(&server, token, mode));
             }
             Command::Status(answer) => {
-                let _ = answer.send(
-                    self.entries
-                        .iter()
-                        .map(|(server, entry)| entry.report(server))
-                        .collect(),
-                );
+                let _ = answer.send(self.entries.iter().map(|(server, entry)| entry.report(server)).collect());
             }
         }
     }
@@ -133,20 +114,11 @@ impl Owner {
             let _ = answer.send(Err(error));
             return;
         }
-        let StartOrder {
-            server,
-            spec,
-            token,
-            deadline,
-        } = order;
+        let StartOrder { server, spec, token, deadline } = order;
         let attempt = match self.entries.get_mut(&server) {
             Some(entry) if entry.token == token => match &entry.state {
                 State::Running { pid, .. } => {
-                    let _ = answer.send(Ok(Started {
-                        pid: *pid,
-                        attempt: entry.attempt,
-                        already: true,
-                    }));
+                    let _ = answer.send(Ok(Started { pid: *pid, attempt: entry.attempt, already: true }));
                     return;
                 }
                 State::Launching | State::Waiting => {
@@ -166,50 +138,24 @@ impl Owner {
 
     /// Returns why an order must not be carried out; notes its token if it may.
     fn may_start(&mut self, order: &StartOrder) -> Result<()> {
-        let StartOrder {
-            server,
-            spec,
-            token,
-            deadline,
-        } = order;
+        let StartOrder { server, spec, token, deadline } = order;
         let name = || server.to_string();
-        check(spec).map_err(|why| Error::BadOrder {
-            server: name(),
-            why,
-        })?;
+        check(spec).map_err(|why| Error::BadOrder { server: name(), why })?;
         let path = Files::of(&self.config.run_dir, server.as_str()).token();
         let seen = match self.seen.get(server) {
             Some(seen) => Some(*seen),
-            None if path.exists() => Some(
-                files::read::<Seen>(&path)
-                    .map_err(io_error("read", &path))?
-                    .token,
-            ),
+            None if path.exists() => Some(files::read::<Seen>(&path).map_err(io_error("read", &path))?.token),
             None => None,
         };
         if let Some(seen) = seen.filter(|seen| token < seen) {
-            return Err(Error::StaleToken {
-                server: name(),
-                token: *token,
-                seen,
-            });
+            return Err(Error::StaleToken { server: name(), token: *token, seen });
         }
         if *deadline <= BootInstant::now() {
-            return Err(Error::DeadlinePassed {
-                server: name(),
-                deadline: *deadline,
-            });
+            return Err(Error::DeadlinePassed { server: name(), deadline: *deadline });
         }
-        if let Some(entry) = self
-            .entries
-            .get(server)
-            .filter(|entry| !matches!(entry.state, State::Over))
-        {
+        if let Some(entry) = self.entries.get(server).filter(|entry| !matches!(entry.state, State::Over)) {
             if entry.token != *token {
-                return Err(Error::OtherTokenLives {
-                    server: name(),
-                    token: entry.token,
-                });
+                return Err(Error::OtherTokenLives { server: name(), token: entry.token });
             }
             if entry.stop.is_some() {
                 return Err(Error::Stopping { server: name() });
@@ -230,16 +176,12 @@ impl Owner {
         entry.run = self.runs;
         entry.state = State::Launching;
         (entry.last_check, entry.hung) = (None, None);
-        let program = Program {
-            exe: self.config.shim_exe.clone(),
-            arguments: self.config.shim_arguments.clone(),
-        };
+        let program = Program { exe: self.config.shim_exe.clone(), arguments: self.config.shim_arguments.clone() };
         let order = order(&self.config, &self.boot_id, server, entry);
         let log = self.config.log_dir.join(format!("{server}.shim"));
         let run = entry.run;
         self.send_later(server, run, async move {
-            let log = files::open_log(&log, SHIM_LOG_BYTES_MAX)
-                .map_err(|e| format!("open {}: {e}", log.display()));
+            let log = files::open_log(&log, SHIM_LOG_BYTES_MAX).map_err(|e| format!("open {}: {e}", log.display()));
             Notice::Launched(match log {
                 Ok(log) => launch::launch(&program, &order, Lent::default(), Some(log)).await,
                 Err(why) => Err(why),
@@ -272,9 +214,7 @@ impl Owner {
         let all = only.is_none();
         let found = self.entries.iter_mut().filter(|(server, entry)| {
             !matches!(entry.state, State::Over)
-                && only
-                    .as_ref()
-                    .is_none_or(|(name, token)| name == *server && *token == entry.token)
+                && only.as_ref().is_none_or(|(name, token)| name == *server && *token == entry.token)
         });
         let mut any = false;
         for (server, entry) in found {
@@ -286,13 +226,7 @@ impl Owner {
                 State::Running { link, .. } => {
                     let link = link.clone();
                     asks.spawn(async move {
-                        let extended = link
-                            .ask(Request::Extend {
-                                token,
-                                deadline,
-                                boot_id,
-                            })
-                            .await;
+                        let extended = link.ask(Request::Extend { token, deadline, boot_id }).await;
                         (server, extended.map(drop))
                     });
                 }
@@ -300,12 +234,7 @@ impl Owner {
             }
         }
         if let (false, Some((server, _))) = (any || all, only) {
-            results.push((
-                server.clone(),
-                Err(Error::NotHere {
-                    server: server.to_string(),
-                }),
-            ));
+            results.push((server.clone(), Err(Error::NotHere { server: server.to_string() })));
         }
         self.tasks.spawn(async move {
             while let Some(asked) = asks.join_next().await {
@@ -323,14 +252,8 @@ impl Owner {
         token: FencingToken,
         mode: StopMode,
     ) -> Result<oneshot::Receiver<Certificate>> {
-        let not_here = || Error::NotHere {
-            server: server.to_string(),
-        };
-        let entry = self
-            .entries
-            .get_mut(server)
-            .filter(|entry| entry.token == token)
-            .ok_or_else(not_here)?;
+        let not_here = || Error::NotHere { server: server.to_string() };
+        let entry = self.entries.get_mut(server).filter(|entry| entry.token == token).ok_or_else(not_here)?;
         let (answer, answered) = oneshot::channel();
         entry.stop = Some(mode);
         entry.stopped.push(answer);
@@ -338,9 +261,7 @@ impl Owner {
             (State::Over | State::Waiting, Some(certificate)) => {
                 entry.state = State::Over;
                 for starter in entry.starters.drain(..) {
-                    let _ = starter.send(Err(Error::Stopping {
-                        server: server.to_string(),
-                    }));
+                    let _ = starter.send(Err(Error::Stopping { server: server.to_string() }));
                 }
                 entry.answer_stopped(&certificate);
             }
@@ -373,34 +294,16 @@ impl Owner {
         });
     }
 
-    pub(super) fn certificate(
-        &self,
-        server: &ServerName,
-        at: BootInstant,
-        exit: Exit,
-    ) -> Certificate {
-        let token = self
-            .entries
-            .get(server)
-            .map_or(FencingToken(0), |entry| entry.token);
-        Certificate {
-            token,
-            boot_id: self.boot_id.clone(),
-            proven_at_boottime_ns: at.0,
-            exit,
-        }
+    pub(super) fn certificate(&self, server: &ServerName, at: BootInstant, exit: Exit) -> Certificate {
+        let token = self.entries.get(server).map_or(FencingToken(0), |entry| entry.token);
+        Certificate { token, boot_id: self.boot_id.clone(), proven_at_boottime_ns: at.0, exit }
     }
 
     pub(super) fn emit(&self, server: &ServerName, what: Happened) {
         let Some(entry) = self.entries.get(server) else {
             return;
         };
-        let event = NodeEvent {
-            server: server.clone(),
-            token: entry.token,
-            attempt: entry.attempt,
-            what,
-        };
+        let event = NodeEvent { server: server.clone(), token: entry.token, attempt: entry.attempt, what };
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             error!(?event, "nobody takes the supervisor's events; dropped one");
         }

@@ -49,10 +49,7 @@ pub(crate) fn wait_for<T>(what: &str, bound: Duration, mut found: impl FnMut() -
         if let Some(found) = found() {
             return found;
         }
-        assert!(
-            BootInstant::now() < until,
-            "waited {bound:?} in vain for {what}"
-        );
+        assert!(BootInstant::now() < until, "waited {bound:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -67,11 +64,7 @@ impl Stage {
     pub(crate) fn new(user: Option<u32>) -> Self {
         let dir = tempfile::Builder::new().prefix("lw").tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::copy(
-            env!("CARGO_BIN_EXE_leaseward-node-lab"),
-            dir.path().join("lab"),
-        )
-        .unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_leaseward-node-lab"), dir.path().join("lab")).unwrap();
         if let Some(user) = user {
             std::os::unix::fs::chown(dir.path(), Some(user), Some(user)).unwrap();
         }
@@ -89,10 +82,7 @@ impl Stage {
     /// Starts one of the lab's processes.
     pub(crate) fn play(&self, arguments: &[&str]) -> Player {
         let mut command = Command::new(self.lab());
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
@@ -111,21 +101,14 @@ impl Stage {
 
     pub(crate) fn stamps(&self, n: usize) -> Vec<u64> {
         let bytes = std::fs::read(self.path().join(format!("stamps-{n}"))).unwrap_or_default();
-        bytes
-            .chunks_exact(8)
-            .map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap()))
-            .collect()
+        bytes.chunks_exact(8).map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap())).collect()
     }
 
     /// Returns how many parts still stamp: looks twice, a while apart.
     pub(crate) fn survivors(&self, n: usize) -> usize {
         let before = self.stamps(n);
         std::thread::sleep(Duration::from_millis(30));
-        before
-            .iter()
-            .zip(self.stamps(n))
-            .filter(|(before, after)| *before != after)
-            .count()
+        before.iter().zip(self.stamps(n)).filter(|(before, after)| *before != after).count()
     }
 
     /// Asks a server's shim how things are.
@@ -137,22 +120,13 @@ impl Stage {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         let reply: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let number = |pointer: &str| {
-            reply
-                .pointer(pointer)
-                .and_then(serde_json::Value::as_u64)
-                .unwrap()
-        };
+        let number = |pointer: &str| reply.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
         ShimStatus {
             deadline: BootInstant(number("/status/deadline")),
             shim: u32::try_from(number("/status/shim/pid")).unwrap(),
             init: u32::try_from(number("/status/init/pid")).unwrap(),
             server: u32::try_from(number("/status/server_pid")).unwrap(),
-            real_time: reply
-                .pointer("/status/real_time")
-                .unwrap()
-                .as_bool()
-                .unwrap(),
+            real_time: reply.pointer("/status/real_time").unwrap().as_bool().unwrap(),
         }
     }
 }
@@ -214,11 +188,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 
 /// Opens a process that surely lives.
 pub(crate) fn open(pid: u32) -> OwnedFd {
-    pidfd_open(
-        Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(),
-        PidfdFlags::empty(),
-    )
-    .unwrap()
+    pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap()
 }
 
 /// Waits until the kernel says that the process is over; returns when that was.
@@ -238,6 +208,5 @@ pub(crate) fn wait_for_end(process: &OwnedFd, bound: Duration) -> Option<BootIns
 /// Returns whether a process exists that is no zombie.
 pub(crate) fn lives(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
 }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use leaseward_node::{
-    Adopted, BootInstant, Error, Happened, NodeConfig, NodeEvent, StartOrder, Supervisor,
-};
+use leaseward_node::{Adopted, BootInstant, Error, Happened, NodeConfig, NodeEvent, StartOrder, Supervisor};
 use leaseward_state::name::{MachineName, ServerName};
 use leaseward_state::server::{FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
@@ -47,12 +45,7 @@ pub(crate) fn spec(command: &[&str]) -> ServerSpec {
         check: None,
         start_timeout_ms: 5_000,
         stop_grace_ms: 1_000,
-        restart: RestartPolicy {
-            in_place: 2,
-            per_ms: 60_000,
-            backoff_ms: vec![0, 20],
-            ..RestartPolicy::default()
-        },
+        restart: RestartPolicy { in_place: 2, per_ms: 60_000, backoff_ms: vec![0, 20], ..RestartPolicy::default() },
         priority: 0,
         addresses: Vec::new(),
         mounts: Vec::new(),
@@ -67,12 +60,7 @@ pub(crate) fn shell(script: &str) -> ServerSpec {
 }
 
 pub(crate) fn order(spec: ServerSpec) -> StartOrder {
-    StartOrder {
-        server: pay(),
-        spec,
-        token: TOKEN,
-        deadline: later(),
-    }
+    StartOrder { server: pay(), spec, token: TOKEN, deadline: later() }
 }
 
 pub(crate) async fn supervise(stage: &Stage) -> (Supervisor, Vec<Adopted>, Receiver<NodeEvent>) {
@@ -87,10 +75,7 @@ pub(crate) async fn supervise(stage: &Stage) -> (Supervisor, Vec<Adopted>, Recei
 }
 
 pub(crate) async fn next(events: &mut Receiver<NodeEvent>) -> (u32, Happened) {
-    let event = timeout(PATIENCE, events.recv())
-        .await
-        .expect("an event in time")
-        .expect("a supervisor");
+    let event = timeout(PATIENCE, events.recv()).await.expect("an event in time").expect("a supervisor");
     assert_eq!((&event.server, event.token), (&pay(), TOKEN));
     (event.attempt, event.what)
 }
@@ -104,9 +89,7 @@ pub(crate) async fn words(events: &mut Receiver<NodeEvent>, last: &str) -> Vec<S
             Happened::Started { .. } => "started".to_owned(),
             Happened::Ready { .. } => "ready".to_owned(),
             Happened::Unhealthy { .. } => "unhealthy".to_owned(),
-            Happened::Exited {
-                exit, restarts_in, ..
-            } => match restarts_in {
+            Happened::Exited { exit, restarts_in, .. } => match restarts_in {
                 Some(wait) => format!("{exit}, again in {}", wait.as_millis()),
                 None => exit.to_string(),
             },

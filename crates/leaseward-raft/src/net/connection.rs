@@ -99,7 +99,8 @@ impl Connection {
         let reader = tokio::spawn(async move {
             let mut read = BufReader::with_capacity(64 << 10, read);
             while let Ok((id, answer)) = frame::read::<(u64, Answer)>(&mut read, kind).await {
-                let waiter = pending.lock().expect("no holder of this lock panics").as_mut().and_then(|map| map.remove(&id));
+                let waiter =
+                    pending.lock().expect("no holder of this lock panics").as_mut().and_then(|map| map.remove(&id));
                 if let Some(waiter) = waiter {
                     waiter.send(answer).ok();
                 }

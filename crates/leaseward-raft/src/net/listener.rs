@@ -63,9 +63,8 @@ pub async fn run<S: Serve>(listener: TcpListener, transport: Transport, serve: A
 }
 
 async fn connection<S: Serve>(mut stream: Box<dyn Duplex>, serve: Arc<S>) -> Result<(), FrameError> {
-    let hello: Hello = timeout(HELLO_TIMEOUT, frame::read(&mut stream, frame::HELLO))
-        .await
-        .map_err(std::io::Error::from)??;
+    let hello: Hello =
+        timeout(HELLO_TIMEOUT, frame::read(&mut stream, frame::HELLO)).await.map_err(std::io::Error::from)??;
     let welcome = serve.welcome(&hello);
     frame::write(&mut stream, frame::HELLO, &welcome).await?;
     if let Welcome::Refused { .. } = welcome {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use leaseward_state::config::Digest;
 use leaseward_state::order::Order;
 use leaseward_state::propose::{Committed, NotCommitted};
-use leaseward_state::{FencingToken, LeaseName, MachineName, Request, Reply, Revision, SessionId, SetName};
+use leaseward_state::{FencingToken, LeaseName, MachineName, Reply, Request, Revision, SessionId, SetName};
 use serde::{Deserialize, Serialize};
 
 use crate::stored::{Entry, LogPosition, Membership, StoredMembership, Vote};

@@ -131,11 +131,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`WalError`], with what is wrong by name. Nothing was changed then.
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        identity: WalIdentity,
-        segment_bytes: u64,
-    ) -> Result<(Self, Recovered), WalError> {
+    pub fn open(disk: Arc<dyn Disk>, identity: WalIdentity, segment_bytes: u64) -> Result<(Self, Recovered), WalError> {
         let mut wal = Self {
             disk,
             identity,
@@ -204,8 +200,7 @@ impl Wal {
         for record in records {
             self.next_batch = record.batch + 1;
             let payload = &bytes[record.payload.clone()];
-            let damaged =
-                |_| WalError::Rotten { segment: name.to_owned(), offset: record.payload.start as u64 };
+            let damaged = |_| WalError::Rotten { segment: name.to_owned(), offset: record.payload.start as u64 };
             match record.kind {
                 RecordKind::Head => return Err(WalError::Hole(format!("{name} has two heads"))),
                 RecordKind::Entry => {

@@ -60,12 +60,9 @@ impl State {
             return Err(Refusal::TooMany { what: "config sets".into(), max: SETS_MAX as u64 });
         }
         match publish.parent {
-            Some(expected) if expected != current => Err(Refusal::Version {
-                kind: "config".into(),
-                name: publish.set.to_string(),
-                expected,
-                current,
-            }),
+            Some(expected) if expected != current => {
+                Err(Refusal::Version { kind: "config".into(), name: publish.set.to_string(), expected, current })
+            }
             _ => Ok(()),
         }
     }
@@ -137,8 +134,7 @@ impl State {
             if self.syncs.get(&key).is_some_and(|known| known.applied == *applied && known.state == *state) {
                 continue;
             }
-            let sync =
-                MemberSync { applied: *applied, state: state.clone(), reported: self.revision, at: self.now };
+            let sync = MemberSync { applied: *applied, state: state.clone(), reported: self.revision, at: self.now };
             self.touched.insert(RecordKey::Sync(key.0.clone(), key.1.clone()));
             self.syncs.insert(key, sync);
             events.push(Event::SyncReported {

@@ -73,16 +73,9 @@ impl State {
 
     /// The holder may believe until its validity ends, so the lease is delayed for as long as its session lives:
     /// the leader ends the delay after the session's whole time to live.
-    pub(super) fn revoke(
-        &mut self,
-        name: &LeaseName,
-        token: Option<FencingToken>,
-        events: &mut Vec<Event>,
-    ) -> Outcome {
-        let current = self.token(name).ok_or_else(|| Refusal::NotFound {
-            kind: "lease".into(),
-            name: name.to_string(),
-        })?;
+    pub(super) fn revoke(&mut self, name: &LeaseName, token: Option<FencingToken>, events: &mut Vec<Event>) -> Outcome {
+        let current =
+            self.token(name).ok_or_else(|| Refusal::NotFound { kind: "lease".into(), name: name.to_string() })?;
         self.present_token(name, token.unwrap_or(current))?;
         if name.server().is_some() {
             return Err(server_lease(name));
@@ -152,8 +145,7 @@ impl State {
             lock_delay_ms: to.lock_delay_ms,
         };
         let created = self.leases.get(name).map_or(self.revision, |lease| lease.created);
-        let lease =
-            Lease { created, modified: self.revision, state: LeaseState::Held(grant.clone()), waiters };
+        let lease = Lease { created, modified: self.revision, state: LeaseState::Held(grant.clone()), waiters };
         self.leases.insert(name.clone(), lease);
         self.touched.insert(RecordKey::Lease(name.clone()));
         let session = self.sessions.get_mut(&to.session).expect("grants go to open sessions only");

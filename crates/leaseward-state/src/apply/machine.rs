@@ -35,8 +35,7 @@ impl State {
             self.finish_sessions(&[old], SessionEnd::Superseded, events);
         }
         let id = self.new_session(Owner::Machine(open.machine.clone()), open.ttl_ms, events)?;
-        let rebooted =
-            known.as_ref().is_some_and(|machine| machine.incarnation.boot_id != open.incarnation.boot_id);
+        let rebooted = known.as_ref().is_some_and(|machine| machine.incarnation.boot_id != open.incarnation.boot_id);
         let machine = Machine {
             created: known.as_ref().map_or(self.revision, |machine| machine.created),
             modified: self.revision,
@@ -88,12 +87,7 @@ impl State {
         self.touched.insert(RecordKey::Machine(name.clone()));
     }
 
-    pub(super) fn cordon(
-        &mut self,
-        name: &MachineName,
-        reason: Option<&String>,
-        events: &mut Vec<Event>,
-    ) -> Outcome {
+    pub(super) fn cordon(&mut self, name: &MachineName, reason: Option<&String>, events: &mut Vec<Event>) -> Outcome {
         if reason.is_some_and(|reason| reason.len() > TEXT_BYTES_MAX) {
             return Err(Refusal::Invalid(format!("a reason has at most {TEXT_BYTES_MAX} bytes")));
         }

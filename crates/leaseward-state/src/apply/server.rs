@@ -151,11 +151,13 @@ impl State {
         }
         let fence = match &server.placement {
             Placement::Unplaced { .. } => None,
-            Placement::Expired(expired) => {
-                Some(expired.fence.clone().or_else(|| assign.fence.clone()).ok_or_else(|| {
-                    outdated("the death of its last copy is not proven")
-                })?)
-            }
+            Placement::Expired(expired) => Some(
+                expired
+                    .fence
+                    .clone()
+                    .or_else(|| assign.fence.clone())
+                    .ok_or_else(|| outdated("the death of its last copy is not proven"))?,
+            ),
             Placement::Assigned(_) => return Err(outdated("it is placed")),
             Placement::Failed { .. } => return Err(outdated("it failed too often")),
         };
@@ -202,6 +204,34 @@ impl State {
         }
         self.set_placement(name, Placement::Failed { why: why.to_owned() });
         events.push(Event::ServerFailed { server: name.clone(), why: why.to_owned() });
+        Ok(Reply::Done)
+    }
+
+    /// The last copy of an expired server is dead and nobody wants another one.
+    pub(super) fn settle(
+        &mut self,
+        name: &ServerName,
+        token: FencingToken,
+        fence: Option<&FenceProof>,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let outdated = |why: &str| Refusal::Outdated(format!("server/{name}: {why}"));
+        let Placement::Expired(expired) = self.known_server(name)?.placement.clone() else {
+            return Err(outdated("it is not expired"));
+        };
+        if expired.token != token {
+            return Err(outdated("it was placed meanwhile"));
+        }
+        let Some(proof) = expired.fence.as_ref().or(fence) else {
+            return Err(outdated("the death of its last copy is not proven"));
+        };
+        if expired.fence.is_none() {
+            events.push(Event::ServerFenced { server: name.clone(), token, proof: proof.clone() });
+        }
+        self.set_placement(name, Placement::Unplaced { target: None });
+        self.leases.remove(&name.lease());
+        self.touched.insert(RecordKey::Lease(name.lease()));
+        self.orders_changed(&expired.machine);
         Ok(Reply::Done)
     }
 
@@ -312,11 +342,7 @@ impl State {
         self.leases.remove(&name.lease());
         self.touched.insert(RecordKey::Lease(name.lease()));
         self.orders_changed(&assignment.machine);
-        events.push(Event::LeaseEnded {
-            lease: name.lease(),
-            token: assignment.token,
-            why: GrantEnd::Released,
-        });
+        events.push(Event::LeaseEnded { lease: name.lease(), token: assignment.token, why: GrantEnd::Released });
         let exit = certificate.map_or_else(|| "never started".to_owned(), |certificate| certificate.exit.to_string());
         events.push(Event::ServerStopped {
             server: name.clone(),
@@ -327,13 +353,7 @@ impl State {
     }
 
     /// The machine's session is over, so its right to run the server is; the copy may live on for a while.
-    pub(super) fn expire_server(
-        &mut self,
-        name: &ServerName,
-        why: GrantEnd,
-        cause: Cause,
-        events: &mut Vec<Event>,
-    ) {
+    pub(super) fn expire_server(&mut self, name: &ServerName, why: GrantEnd, cause: Cause, events: &mut Vec<Event>) {
         let Some(server) = self.servers.get(name) else { return };
         let Placement::Assigned(assignment) = server.placement.clone() else { return };
         let expired = Expired {
@@ -372,9 +392,7 @@ impl State {
     }
 
     fn known_server(&self, name: &ServerName) -> Result<&Server, Refusal> {
-        self.servers
-            .get(name)
-            .ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
+        self.servers.get(name).ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
     }
 
     /// Counts a failure once per token and restart, however often it is reported.

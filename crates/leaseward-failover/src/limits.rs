@@ -1,0 +1,12 @@
+//! Every bound of this crate: its unit and its reason.
+
+use std::time::Duration;
+
+/// Proposals of one plan that are under way at the same time.
+pub const PROPOSALS_AT_ONCE: usize = 64;
+
+/// After a failed proposal the master plans again after this.
+pub const PLAN_AGAIN: Duration = Duration::from_millis(20);
+
+/// A machine that has not taken an order for this long is reported; its session says whether it lives.
+pub const ORDER_TAKEN_WITHIN: Duration = Duration::from_secs(2);
