@@ -1,1 +1,27 @@
-//! Not yet.
+//! The HTTP API of Leaseward's voters, and the objects that it speaks of.
+//!
+//! Must stay true: every voter answers everything (a follower asks the leader, one hop); reads are linearizable unless
+//! the caller asks for less; every answer says which revision it reflects; an error is a [`model::Problem`] with a
+//! stable code; a route that is not in the OpenAPI document cannot be served.
+//! Left out on purpose: who may do what (authentication is a layer around the [`router`]), TLS, the console's pages.
+//!
+//! To find your way: `model/` has what goes over the wire, `view.rs` makes it from the state, `ask.rs` reads what a
+//! request says besides its body, `answer.rs` puts the headers on every answer, and each noun has a file in `routes/`.
+
+mod answer;
+mod api;
+mod ask;
+mod describe;
+pub mod limits;
+pub mod model;
+mod openapi;
+mod page;
+pub mod problem;
+mod routes;
+pub mod suggest;
+mod view;
+
+pub use api::{Api, Content, ContentError, router, serve};
+pub use describe::describe;
+pub use openapi::document;
+pub use view::{lease, machine, server, session};

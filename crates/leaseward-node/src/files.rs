@@ -151,3 +151,17 @@ mod tests {
         assert_eq!(Files::of(dir, "pay-1").socket(), dir.join("pay-1.sock"));
     }
 }
+
+/// Returns the process ids of the shims whose servers live, as far as `run_dir` knows. For whoever plays the death of
+/// a whole machine.
+#[must_use]
+pub fn live_shims(run_dir: &Path) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(run_dir) else { return Vec::new() };
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "live"))
+        .filter_map(|path| read::<Live>(&path).ok())
+        .filter(|live| live.shim.open().is_ok_and(|found| found.is_some()))
+        .map(|live| live.shim.pid)
+        .collect()
+}

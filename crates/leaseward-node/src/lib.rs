@@ -35,6 +35,7 @@ mod restart;
 pub mod shim;
 pub mod supervisor;
 
+pub use files::live_shims;
 pub use clock::{BootInstant, boot_id};
 pub use error::Error;
 pub use guarded::{GuardOrder, Guarded};

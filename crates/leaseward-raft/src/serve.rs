@@ -278,7 +278,7 @@ impl Shared {
         let changed = async {
             loop {
                 let view = machine_view(&published.borrow_and_update().state, machine);
-                if view.revision != known {
+                if view.revision > known {
                     return view;
                 }
                 if published.changed().await.is_err() {

@@ -291,6 +291,8 @@ pub enum ServerReport {
         /// Why.
         why: String,
     },
+    /// No process of it lives on the machine, and nothing failed.
+    Absent,
 }
 
 /// A new version of one set.

@@ -93,6 +93,18 @@ pub struct ServerSpec {
     pub needs_sets: Vec<String>,
 }
 
+impl ServerSpec {
+    /// Returns whether a process started for `self` is also the right one for `other`.
+    #[must_use]
+    pub fn runs_alike(&self, other: &Self) -> bool {
+        self.command == other.command
+            && self.stop_command == other.stop_command
+            && self.environment == other.environment
+            && self.directory == other.directory
+            && self.user == other.user
+    }
+}
+
 /// Who carries out orders on a machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ManagerKind {

@@ -1,1 +1,29 @@
-//! Not yet.
+//! Exclusive leases with fencing tokens, failover of servers, versioned config on every machine's disk: the library
+//! that a host program embeds, and that the `leaseward` binary is made of.
+//!
+//! To find your way: [`Cluster`] is what a program holds. A lease's life is `client.rs` (asks any node) →
+//! `keeper.rs` (renews a session and knows until when it may be believed) → `lease.rs` (what the program holds).
+//! A machine's life is `agent.rs` (session, orders, config sets). A voter's life is `voter.rs`.
+//!
+//! Must stay true: a holder stops believing before anybody else can get its lease, by its own clock, whether or not
+//! the network answers. This crate reads no environment and installs no log subscriber.
+
+pub mod agent;
+pub mod client;
+pub mod clock;
+pub mod cluster;
+mod content;
+mod error;
+pub mod keeper;
+pub mod lease;
+pub mod limits;
+mod resume;
+mod serving;
+pub mod voter;
+
+pub use agent::{Agent, AgentConfig};
+pub use cluster::{Builder, Cluster, LeaseRequest};
+pub use content::QuorumContent;
+pub use error::{Error, LeaseLost, LostReason, Result};
+pub use lease::Lease;
+pub use leaseward_state::{FencingToken, LeaseName, MachineName, ServerName, SetName};

@@ -67,7 +67,7 @@ impl State {
         if name.server().is_some() {
             return Err(server_lease(name));
         }
-        self.end_grant(name, GrantEnd::Released, events);
+        self.end_grant(name, GrantEnd::Released, 0, events);
         Ok(Reply::Done)
     }
 
@@ -80,7 +80,7 @@ impl State {
         if name.server().is_some() {
             return Err(server_lease(name));
         }
-        self.end_grant(name, GrantEnd::Revoked, events);
+        self.end_grant(name, GrantEnd::Revoked, self.ttl_ms(name), events);
         Ok(Reply::Done)
     }
 
@@ -96,15 +96,16 @@ impl State {
     }
 
     /// Ends a grant that is not a server's, and passes the lease on or delays it.
-    pub(super) fn end_grant(&mut self, name: &LeaseName, why: GrantEnd, events: &mut Vec<Event>) {
+    ///
+    /// Whoever was revoked or superseded may believe in its lease for as long as its session's time to live.
+    pub(super) fn end_grant(&mut self, name: &LeaseName, why: GrantEnd, ttl_ms: u64, events: &mut Vec<Event>) {
         let Some(grant) = self.leases.get(name).and_then(Lease::grant).cloned() else { return };
-        let session_ttl = self.sessions.get(&grant.session).map_or(0, |session| session.ttl_ms);
         self.drop_from_session(name, grant.session);
         events.push(Event::LeaseEnded { lease: name.clone(), token: grant.token, why });
         let delay_ms = match why {
             GrantEnd::Released => 0,
-            GrantEnd::Expired | GrantEnd::Superseded => grant.lock_delay_ms,
-            GrantEnd::Revoked => grant.lock_delay_ms.max(session_ttl),
+            GrantEnd::Expired => grant.lock_delay_ms,
+            GrantEnd::Revoked | GrantEnd::Superseded => grant.lock_delay_ms.max(ttl_ms),
         };
         if delay_ms == 0 {
             self.pass_on(name, events);
@@ -113,6 +114,11 @@ impl State {
             lease.state = LeaseState::Delayed { token: grant.token, delay_ms };
             self.put_lease(name, lease);
         }
+    }
+
+    fn ttl_ms(&self, name: &LeaseName) -> u64 {
+        let session = self.leases.get(name).and_then(Lease::grant).and_then(|grant| self.sessions.get(&grant.session));
+        session.map_or(0, |session| session.ttl_ms)
     }
 
     /// Gives a lease that nobody holds to its next waiter, or forgets it.

@@ -1,9 +1,10 @@
 //! Machines come, go, and are kept free.
 
 use super::Outcome;
+use super::session::check_ttl;
 use crate::command::{OpenMachine, Reply};
 use crate::event::Event;
-use crate::limits::{MACHINES_MAX, META_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::limits::{MACHINES_MAX, META_BYTES_MAX, SESSIONS_MAX, TEXT_BYTES_MAX};
 use crate::machine::Machine;
 use crate::name::MachineName;
 use crate::record::RecordKey;
@@ -19,6 +20,8 @@ impl State {
         if labels > META_BYTES_MAX {
             return Err(Refusal::Invalid(format!("a machine's labels have at most {META_BYTES_MAX} bytes")));
         }
+        // Before the old session ends: a refusal changes nothing.
+        check_ttl(open.ttl_ms)?;
         let known = self.machines.get(&open.machine).cloned();
         if known.is_none() && self.machines.len() >= MACHINES_MAX {
             return Err(Refusal::TooMany { what: "machines".into(), max: MACHINES_MAX as u64 });
@@ -31,7 +34,11 @@ impl State {
         {
             return Ok(Reply::Session(session));
         }
-        if let Some(old) = known.as_ref().and_then(|machine| machine.session) {
+        let old = known.as_ref().and_then(|machine| machine.session);
+        if old.is_none() && self.sessions.len() >= SESSIONS_MAX {
+            return Err(Refusal::TooMany { what: "open sessions".into(), max: SESSIONS_MAX as u64 });
+        }
+        if let Some(old) = old {
             self.finish_sessions(&[old], SessionEnd::Superseded, events);
         }
         let id = self.new_session(Owner::Machine(open.machine.clone()), open.ttl_ms, events)?;

@@ -255,13 +255,15 @@ impl State {
                 Ok(Reply::Done)
             }
             Placement::Expired(expired) if expired.token == token => {
-                let ServerReport::Dead { certificate, .. } = report else { return Err(stale()) };
-                if certificate.token != token {
-                    return Err(stale());
-                }
+                let proof = match report {
+                    ServerReport::Dead { certificate, .. } if certificate.token == token => {
+                        FenceProof::Certificate(certificate.clone())
+                    }
+                    ServerReport::Absent => FenceProof::Swept,
+                    _ => return Err(stale()),
+                };
                 if expired.fence.is_none() {
                     let mut expired = expired.clone();
-                    let proof = FenceProof::Certificate(certificate.clone());
                     expired.fence = Some(proof.clone());
                     let machine = expired.machine.clone();
                     self.set_placement(name, Placement::Expired(expired));
@@ -315,6 +317,10 @@ impl State {
                     self.count_failure(&mut server, &assignment, assignment.restarts, why);
                 }
                 self.stopped(name, server, assignment, failure.as_deref(), Some(certificate), events);
+                return;
+            }
+            ServerReport::Absent => {
+                self.stopped(name, server, assignment, None, None, events);
                 return;
             }
             ServerReport::NotStarted { why } => {
@@ -441,7 +447,7 @@ fn check_version(name: &ServerName, server: Option<&Server>, expected: Option<u6
 }
 
 fn check_spec(spec: &ServerSpec) -> Result<(), Refusal> {
-    if spec.command.is_empty() {
+    if spec.command.first().is_none_or(String::is_empty) {
         return Err(Refusal::Invalid("a server needs a command".into()));
     }
     let texts = spec.command.iter().chain(&spec.stop_command).map(String::len).sum::<usize>()

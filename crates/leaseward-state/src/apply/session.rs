@@ -28,9 +28,7 @@ impl State {
         ttl_ms: u64,
         events: &mut Vec<Event>,
     ) -> Result<SessionId, Refusal> {
-        if !(TTL_MS_MIN..=TTL_MS_MAX).contains(&ttl_ms) {
-            return Err(Refusal::Ttl { ttl_ms, min_ms: TTL_MS_MIN, max_ms: TTL_MS_MAX });
-        }
+        check_ttl(ttl_ms)?;
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(Refusal::TooMany { what: "open sessions".into(), max: SESSIONS_MAX as u64 });
         }
@@ -88,9 +86,17 @@ impl State {
             for lease in &session.leases {
                 match lease.server() {
                     Some(server) => self.expire_server(&server, end, cause, events),
-                    None => self.end_grant(lease, end, events),
+                    None => self.end_grant(lease, end, session.ttl_ms, events),
                 }
             }
         }
     }
+}
+
+/// Returns whether a session may have this time to live.
+pub(super) fn check_ttl(ttl_ms: u64) -> Result<(), Refusal> {
+    if (TTL_MS_MIN..=TTL_MS_MAX).contains(&ttl_ms) {
+        return Ok(());
+    }
+    Err(Refusal::Ttl { ttl_ms, min_ms: TTL_MS_MIN, max_ms: TTL_MS_MAX })
 }

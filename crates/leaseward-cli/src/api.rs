@@ -1,0 +1,182 @@
+//! The API from the client's side: one node after the other until one answers.
+
+use std::time::Duration;
+
+use leaseward_http::model::{Node, NodeList, Problem};
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::diagnostic::Diagnostic;
+use crate::target::Target;
+
+/// A client of the API.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    http: reqwest::Client,
+    target: Target,
+    consistency: String,
+    dry_run: bool,
+}
+
+impl Api {
+    /// Returns a client of the cluster that `target` means.
+    pub(crate) fn new(target: &Target) -> Self {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_millis(800))
+            .no_proxy()
+            .build()
+            .expect("a plain client can be made");
+        Self { http, target: target.clone(), consistency: "linearizable".into(), dry_run: false }
+    }
+
+    /// Sets how fresh reads must be.
+    pub(crate) fn consistency(mut self, consistency: &str) -> Self {
+        consistency.clone_into(&mut self.consistency);
+        self
+    }
+
+    /// Only shows what would be asked.
+    pub(crate) fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Returns whether nothing is done.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// Returns an object.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Diagnostic> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}consistency={}", self.consistency);
+        self.send(Method::GET, &path, None::<&()>, &[]).await
+    }
+
+    /// Asks for a change.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, Diagnostic> {
+        self.send(method, path, body, &[]).await
+    }
+
+    /// As [`Api::call`], with headers.
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        headers: &[(&'static str, String)],
+    ) -> Result<T, Diagnostic> {
+        if self.dry_run && method != Method::GET {
+            let body = body.map(|body| serde_json::to_string(body).unwrap_or_default()).unwrap_or_default();
+            return Err(Diagnostic::new("", format!("would ask: {method} {path} {body}")).exit(0));
+        }
+        // The same key at every node: a change that one of them made is not made again by the next.
+        let key = format!("{:032x}", leaseward_raft::random::unique());
+        let bytes = self
+            .exchange(&method, path, &|request| {
+                let mut request = request;
+                if method != Method::GET {
+                    request = request.header("Idempotency-Key", &key);
+                }
+                for (name, value) in headers {
+                    request = request.header(*name, value);
+                }
+                match body {
+                    Some(body) => request.json(body),
+                    None => request,
+                }
+            })
+            .await?;
+        let bytes = if bytes.is_empty() { b"null".to_vec() } else { bytes };
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Diagnostic::new("LW0701", format!("{path}: a strange answer: {error}")))
+    }
+
+    /// Sends bytes.
+    pub(crate) async fn put_bytes(&self, path: &str, bytes: Vec<u8>) -> Result<(), Diagnostic> {
+        if self.dry_run {
+            return Ok(());
+        }
+        self.exchange(&Method::PUT, path, &|request| request.body(bytes.clone())).await.map(drop)
+    }
+
+    /// Returns bytes.
+    pub(crate) async fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Diagnostic> {
+        self.exchange(&Method::GET, path, &|request| request).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        fill: &(dyn Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder + Sync),
+    ) -> Result<Vec<u8>, Diagnostic> {
+        let mut last = Diagnostic::new("LW0501", "no address is known");
+        for address in &self.target.api {
+            let request = self.http.request(method.clone(), format!("http://{address}{path}")).timeout(self.target.timeout);
+            match fill(request).send().await {
+                Ok(response) => {
+                    let status = response.status();
+                    let bytes = match response.bytes().await {
+                        Ok(bytes) => bytes.to_vec(),
+                        Err(error) => {
+                            last = Diagnostic::new("LW0501", format!("{address}: {error}"));
+                            continue;
+                        }
+                    };
+                    if status.is_success() {
+                        return Ok(bytes);
+                    }
+                    let diagnostic = problem(status, &bytes);
+                    // This node may be cut off; another one may not be.
+                    if diagnostic.code == "LW0501" {
+                        last = diagnostic;
+                        continue;
+                    }
+                    return Err(diagnostic);
+                }
+                Err(error) => {
+                    let what = if error.is_connect() { "nobody answers" } else { "no answer" };
+                    last = Diagnostic::new("LW0501", format!("{what} at {address}"))
+                        .hint("leaseward context ls      see which clusters are known")
+                        .hint("--addr host:port          name a node");
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Returns the nodes of the cluster.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, Diagnostic> {
+        Ok(self.get::<NodeList>("/v1/nodes").await?.items)
+    }
+
+    /// Returns the events after a revision, once there is one, or after `wait`.
+    pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<Value, Diagnostic> {
+        let wait = wait.min(self.target.timeout / 2).as_millis();
+        self.send(Method::GET, &format!("/v1/events?after={after}&wait={wait}ms&limit=1000"), None::<&()>, &[]).await
+    }
+}
+
+fn problem(status: StatusCode, bytes: &[u8]) -> Diagnostic {
+    match serde_json::from_slice::<Problem>(bytes) {
+        Ok(problem) => {
+            let mut diagnostic = Diagnostic::new(&problem.code, problem.detail);
+            if let Some(leader) = problem.leader.filter(|_| problem.retryable) {
+                diagnostic = diagnostic.why(format!("the leader is {leader}"));
+            }
+            if !problem.hint.is_empty() {
+                diagnostic = diagnostic.hint(problem.hint);
+            }
+            diagnostic
+        }
+        Err(_) => Diagnostic::new("LW0701", format!("{status}: {}", String::from_utf8_lossy(bytes))),
+    }
+}

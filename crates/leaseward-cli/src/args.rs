@@ -1,0 +1,417 @@
+//! What can be typed. Every flag is also an environment variable; every command's help ends with examples.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Exactly one, somewhere: leases with fencing tokens, failover of servers, versioned config on every machine.
+#[derive(Debug, Parser)]
+#[command(name = "leaseward", version, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// API addresses, host:port, separated by commas.
+    #[arg(long, global = true, env = "LEASEWARD_ADDR")]
+    pub(crate) addr: Option<String>,
+    /// The cluster of this name in the contexts file.
+    #[arg(long, global = true, env = "LEASEWARD_CONTEXT")]
+    pub(crate) context: Option<String>,
+    /// table, wide, json, jsonl, yaml, name, or field=.path.to.field
+    #[arg(short = 'o', long, global = true, env = "LEASEWARD_OUTPUT", default_value = "table")]
+    pub(crate) output: String,
+    /// Shows every change until interrupted.
+    #[arg(short, long, global = true)]
+    pub(crate) watch: bool,
+    /// How long an answer may take.
+    #[arg(long, global = true, env = "LEASEWARD_TIMEOUT", default_value = "10s", value_parser = crate::duration::parse)]
+    pub(crate) timeout: Duration,
+    /// linearizable, leader or stale.
+    #[arg(long, global = true, default_value = "linearizable")]
+    pub(crate) consistency: String,
+    /// Does not ask.
+    #[arg(long, global = true)]
+    pub(crate) yes: bool,
+    /// Shows what would be asked of the cluster, and does nothing.
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Does not wait for the effect.
+    #[arg(long, global = true)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Starts a cluster of processes on this machine, and shows a failover.
+    #[command(after_help = "Examples:\n  leaseward dev\n  leaseward dev --exit-after-demo")]
+    Dev(DevArguments),
+    /// Runs the daemon.
+    #[command(after_help = "Examples:\n  leaseward agent --config /etc/leaseward/leaseward.toml\n  leaseward agent --check")]
+    Agent(AgentArguments),
+    /// Shows the cluster on one screen. Exits with 1 if it is degraded.
+    #[command(after_help = "Examples:\n  leaseward status\n  leaseward status -o field=.leader")]
+    Status,
+    /// Shows what happened.
+    #[command(after_help = "Examples:\n  leaseward events\n  leaseward events -f --for server/pay-1")]
+    Events(EventsArguments),
+    /// Explains an error code.
+    #[command(after_help = "Examples:\n  leaseward explain LW0412\n  leaseward explain LW0203")]
+    Explain {
+        /// Such as LW0412.
+        what: String,
+    },
+    /// Waits until something is so.
+    #[command(
+        after_help = "Examples:\n  leaseward wait server/pay-1=running\n  leaseward wait config/app=synced --timeout 1m"
+    )]
+    Wait {
+        /// server/NAME=PHASE, config/SET=synced, lease/NAME=free|held, cluster=healthy
+        condition: String,
+    },
+    /// Runs a command only while a lease is held.
+    #[command(
+        after_help = "Examples:\n  leaseward run --lease batch/nightly -- ./nightly.sh\n  leaseward run --lease x --ttl 10s --wait 5m -- sleep 60"
+    )]
+    Run(RunArguments),
+    /// Leases.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Servers.
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Machines.
+    #[command(subcommand)]
+    Machine(MachineCommand),
+    /// Nodes that store the log.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Config sets.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Clusters that this user knows.
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// Calls the API.
+    #[command(after_help = "Examples:\n  leaseward api GET /v1/leases\n  leaseward api POST /v1/servers/pay-1/stop")]
+    Api {
+        /// GET, PUT, POST or DELETE.
+        method: String,
+        /// Such as /v1/leases.
+        path: String,
+        /// The JSON body.
+        body: Option<String>,
+    },
+    /// The process around a server. Not for people.
+    #[command(hide = true)]
+    Shim {
+        /// For the shim.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArguments {
+    /// Ends after the demo instead of waiting for Ctrl-C.
+    #[arg(long)]
+    pub(crate) exit_after_demo: bool,
+    /// Starts the cluster only.
+    #[arg(long)]
+    pub(crate) no_demo: bool,
+    /// Keeps the state here instead of in a temporary directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Voters and machines, each as many as this.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: usize,
+    /// The first of the ports that are used; 0: any free ones.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArguments {
+    /// The settings file.
+    #[arg(long, env = "LEASEWARD_CONFIG", default_value = "/etc/leaseward/leaseward.toml")]
+    pub(crate) config: PathBuf,
+    /// Checks the settings and ends.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Ends when the process that started it ends.
+    #[arg(long, hide = true)]
+    pub(crate) die_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArguments {
+    /// Goes on showing them as they happen.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only of this object: server/pay-1, lease/x, config/app; or of this kind: server.
+    #[arg(long = "for", value_name = "OBJECT")]
+    pub(crate) object: Option<String>,
+    /// Only after this revision.
+    #[arg(long)]
+    pub(crate) after: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The lease.
+    #[arg(long)]
+    pub(crate) lease: String,
+    /// After a crash of this machine others wait this long.
+    #[arg(long, default_value = "3s", value_parser = crate::duration::parse)]
+    pub(crate) ttl: Duration,
+    /// Waits for the lease this long.
+    #[arg(long, default_value = "0s", value_parser = crate::duration::parse)]
+    pub(crate) wait: Duration,
+    /// When the lease is being lost, the command has this long between SIGTERM and SIGKILL. Default: a quarter of
+    /// --ttl.
+    #[arg(long, value_parser = crate::duration::parse)]
+    pub(crate) grace: Option<Duration>,
+    /// The command.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// Lists leases.
+    #[command(after_help = "Examples:\n  leaseward lease ls\n  leaseward lease ls batch/ -w")]
+    Ls {
+        /// Only those whose names begin so.
+        prefix: Option<String>,
+    },
+    /// Shows one lease.
+    Get {
+        /// The lease.
+        name: String,
+    },
+    /// Takes a lease in a session of its own, and prints both. Renew the session, or it ends.
+    #[command(
+        after_help = "Examples:\n  leaseward lease acquire x --holder me --ttl 30s\n  leaseward lease acquire x --wait 1m -o field=.token"
+    )]
+    Acquire {
+        /// The lease.
+        name: String,
+        /// Who holds it.
+        #[arg(long)]
+        holder: Option<String>,
+        /// Time to live of the session.
+        #[arg(long, default_value = "30s")]
+        ttl: String,
+        /// Waits this long.
+        #[arg(long)]
+        wait: Option<String>,
+    },
+    /// Renews a session.
+    Renew {
+        /// The session.
+        session: u64,
+    },
+    /// Gives a lease back.
+    Release {
+        /// The lease.
+        name: String,
+        /// The token under which it is held.
+        #[arg(long)]
+        token: u64,
+    },
+    /// Takes a lease away from its holder. The next one gets it after the holder's time to live.
+    Revoke {
+        /// The lease.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServerCommand {
+    /// Lists servers.
+    Ls,
+    /// Shows one server.
+    Get {
+        /// The server.
+        name: String,
+    },
+    /// Defines servers from TOML files.
+    #[command(after_help = "Examples:\n  leaseward server apply -f pay-1.toml\n  leaseward server apply -f pay-1.toml --dry-run")]
+    Apply {
+        /// The file.
+        #[arg(short, long = "file", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Starts a server, also one that failed.
+    Start {
+        /// The server.
+        name: String,
+    },
+    /// Stops a server; it stays stopped.
+    Stop {
+        /// The server.
+        name: String,
+    },
+    /// Moves a server to another machine.
+    #[command(after_help = "Examples:\n  leaseward server move pay-1 --to m2\n  leaseward server move pay-1 --to m2 --yes")]
+    Move {
+        /// The server.
+        name: String,
+        /// The machine.
+        #[arg(long)]
+        to: String,
+    },
+    /// Forgets a stopped server.
+    Rm {
+        /// The server.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachineCommand {
+    /// Lists machines.
+    Ls,
+    /// Shows one machine.
+    Get {
+        /// The machine.
+        name: String,
+    },
+    /// Keeps new servers away from a machine.
+    Cordon {
+        /// The machine.
+        name: String,
+        /// Why.
+        #[arg(short, long)]
+        message: String,
+    },
+    /// Lets servers come to a machine again.
+    Uncordon {
+        /// The machine.
+        name: String,
+    },
+    /// Forgets a machine that is gone.
+    Rm {
+        /// The machine.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Lists nodes.
+    Ls,
+    /// Makes a voter of a learner.
+    Promote {
+        /// The node's id or name.
+        node: String,
+    },
+    /// Makes a learner of a voter.
+    Demote {
+        /// The node's id or name.
+        node: String,
+    },
+    /// Removes a node from the cluster.
+    Rm {
+        /// The node's id or name.
+        node: String,
+    },
+    /// Makes another voter the leader.
+    TransferLeader {
+        /// The node's id or name; the one that is furthest along if none.
+        #[arg(long)]
+        to: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Lists config sets.
+    Ls,
+    /// Shows one config set with its files, or one file of it.
+    #[command(after_help = "Examples:\n  leaseward config get app\n  leaseward config get app limits.toml --version 3")]
+    Get {
+        /// The set.
+        set: String,
+        /// A file of it.
+        path: Option<String>,
+        /// The version; the newest if none.
+        #[arg(long)]
+        version: Option<u64>,
+    },
+    /// Publishes a directory as the next version of a set.
+    #[command(
+        after_help = "Examples:\n  leaseward config publish app --from ./etc/app -m \"raise limits\"\n  leaseward config publish app --from ./etc/app --if-version 42"
+    )]
+    Publish {
+        /// The set.
+        set: String,
+        /// The directory.
+        #[arg(long)]
+        from: PathBuf,
+        /// Why.
+        #[arg(short, long, default_value = "")]
+        message: String,
+        /// Only if this is the newest version; 0: only if the set is new.
+        #[arg(long)]
+        if_version: Option<u64>,
+    },
+    /// Lists the versions of a set.
+    History {
+        /// The set.
+        set: String,
+    },
+    /// Makes an older version the newest one, under a new number.
+    Rollback {
+        /// The set.
+        set: String,
+        /// The older version.
+        #[arg(long)]
+        to: u64,
+        /// Why.
+        #[arg(short, long, default_value = "")]
+        message: String,
+    },
+    /// Shows how far every member is.
+    #[command(after_help = "Examples:\n  leaseward config monitor app\n  leaseward config monitor app -w")]
+    Monitor {
+        /// The set.
+        set: String,
+    },
+    /// Forgets a set. Its files stay where they are.
+    Rm {
+        /// The set.
+        set: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// Lists contexts.
+    Ls,
+    /// Uses a context from now on.
+    Use {
+        /// The context.
+        name: String,
+    },
+    /// Adds a context.
+    Add {
+        /// The context.
+        name: String,
+        /// API addresses, host:port.
+        #[arg(required = true)]
+        api: Vec<String>,
+    },
+    /// Forgets a context.
+    Rm {
+        /// The context.
+        name: String,
+    },
+}

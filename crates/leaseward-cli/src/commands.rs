@@ -1,0 +1,15 @@
+//! The commands, one file each.
+
+pub(crate) mod agent;
+pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod dev;
+pub(crate) mod events;
+pub(crate) mod explain;
+pub(crate) mod lease;
+pub(crate) mod machine;
+pub(crate) mod node;
+pub(crate) mod run;
+pub(crate) mod server;
+pub(crate) mod status;
+pub(crate) mod wait;

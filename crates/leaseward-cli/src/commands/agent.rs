@@ -1,0 +1,118 @@
+//! `leaseward agent`: the daemon. A voter, a machine, or both, as the settings say.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use leaseward::agent::{Agent, AgentConfig};
+use leaseward::client::Client;
+use leaseward::voter::Voter;
+use leaseward::{MachineName, SetName};
+use leaseward_http::Api;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::diagnostic::Diagnostic;
+use crate::settings::{Role, Settings};
+use crate::telemetry;
+
+/// Runs until SIGTERM or SIGINT. Servers go on then; their shims end them when their lease runs out.
+pub(crate) async fn run(settings: Settings) -> Result<(), Diagnostic> {
+    telemetry::init(&settings.log);
+    raise_file_limit();
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let voter = match settings.node.role {
+        Role::Voter => Some(start_voter(&settings, &mut tasks).await?),
+        Role::Member => None,
+    };
+    if settings.machine.enabled {
+        let config = agent_config(&settings)?;
+        let mut addresses = settings.cluster.join.clone();
+        if voter.is_some() {
+            addresses.insert(0, settings.peer_listen().to_string());
+        }
+        let client = Client::new(addresses, settings.transport());
+        let (agent, adopted) = Agent::open(config, client.clone()).await?;
+        tasks.spawn(learn_addresses(client));
+        let stop = stop.clone();
+        tasks.spawn(async move { agent.run(adopted, stop).await });
+    }
+    stopped().await;
+    info!("stopping; servers go on until their deadlines");
+    stop.cancel();
+    if let Some(voter) = voter {
+        voter.stop().await;
+    }
+    tasks.abort_all();
+    Ok(())
+}
+
+async fn start_voter(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Arc<Voter>, Diagnostic> {
+    let listener = tokio::net::TcpListener::bind(settings.node.listen).await.map_err(|error| {
+        Diagnostic::new("LW0600", format!("cannot listen on {}: {error}", settings.node.listen))
+            .hint("another process may have the port; set node.listen")
+    })?;
+    let (replica, start) = settings.replica();
+    let voter = Arc::new(Voter::start(replica, start).await?);
+    let api = Api::new(voter.replica().clone(), Arc::new(crate::content::FromVoter(voter.content().clone())));
+    info!(api = %settings.node.listen, peers = %settings.peer_listen(), node = voter.replica().node(), "voter is open");
+    tasks.spawn(async move {
+        if let Err(error) = leaseward_http::serve(listener, api).await {
+            error!(%error, "the API stopped");
+        }
+    });
+    Ok(voter)
+}
+
+fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {
+    let name = MachineName::new(settings.node.name.clone())
+        .map_err(|error| Diagnostic::new("LW0101", format!("node.name: {error}")))?;
+    let shim = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("leaseward"));
+    let mut config = AgentConfig::new(name, settings.node.data.join("agent"), shim);
+    if let Some(dir) = &settings.machine.run_dir {
+        config.run_dir.clone_from(dir);
+    }
+    if let Some(dir) = &settings.machine.config_dir {
+        config.config_dir.clone_from(dir);
+    }
+    for (set, path) in &settings.machine.targets {
+        let set = SetName::new(set.clone()).map_err(|error| Diagnostic::new("LW0101", error.to_string()))?;
+        config.targets.insert(set, path.clone());
+    }
+    config.real_time = settings.machine.real_time;
+    config.ttl = settings.timing.lease_ttl.0;
+    config.labels.clone_from(&settings.machine.labels);
+    config.address = settings.node.advertise.clone().unwrap_or_else(|| settings.node.listen.ip().to_string());
+    Ok(config)
+}
+
+/// Keeps the agent's address book up to date, so that it finds voters that joined later.
+async fn learn_addresses(client: Client) {
+    loop {
+        client.learn().await.ok();
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    }
+}
+
+async fn stopped() {
+    let mut term = signal(SignalKind::terminate()).expect("signals can be listened to");
+    let mut int = signal(SignalKind::interrupt()).expect("signals can be listened to");
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Ends this process when its parent ends. For clusters that somebody plays with.
+pub(crate) fn die_with_parent() {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
+}
+
+/// Sessions and watchers are sockets: as many as we are permitted.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
+}

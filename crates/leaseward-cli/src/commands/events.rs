@@ -1,0 +1,76 @@
+//! `leaseward events`: what happened, as a time line.
+
+use std::time::Duration;
+
+use leaseward_http::model::{EventList, EventRecord};
+
+use crate::args::EventsArguments;
+use crate::diagnostic::Diagnostic;
+use crate::printer::{self, Output, column, field, line};
+use crate::session::Session;
+
+pub(crate) async fn run(session: &Session, arguments: EventsArguments) -> Result<(), Diagnostic> {
+    let mut after = arguments.after.unwrap_or(0);
+    let mut first = true;
+    loop {
+        let wait = if first { Duration::ZERO } else { Duration::from_secs(30) };
+        let value = session.api.events_after(after, wait).await;
+        let value = match value {
+            // Too far back: the oldest that are kept come first.
+            Err(error) if error.code == "LW0410" && first => {
+                after = session.revision().await?.saturating_sub(1_000);
+                continue;
+            }
+            other => other?,
+        };
+        let mut list: EventList = serde_json::from_value(value)
+            .map_err(|error| Diagnostic::new("LW0701", format!("a strange answer: {error}")))?;
+        let full = list.items.len();
+        if let Some(last) = list.items.last() {
+            after = last.revision.0;
+        } else if !first {
+            after = after.max(list.revision.0);
+        }
+        list.items.retain(|event| matches(event, arguments.object.as_deref()));
+        show(session, &list, first && !arguments.follow && full == 0)?;
+        if full >= 1_000 {
+            continue;
+        }
+        if !arguments.follow {
+            return Ok(());
+        }
+        first = false;
+    }
+}
+
+fn matches(event: &EventRecord, object: Option<&str>) -> bool {
+    match object.map(|object| object.split_once('/').unwrap_or((object, ""))) {
+        None => true,
+        Some((kind, "")) => event.kind == kind,
+        Some((kind, name)) => {
+            (event.kind == kind && event.subject == name)
+                || (event.kind == "lease" && event.subject == format!("{kind}/{name}"))
+        }
+    }
+}
+
+fn show(session: &Session, list: &EventList, empty: bool) -> Result<(), Diagnostic> {
+    match session.output {
+        Output::Table | Output::Wide => {
+            if empty {
+                eprintln!("nothing happened");
+            }
+            for event in &list.items {
+                line(&format!(
+                    "{}  {:<8} {:<24} {}",
+                    event.at.to_string().split('T').nth(1).unwrap_or_default().trim_end_matches('Z'),
+                    event.kind,
+                    event.subject,
+                    event.text
+                ));
+            }
+            Ok(())
+        }
+        _ => printer::list(&session.output, list, &[column("EVENT", |event| field(event, "text"))]),
+    }
+}

@@ -1,0 +1,79 @@
+//! `leaseward node …`
+
+use leaseward_http::model::{NodeList, Transfer};
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::args::NodeCommand;
+use crate::diagnostic::Diagnostic;
+use crate::printer::{self, Column, column, field, wide};
+use crate::session::Session;
+
+pub(crate) fn columns() -> Vec<Column> {
+    vec![
+        column("NODE", |node| field(node, "name")),
+        column("ID", |node| field(node, "id")),
+        column("ROLE", |node| field(node, "role")),
+        column("STATE", |node| match node["up"].as_bool() {
+            Some(true) => "● up".into(),
+            _ => "✖ down".into(),
+        }),
+        column("LAG", |node| field(node, "lag")),
+        column("VERSION", |node| field(node, "version")),
+        wide("APPLIED", |node| field(node, "applied")),
+        wide("PEERS AT", |node| field(node, "peer_address")),
+        wide("API AT", |node| field(node, "api_address")),
+        wide("ANSWERED IN", |node| field(node, "answered_in")),
+    ]
+}
+
+pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), Diagnostic> {
+    let api = &session.api;
+    let done = |what: String| {
+        eprintln!("✓ {what}");
+        Ok(())
+    };
+    match command {
+        NodeCommand::Ls => {
+            session
+                .show(|| async {
+                    let nodes: NodeList = api.get("/v1/nodes").await?;
+                    printer::list(&session.output, &nodes, &columns())
+                })
+                .await
+        }
+        NodeCommand::Promote { node } => {
+            let id = id(session, &node).await?;
+            let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/promote"), None::<&()>).await?;
+            done(format!("{node} votes"))
+        }
+        NodeCommand::Demote { node } => {
+            session.confirm(&format!("{node} does not vote any more."))?;
+            let id = id(session, &node).await?;
+            let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/demote"), None::<&()>).await?;
+            done(format!("{node} learns only"))
+        }
+        NodeCommand::Rm { node } => {
+            session.confirm(&format!("{node} is removed from the cluster."))?;
+            let id = id(session, &node).await?;
+            let _: Value = api.call(Method::DELETE, &format!("/v1/nodes/{id}"), None::<&()>).await?;
+            done(format!("{node} is no longer part of the cluster"))
+        }
+        NodeCommand::TransferLeader { to } => {
+            let to = match to {
+                Some(node) => Some(id(session, &node).await?),
+                None => None,
+            };
+            let _: Value = api.call(Method::POST, "/v1/cluster/transfer-leader", Some(&Transfer { to })).await?;
+            done("another voter leads".into())
+        }
+    }
+}
+
+async fn id(session: &Session, node: &str) -> Result<u64, Diagnostic> {
+    if let Ok(id) = node.parse() {
+        return Ok(id);
+    }
+    let found = session.api.nodes().await?.into_iter().find(|known| known.name == node);
+    found.map(|node| node.id).ok_or_else(|| Diagnostic::new("LW0404", format!("node/{node} does not exist")))
+}

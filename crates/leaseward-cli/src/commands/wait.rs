@@ -1,0 +1,55 @@
+//! `leaseward wait`: a barrier for scripts.
+
+use leaseward_http::model::{ClusterStatus, Health, MemberSyncList, Server, SyncPhase};
+use serde_json::Value;
+
+use crate::diagnostic::Diagnostic;
+use crate::session::Session;
+
+pub(crate) async fn run(session: &Session, condition: &str) -> Result<(), Diagnostic> {
+    let bad = || {
+        Diagnostic::new("LW0104", format!("`{condition}` is not a condition"))
+            .hint("server/NAME=running, config/SET=synced, lease/NAME=free, lease/NAME=held, cluster=healthy")
+    };
+    let (object, state) = condition.split_once('=').ok_or_else(bad)?;
+    let (kind, name) = object.split_once('/').unwrap_or((object, ""));
+    if !matches!((kind, state), ("server", _) | ("config", "synced") | ("lease", "free" | "held") | ("cluster", "healthy"))
+    {
+        return Err(bad());
+    }
+    session.until(condition, || holds(session, kind, name, state)).await
+}
+
+async fn holds(session: &Session, kind: &str, name: &str, state: &str) -> Result<bool, Diagnostic> {
+    let api = &session.api;
+    match kind {
+        "server" => match absent(api.get::<Server>(&format!("/v1/servers/{name}")).await)? {
+            Some(server) => Ok(server.phase.as_str() == state),
+            None => Ok(false),
+        },
+        "config" => {
+            let members = absent(api.get::<MemberSyncList>(&format!("/v1/configs/{name}/members?limit=1000")).await)?;
+            // Members that are gone catch up when they come back; a barrier cannot wait for them.
+            Ok(members.is_some_and(|members| {
+                let live: Vec<_> = members.items.iter().filter(|member| member.connected).collect();
+                !live.is_empty()
+                    && live.iter().all(|member| {
+                        member.phase == SyncPhase::Applied && member.applied == members.version
+                    })
+            }))
+        }
+        "lease" => {
+            let lease = absent(api.get::<Value>(&format!("/v1/leases/{name}")).await)?;
+            Ok(lease.is_some() == (state == "held"))
+        }
+        _ => Ok(api.get::<ClusterStatus>("/v1/cluster").await?.health == Health::Ok),
+    }
+}
+
+fn absent<T>(answer: Result<T, Diagnostic>) -> Result<Option<T>, Diagnostic> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.code == "LW0404" => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,98 @@
+//! What every command of a person has at hand: the API, the output, the right to ask.
+
+use std::future::Future;
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::api::Api;
+use crate::args::Global;
+use crate::diagnostic::Diagnostic;
+use crate::printer::Output;
+use crate::target::Target;
+
+/// What a command has at hand.
+pub(crate) struct Session {
+    pub(crate) api: Api,
+    pub(crate) output: Output,
+    pub(crate) global: Global,
+}
+
+impl Session {
+    /// Returns what the global flags say.
+    pub(crate) fn new(global: Global) -> Result<Self, Diagnostic> {
+        let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)?;
+        let api = Api::new(&target).consistency(&global.consistency).dry_run(global.dry_run);
+        let output = Output::parse(&global.output)?;
+        Ok(Self { api, output, global })
+    }
+
+    /// Shows something once, or again after every change with `--watch`.
+    pub(crate) async fn show<F>(&self, mut once: impl FnMut() -> F) -> Result<(), Diagnostic>
+    where
+        F: Future<Output = Result<(), Diagnostic>>,
+    {
+        if !self.global.watch {
+            return once().await;
+        }
+        loop {
+            let after = self.revision().await?;
+            if stdout().is_terminal() && self.output != Output::JsonLines {
+                print!("\x1b[H\x1b[2J");
+                stdout().flush().ok();
+            }
+            once().await?;
+            self.changed(after).await?;
+        }
+    }
+
+    /// Returns the newest revision.
+    pub(crate) async fn revision(&self) -> Result<u64, Diagnostic> {
+        let status: Value = self.api.get("/v1/cluster").await?;
+        Ok(status["revision"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// Waits until something happens after a revision, or a while.
+    pub(crate) async fn changed(&self, after: u64) -> Result<(), Diagnostic> {
+        self.api.events_after(after, Duration::from_secs(30)).await.map(drop)
+    }
+
+    /// Waits until `holds` says so; looks again after every event.
+    pub(crate) async fn until<F>(&self, what: &str, mut holds: impl FnMut() -> F) -> Result<(), Diagnostic>
+    where
+        F: Future<Output = Result<bool, Diagnostic>>,
+    {
+        let deadline = Instant::now() + self.global.timeout;
+        loop {
+            let after = self.revision().await?;
+            if holds().await? {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Diagnostic::new("LW0504", format!("{what}: not so within {:?}", self.global.timeout))
+                    .hint("--timeout 1m      wait longer"));
+            }
+            tokio::time::timeout(left, self.changed(after)).await.ok();
+        }
+    }
+
+    /// Asks on a terminal, refuses elsewhere without `--yes`.
+    pub(crate) fn confirm(&self, what: &str) -> Result<(), Diagnostic> {
+        if self.global.yes || self.api.is_dry_run() {
+            return Ok(());
+        }
+        if !stdin().is_terminal() {
+            return Err(Diagnostic::new("LW0104", format!("{what} and nobody can be asked here")).hint("--yes      do it"));
+        }
+        eprint!("{what}\nGo on? [y/N] ");
+        let mut answer = String::new();
+        stdin().read_line(&mut answer).ok();
+        if answer.trim().eq_ignore_ascii_case("y") {
+            return Ok(());
+        }
+        Err(Diagnostic::new("LW0104", "nothing was done"))
+    }
+}

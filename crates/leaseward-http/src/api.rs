@@ -1,0 +1,178 @@
+//! What the routes share: the replica, the content store, and the way to commit and to read.
+//!
+//! Must stay true: a write waits for its answer and its state; a read without further words is linearizable.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use leaseward_raft::{Later, Published, Replica};
+use leaseward_state::command::Condition;
+use leaseward_state::config::Digest;
+use leaseward_state::propose::Propose;
+use leaseward_state::{Command, Refusal, Reply, Request, Revision, SessionId, State};
+use tokio::net::TcpListener;
+use tokio::time::Duration;
+
+use crate::answer::Fault;
+use crate::ask::{Consistency, Write};
+use crate::page::Lists;
+use crate::problem;
+
+/// The content store of the whole cluster, as publishing needs it.
+pub trait Content: Send + Sync + 'static {
+    /// Returns those that a quorum of voters does not hold durably, in their order.
+    ///
+    /// # Errors
+    /// [`ContentError`] if that cannot be found out now.
+    fn missing(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>>;
+
+    /// Returns a blob's plain bytes, verified, from this node or another one.
+    ///
+    /// # Errors
+    /// [`ContentError`] if it may exist and cannot be read now; a blob that nobody has is `None`.
+    fn get(&self, digest: Digest) -> Later<'_, Result<Option<Vec<u8>>, ContentError>>;
+
+    /// Keeps blobs; a quorum of voters holds them durably when it returns.
+    ///
+    /// # Errors
+    /// [`ContentError`]; any of them may be kept then.
+    fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), ContentError>>;
+}
+
+/// Why the content store cannot answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {why}")]
+pub struct ContentError {
+    /// The stable code, such as LW0605.
+    pub code: String,
+    /// The reason.
+    pub why: String,
+}
+
+/// Everything that the routes need. Clones share it.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) replica: Replica,
+    pub(crate) content: Arc<dyn Content>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) lists: Mutex<Lists>,
+    started: u64,
+    requests: AtomicU64,
+}
+
+impl Api {
+    /// Returns the API of a replica with this content store.
+    #[must_use]
+    pub fn new(replica: Replica, content: Arc<dyn Content>) -> Self {
+        let started = leaseward_raft::clock::wall_millis();
+        let shared = Shared { lists: Mutex::default(), started, requests: AtomicU64::new(0) };
+        Self { replica, content, shared: Arc::new(shared) }
+    }
+
+    /// Returns a name for a request: this node, this run, and its count.
+    pub(crate) fn new_request(&self) -> String {
+        let count = self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{:x}-{count}", self.replica.node(), self.shared.started)
+    }
+
+    /// Returns the state of this node, without asking anybody.
+    pub(crate) fn here(&self) -> Arc<State> {
+        Arc::clone(&self.replica.published().borrow().state)
+    }
+
+    /// Returns a state that is as new as asked for.
+    pub(crate) async fn read(&self, consistency: Consistency) -> Result<Arc<State>, Fault> {
+        match consistency {
+            // A read by the leader's lease would save one round, and trust its clock.
+            Consistency::Linearizable | Consistency::Leader => Ok(self.read_now().await?.state),
+            Consistency::Stale => Ok(self.here()),
+        }
+    }
+
+    async fn read_now(&self) -> Result<Published, Fault> {
+        self.replica.read().await.map_err(|error| problem::of_not_committed(&error).into())
+    }
+
+    /// Commits one command under the request's fence and the conditions, and returns its revision and reply.
+    ///
+    /// `step` tells the commands of one request apart, so that each is the same command when the request is sent
+    /// again under its `Idempotency-Key`.
+    pub(crate) async fn commit(
+        &self,
+        write: &Write,
+        step: u64,
+        mut conditions: Vec<Condition>,
+        command: Command,
+    ) -> Result<(Revision, Reply), Fault> {
+        conditions.extend(write.fence.clone());
+        let wrapped = !conditions.is_empty() && !matches!(command, Command::Atomic { .. });
+        let command = match command {
+            Command::Atomic { conditions: mut own, commands } => {
+                own.append(&mut conditions);
+                Command::Atomic { conditions: own, commands }
+            }
+            command if wrapped => Command::Atomic { conditions, commands: vec![command] },
+            command => command,
+        };
+        let request = Request { key: write.key(step), named: write.is_named(), command };
+        let committed =
+            self.replica.propose(request).await.map_err(|error| Fault::from(problem::of_not_committed(&error)))?;
+        let reply = match committed.reply {
+            Reply::Atomic(mut replies) if wrapped => replies.pop().unwrap_or(Reply::Done),
+            reply => reply,
+        };
+        match reply {
+            Reply::Refused(Refusal::Part { refusal, .. }) if wrapped => Err(self.refused(&refusal)),
+            Reply::Refused(refusal) => Err(self.refused(&refusal)),
+            reply => Ok((committed.revision, reply)),
+        }
+    }
+
+    /// Returns the fault for a refusal, with what this node knows.
+    pub(crate) fn refused(&self, refusal: &Refusal) -> Fault {
+        problem::of_refusal(refusal, &self.here()).into()
+    }
+
+    /// Returns what the leader's timers say; empty elsewhere.
+    pub(crate) fn remaining(&self) -> BTreeMap<SessionId, Duration> {
+        self.replica.sessions().map(leaseward_raft::sessions::Sessions::remaining).unwrap_or_default()
+    }
+
+    /// Returns the name of the leader that this node knows of.
+    pub(crate) fn leader_name(&self) -> Option<String> {
+        self.replica.leader().map(|(_, info)| info.name)
+    }
+}
+
+/// Returns every route, with the headers that every answer carries. Layers around it (authentication, the console)
+/// are the caller's.
+pub fn router(api: Api) -> Router {
+    let (router, document) = crate::openapi::routes().split_for_parts();
+    let document = Arc::new(crate::openapi::finish(document));
+    router
+        .fallback(crate::answer::no_route)
+        .method_not_allowed_fallback(crate::answer::no_method)
+        .layer(axum::extract::DefaultBodyLimit::max(crate::limits::BODY_BYTES_MAX))
+        .layer(axum::Extension(document))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), crate::answer::finish))
+        .with_state(api)
+}
+
+/// Serves the API until the future is dropped.
+///
+/// # Errors
+/// Those of the listener; none in practice, as failed connections are skipped.
+pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+    axum::serve(listener, router(api)).await
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("node", &self.replica.node()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,278 @@
+//! What a request says besides its body: how fresh, under which condition, as which request.
+//!
+//! Must stay true: a word that is not understood is refused, never ignored.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use leaseward_state::command::Condition;
+use leaseward_state::{FencingToken, LeaseName, RequestKey};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::answer::Fault;
+use crate::limits::{KEY_BYTES_MAX, WAIT_MAX};
+use crate::model::Duration;
+use crate::problem::{self, Code};
+use crate::suggest;
+
+const FENCE: &str = "leaseward-fence";
+const IDEMPOTENCY: &str = "idempotency-key";
+
+/// A JSON body.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
+        let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let kind = given.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+        // Insisting keeps other people's web pages from posting here without a browser asking first.
+        if kind.as_deref() != Some("application/json") {
+            let given = given.unwrap_or("nothing");
+            let detail = format!("the body must be application/json, not {given}");
+            return Err(problem::of(Code::MediaType, detail).into());
+        }
+        let bytes = bytes(Bytes::from_request(request, state).await)?;
+        decode(&bytes).map(Self)
+    }
+}
+
+/// A JSON body that may be left out.
+pub(crate) struct OptionalBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
+        let length = request.headers().get(header::CONTENT_LENGTH).map(|value| value.as_bytes() == b"0");
+        let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        if length.unwrap_or(!chunked) {
+            return Ok(Self(T::default()));
+        }
+        Body::from_request(request, state).await.map(|Body(body)| Self(body))
+    }
+}
+
+pub(crate) fn bytes(read: Result<Bytes, BytesRejection>) -> Result<Bytes, Fault> {
+    read.map_err(|error| {
+        let code = if error.status() == StatusCode::PAYLOAD_TOO_LARGE { Code::TooLarge } else { Code::Unreadable };
+        problem::of(code, error.body_text()).into()
+    })
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let code = if error.is_data() { Code::Invalid } else { Code::Unreadable };
+        suggest::problem(&error.to_string(), code).into()
+    })
+}
+
+/// The query, without the words that every read understands.
+pub(crate) struct Params<T>(pub(crate) T);
+
+/// Words of the query that [`Fresh`] reads.
+const COMMON: [&str; 1] = ["consistency"];
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        let own: Vec<&str> = parts
+            .uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !COMMON.contains(&pair.split('=').next().unwrap_or_default()))
+            .collect();
+        let unreadable = |why: String| Fault::from(problem::of(Code::Unreadable, why));
+        let uri: Uri = format!("/?{}", own.join("&")).parse().map_err(|_| unreadable("the query is no query".into()))?;
+        match Query::<T>::try_from_uri(&uri) {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(error) => {
+                let text = error.body_text();
+                let message = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, message)| message);
+                // A wrong value is named as `key: what is wrong`.
+                let inner = message.split_once(": ").map_or(message, |(_, inner)| inner);
+                let message = if inner.starts_with("unknown ") { inner } else { message };
+                Err(suggest::problem(message, Code::Invalid).into())
+            }
+        }
+    }
+}
+
+/// No words but those that every read understands.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// How new the state must be that is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Consistency {
+    /// With everything that was acknowledged to anybody before the request came.
+    #[default]
+    Linearizable,
+    /// What the leader knows. This version gives the same as `linearizable`.
+    Leader,
+    /// What the answering node knows.
+    Stale,
+}
+
+/// `?consistency=`.
+pub(crate) struct Fresh(pub(crate) Option<Consistency>);
+
+impl Fresh {
+    pub(crate) fn or_newest(&self) -> Consistency {
+        self.0.unwrap_or_default()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Fresh {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        let given = parts.uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("consistency="));
+        match given {
+            None => Ok(Self(None)),
+            Some("linearizable") => Ok(Self(Some(Consistency::Linearizable))),
+            Some("leader") => Ok(Self(Some(Consistency::Leader))),
+            Some("stale") => Ok(Self(Some(Consistency::Stale))),
+            Some(other) => {
+                Err(suggest::unknown_word("consistency", other, &["linearizable", "leader", "stale"]).into())
+            }
+        }
+    }
+}
+
+/// What a write says besides its body.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    /// The lease under which the writer writes.
+    pub(crate) fence: Option<Condition>,
+    /// The version that the object must have; 0: it must not exist.
+    if_version: Option<u64>,
+    /// Names the request, with method and path.
+    client: Option<u128>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Write {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        let headers = &parts.headers;
+        let fence = text(headers, FENCE)?.map(|text| {
+            fence(text).ok_or_else(|| invalid("Leaseward-Fence is `<lease>;<token>`, such as server/pay-1;17"))
+        });
+        let client = text(headers, IDEMPOTENCY)?.map(|key| {
+            if key.is_empty() || key.len() > KEY_BYTES_MAX {
+                return Err(invalid(format!("Idempotency-Key has 1 to {KEY_BYTES_MAX} bytes")));
+            }
+            Ok(client(key, parts.method.as_str(), parts.uri.path()))
+        });
+        Ok(Self { fence: fence.transpose()?, if_version: if_version(headers)?, client: client.transpose()? })
+    }
+}
+
+impl Write {
+    /// Returns the version that the object must have.
+    pub(crate) fn version(&self) -> Option<u64> {
+        self.if_version
+    }
+
+    /// Refuses a version where none can be checked, so that nobody believes it was.
+    pub(crate) fn without_version(&self) -> Result<(), Fault> {
+        match self.if_version {
+            None => Ok(()),
+            Some(_) => Err(problem::of(Code::Unsupported, "If-Match and If-None-Match do not apply here").into()),
+        }
+    }
+
+    /// Returns the key of a command of this request.
+    pub(crate) fn key(&self, step: u64) -> Option<RequestKey> {
+        self.client.map(|client| RequestKey { client, sequence: step })
+    }
+
+    /// Returns whether the caller chose the key.
+    pub(crate) fn is_named(&self) -> bool {
+        self.client.is_some()
+    }
+}
+
+fn invalid(why: impl Into<String>) -> Fault {
+    problem::of(Code::Invalid, why).into()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
+    let value = headers.get(name).map(|value| value.to_str().map(str::trim));
+    value.transpose().map_err(|_| invalid(format!("the header {name} is not plain text")))
+}
+
+fn fence(text: &str) -> Option<Condition> {
+    let (lease, token) = text.rsplit_once(';')?;
+    let lease = LeaseName::new(lease.trim()).ok()?;
+    Some(Condition::Fence { lease, token: FencingToken(token.trim().parse().ok()?) })
+}
+
+fn client(key: &str, method: &str, path: &str) -> u128 {
+    let hash = blake3::hash(format!("{key}\0{method}\0{path}").as_bytes());
+    let mut first = [0; 16];
+    first.copy_from_slice(&hash.as_bytes()[..16]);
+    u128::from_be_bytes(first)
+}
+
+fn if_version(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let (same, none) = (text(headers, "if-match")?, text(headers, "if-none-match")?);
+    match (same, none) {
+        (None, None) => Ok(None),
+        (None, Some("*")) => Ok(Some(0)),
+        (None, Some(_)) => Err(invalid("If-None-Match takes `*` only: the object must not exist")),
+        (Some(tag), None) => version(tag)
+            .map(Some)
+            .ok_or_else(|| invalid("If-Match is the ETag of the object, such as \"v42\"")),
+        (Some(_), Some(_)) => Err(invalid("If-Match and If-None-Match exclude each other")),
+    }
+}
+
+fn version(tag: &str) -> Option<u64> {
+    let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
+    tag.strip_prefix('v').unwrap_or(tag).parse().ok().filter(|version| *version > 0)
+}
+
+/// Returns how long a request may wait for something to happen.
+pub(crate) fn wait(asked: Duration) -> Result<std::time::Duration, Fault> {
+    let asked = std::time::Duration::from(asked);
+    if asked > WAIT_MAX {
+        return Err(invalid(format!("`wait` is at most {}", Duration::from(WAIT_MAX))));
+    }
+    Ok(asked)
+}
+
+/// Returns a name, or the fault for one that is not allowed.
+pub(crate) fn name<T: std::str::FromStr<Err = leaseward_state::BadName>>(text: &str) -> Result<T, Fault> {
+    text.parse().map_err(|error: leaseward_state::BadName| invalid(error.to_string()))
+}
+
+/// Returns the fault for an object that does not exist.
+pub(crate) fn not_found(kind: &str, name: impl std::fmt::Display) -> Fault {
+    problem::of(Code::NotFound, format!("{kind}/{name} does not exist")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fences_tags_and_keys_are_read() {
+        let expected = LeaseName::new("server/pay-1").unwrap();
+        assert_eq!(fence("server/pay-1;17"), Some(Condition::Fence { lease: expected, token: FencingToken(17) }));
+        assert_eq!(fence("server/pay-1"), None);
+        assert_eq!(fence("../x;17"), None);
+        assert_eq!((version("\"v42\""), version("42"), version("W/\"v42\"")), (Some(42), Some(42), Some(42)));
+        assert_eq!((version("\"v0\""), version("*"), version("")), (None, None, None));
+        assert_ne!(client("k", "PUT", "/a"), client("k", "PUT", "/b"));
+    }
+}

@@ -1,0 +1,49 @@
+//! Every bound of the API: its unit and its reason.
+
+use std::time::Duration;
+
+/// A JSON body, in bytes: four times the largest server specification.
+pub const BODY_BYTES_MAX: usize = 256 << 10;
+
+/// A list of blob names, in bytes: about sixty thousand names.
+pub const NAMES_BYTES_MAX: usize = 4 << 20;
+
+/// A blob, in bytes: as large as the content store takes.
+pub const BLOB_BYTES_MAX: usize = leaseward_sync::limits::BLOB_BYTES_MAX;
+
+/// Objects on a page, unless the client asks for fewer or more.
+pub const PAGE_USUAL: usize = 200;
+
+/// Objects on a page at most: such a page has about a megabyte.
+pub const PAGE_MAX: usize = 1_000;
+
+/// States kept for the later pages of lists that somebody began. A state shares everything with the next one, so an
+/// old one costs what changed since.
+pub const LISTS_KEPT: usize = 32;
+
+/// Sessions in one renewal.
+pub const RENEWALS_MAX: usize = 4_096;
+
+/// How long a request may wait for something to happen: proxies on the way seldom wait longer.
+pub const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// A request that says no deadline of its own is given up after this, beyond what it asked to wait.
+pub const REQUEST_WITHIN: Duration = Duration::from_secs(30);
+
+/// A silent stream says so often that it lives.
+pub const STREAM_COMMENT: Duration = Duration::from_secs(10);
+
+/// Events that are taken from the state at once for one stream.
+pub const STREAM_EVENTS_AT_ONCE: usize = 256;
+
+/// How long another node has to say how it is.
+pub const STATUS_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a read for a page of status may take before an old state is shown instead.
+pub const STATUS_READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// Time to live of sessions that name none, in milliseconds.
+pub const TTL_MS_USUAL: u64 = 3_000;
+
+/// An `Idempotency-Key`, in bytes: a UUID with room.
+pub const KEY_BYTES_MAX: usize = 256;

@@ -1,0 +1,35 @@
+//! The objects that the API speaks of: what goes over the wire, and what the command line prints.
+//!
+//! Must stay true: snake_case; tokens, revisions and sessions are strings, because JavaScript loses bits above 2^53;
+//! durations are strings (`"3s"`); times are RFC 3339 in UTC. Clients ignore fields they do not know; the server
+//! refuses them. Left out on purpose: how an object is made from the state (`view.rs`).
+
+mod cluster;
+mod config;
+mod event;
+mod lease;
+mod machine;
+mod problem;
+mod server;
+mod server_file;
+mod text;
+mod transaction;
+
+pub use cluster::{ClusterStatus, Count, Health, Node, NodeList, NodeRole, Transfer};
+pub use config::{
+    ConfigSet, ConfigSetList, ConfigVersion, ConfigVersionList, FileEntry, FileKind, ManifestListing, MemberSync,
+    MemberSyncList, MissingBlobs, Publish, Rollback, SyncPhase,
+};
+pub use event::{Compacted, EventList, EventRecord, Snapshot};
+pub use lease::{
+    AcquireLease, HeldLease, Lease, LeaseList, LeaseState, OpenSession, Renew, RenewOne, Renewed, RenewedOne, Revoke,
+    Session, SessionList, SessionOwner, Waiter,
+};
+pub use machine::{Cordon, Machine, MachineList};
+pub use problem::Problem;
+pub use server::{Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
+pub use server_file::{
+    CheckFile, CheckKind, Fence, ManagerFile, MountFile, RestartFile, ServerFile, VipFile,
+};
+pub use text::{BadDuration, Duration, Time, Wide};
+pub use transaction::{Condition, Operation, Outcome, Transaction, TransactionResult};

@@ -1,0 +1,154 @@
+//! The cluster at a glance, and its own description.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use leaseward_state::config::SyncState;
+use leaseward_state::State as Clustered;
+use serde_json::Value;
+use tokio::time::timeout;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::answer::{At, Fault};
+use crate::api::Api;
+use crate::ask::{Consistency, Fresh, Nothing, Params};
+use crate::limits::STATUS_READ_WITHIN;
+use crate::model::{ClusterStatus, Count, Health, Node, NodeRole, ServerPhase};
+use crate::routes::nodes::nodes;
+use crate::view;
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(status)).routes(routes!(openapi))
+}
+
+/// How the cluster is. Answered without a leader too, from what the answering node knows.
+#[utoipa::path(get, path = "/v1/cluster", responses((status = 200, body = ClusterStatus)))]
+async fn status(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<At<Json<ClusterStatus>>, Fault> {
+    let stale = fresh.or_newest() == Consistency::Stale;
+    let read = async {
+        match timeout(STATUS_READ_WITHIN, api.read(Consistency::Linearizable)).await {
+            _ if stale => None,
+            Ok(Ok(state)) => Some(state),
+            _ => None,
+        }
+    };
+    let (state, nodes) = tokio::join!(read, nodes(&api));
+    let answers = state.is_some() || (stale && api.replica.leader().is_some());
+    let state = state.unwrap_or_else(|| api.here());
+    let status = api.replica.status();
+    let leader = api.leader_name().filter(|_| answers);
+    let cluster = format!("{:032x}", api.replica.cluster());
+    Ok(At(state.revision(), Json(summary(cluster, &state, nodes, leader, status.term))))
+}
+
+/// Returns the whole picture: pure.
+pub(crate) fn summary(
+    cluster: String,
+    state: &Clustered,
+    nodes: Vec<Node>,
+    leader: Option<String>,
+    term: u64,
+) -> ClusterStatus {
+    let (voters, learners): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.role != NodeRole::Learner);
+    let warnings = warnings(state, &voters);
+    let (health, sentence) = health(&voters, leader.as_deref(), &warnings);
+    let mut in_sync = Count::default();
+    for ((set, _), sync) in state.syncs() {
+        in_sync.all += 1;
+        in_sync.of += u64::from(state.set(set).is_some_and(|set| view::is_in_sync(sync, set.head)));
+    }
+    ClusterStatus {
+        cluster,
+        health,
+        sentence,
+        leader,
+        term,
+        revision: state.revision().into(),
+        voters,
+        learners,
+        machines: count(state.machines().map(|(_, machine)| match (&machine.session, &machine.cordoned) {
+            (None, _) => "lost",
+            (Some(_), Some(_)) => "cordoned",
+            (Some(_), None) => "connected",
+        })),
+        leases: count(state.leases().map(|(_, lease)| if lease.grant().is_some() { "held" } else { "delayed" })),
+        sessions: state.sessions().count() as u64,
+        servers: count(state.servers().map(|(_, server)| view::phase(server).as_str())),
+        sets: state.sets().count() as u64,
+        in_sync,
+        warnings,
+    }
+}
+
+pub(crate) fn count<'a>(words: impl Iterator<Item = &'a str>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for word in words {
+        *counts.entry(word.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+fn health(voters: &[Node], leader: Option<&str>, warnings: &[String]) -> (Health, String) {
+    let (all, down) = (voters.len(), voters.iter().filter(|node| !node.up).count());
+    let Some(leader) = leader else {
+        return (Health::Down, format!("nobody leads: {down} of {all} voters do not answer; nothing can be committed"));
+    };
+    let spare = (all.saturating_sub(1) / 2).saturating_sub(down);
+    if down > 0 {
+        let room = match spare {
+            0 => "no further loss allowed".to_owned(),
+            spare => format!("{spare} more may fail"),
+        };
+        return (Health::Degraded, format!("{down} of {all} voters down, {room}"));
+    }
+    match warnings.len() {
+        0 => (Health::Ok, format!("all {all} voters up, {leader} leads, {spare} may fail")),
+        1 => (Health::Degraded, warnings[0].clone()),
+        more => (Health::Degraded, format!("{more} things need a look, first: {}", warnings[0])),
+    }
+}
+
+fn warnings(state: &Clustered, voters: &[Node]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for node in voters.iter().filter(|node| !node.up) {
+        match &node.quarantined {
+            Some(why) => warnings.push(format!("voter {} takes no part: {why}", node.name)),
+            None => warnings.push(format!("voter {} does not answer", node.name)),
+        }
+    }
+    for (name, machine) in state.machines().filter(|(_, machine)| machine.session.is_none()) {
+        warnings.push(format!("machine {name} is lost since {}", crate::model::Time::from(machine.since)));
+    }
+    for (name, server) in state.servers() {
+        match view::phase(server) {
+            ServerPhase::Failed => warnings.push(format!("server {name} failed: {}", view::server(state, name, server).status)),
+            ServerPhase::Unhealthy => warnings.push(format!("server {name} does not pass its checks")),
+            ServerPhase::Fencing => warnings.push(format!("server {name} waits for the proof that its last copy is dead")),
+            ServerPhase::Unplaced => warnings.push(format!("server {name} has no machine")),
+            _ => {}
+        }
+    }
+    for ((set, machine), sync) in state.syncs() {
+        match &sync.state {
+            SyncState::Rejected { version, why } => {
+                warnings.push(format!("config {set} v{version} was rejected by {machine}: {why}"));
+            }
+            SyncState::Drifted { .. } => warnings.push(format!("config {set} was changed by hand on {machine}")),
+            _ => {}
+        }
+    }
+    warnings
+}
+
+/// Describes this API.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, body = serde_json::Value)))]
+async fn openapi(Extension(document): Extension<Arc<Value>>, Params(Nothing {}): Params<Nothing>) -> Json<Value> {
+    Json(Value::clone(&document))
+}

@@ -1,0 +1,232 @@
+//! What happened, as a stream or as a question that waits.
+//!
+//! Must stay true: a stream that is resumed at its last id misses nothing and may repeat a part of one entry: the id
+//! stands at the last event of an entry. Who is too far behind is told so. A slow reader costs no memory: events are
+//! taken from the state when there is room for them.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::sse::{Event as Line, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, stream};
+use leaseward_raft::Published;
+use leaseward_state::event::Recorded;
+use leaseward_state::{Revision, State as Clustered};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::answer::{At, Fault};
+use crate::api::Api;
+use crate::ask::{Fresh, Params, wait};
+use crate::describe::describe;
+use crate::limits::{PAGE_MAX, PAGE_USUAL, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
+use crate::model::{Compacted, Duration, EventList, Snapshot, Wide};
+use crate::problem::{self, Code};
+use crate::suggest;
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(events))
+}
+
+const KINDS: [&str; 5] = ["session", "lease", "machine", "server", "config"];
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct EventParams {
+    /// Only these kinds, with commas: `session`, `lease`, `machine`, `server`, `config`.
+    #[serde(default)]
+    kinds: Option<String>,
+    /// Only objects whose names begin so.
+    #[serde(default)]
+    prefix: String,
+    /// Only what came after this revision. Without it a stream begins now, and a question gets the newest ones.
+    #[serde(default)]
+    after: Option<Wide>,
+    /// Wait so long for something to come, if there is nothing. Not for a stream.
+    #[serde(default)]
+    wait: Option<Duration>,
+    /// Events in one answer, 200 if not given, at most 1000. Not for a stream.
+    #[serde(default)]
+    limit: Option<u32>,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default)]
+struct Filter {
+    kinds: Vec<String>,
+    prefix: String,
+}
+
+impl Filter {
+    fn of(params: &EventParams) -> Result<Self, Fault> {
+        let kinds = params.kinds.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|kind| !kind.is_empty());
+        let kinds: Vec<String> = kinds.map(ToOwned::to_owned).collect();
+        if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+            return Err(suggest::unknown_word("kind of event", unknown, &KINDS).into());
+        }
+        Ok(Self { kinds, prefix: params.prefix.clone() })
+    }
+
+    fn takes(&self, recorded: &Recorded) -> bool {
+        let kind = recorded.event.kind();
+        (self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))
+            && (self.prefix.is_empty() || recorded.event.subject().starts_with(&self.prefix))
+    }
+}
+
+/// What happened. With `Accept: text/event-stream` a stream: `event: snapshot` says from which revision on changes
+/// follow, `event: change` is an event, its `id` the revision to resume at, `event: compacted` says that some are gone.
+/// Otherwise a list, which may wait for something to come.
+#[utoipa::path(
+    get, path = "/v1/events",
+    params(EventParams, ("Last-Event-ID" = Option<String>, Header, description = "Resumes a stream")),
+    responses((status = 200, content((EventList = "application/json"), (String = "text/event-stream"))))
+)]
+async fn events(
+    State(api): State<Api>,
+    fresh: Fresh,
+    headers: HeaderMap,
+    Params(params): Params<EventParams>,
+) -> Result<Response, Fault> {
+    let filter = Filter::of(&params)?;
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let state = api.read(fresh.or_newest()).await?;
+    if !header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
+        return Ok(list(&api, &filter, &params).await?.into_response());
+    }
+    if params.wait.is_some() || params.limit.is_some() {
+        return Err(problem::of(Code::Invalid, "`wait` and `limit` are not for streams").into());
+    }
+    let resumed = match headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.parse().ok())) {
+        Some(None) => return Err(problem::of(Code::Invalid, "Last-Event-ID is a revision").into()),
+        Some(Some(id)) => Some(Revision(id)),
+        None => params.after.map(Into::into),
+    };
+    let follow = Follow {
+        published: api.replica.published(),
+        filter,
+        after: resumed.unwrap_or_else(|| state.revision()),
+        waiting: match resumed {
+            Some(_) => VecDeque::new(),
+            None => VecDeque::from([snapshot(&state)]),
+        },
+    };
+    let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
+    Ok(Sse::new(lines(follow)).keep_alive(keep_alive).into_response())
+}
+
+async fn list(api: &Api, filter: &Filter, params: &EventParams) -> Result<At<Json<EventList>>, Fault> {
+    let limit = params.limit.map_or(PAGE_USUAL, |limit| limit as usize);
+    if limit == 0 || limit > PAGE_MAX {
+        return Err(problem::of(Code::Invalid, format!("`limit` is 1 to {PAGE_MAX}")).into());
+    }
+    let deadline = Instant::now() + params.wait.map(wait).transpose()?.unwrap_or_default();
+    let mut published = api.replica.published();
+    loop {
+        let state = std::sync::Arc::clone(&published.borrow_and_update().state);
+        let (items, revision) = match params.after {
+            Some(after) => after_revision(&state, filter, after.into(), limit)?,
+            None => (newest(&state, filter, limit), state.revision()),
+        };
+        let is_late = Instant::now() >= deadline;
+        if !items.is_empty() || is_late || timeout_at(deadline, published.changed()).await.is_err() {
+            let compacted = state.compacted().into();
+            let list = EventList { revision: revision.into(), compacted, items: items.into_iter().map(describe).collect() };
+            return Ok(At(state.revision(), Json(list)));
+        }
+    }
+}
+
+/// Returns whole entries only, so that the revision that comes with them is a place to go on from.
+fn after_revision<'a>(
+    state: &'a Clustered,
+    filter: &Filter,
+    after: Revision,
+    limit: usize,
+) -> Result<(Vec<&'a Recorded>, Revision), Fault> {
+    let kept = state.events_after(after).ok_or_else(|| compacted(state, after))?;
+    let mut items: Vec<&Recorded> = Vec::new();
+    for recorded in kept.filter(|recorded| filter.takes(recorded)) {
+        let last = items.last().map(|last| last.revision);
+        if items.len() >= limit && last != Some(recorded.revision) {
+            return Ok((items, last.unwrap_or(after)));
+        }
+        items.push(recorded);
+    }
+    Ok((items, state.revision().max(after)))
+}
+
+fn newest<'a>(state: &'a Clustered, filter: &Filter, limit: usize) -> Vec<&'a Recorded> {
+    let mut items: Vec<_> = state.ledger().rev().filter(|recorded| filter.takes(recorded)).take(limit).collect();
+    items.reverse();
+    items
+}
+
+fn compacted(state: &Clustered, after: Revision) -> Fault {
+    let detail = format!("events after revision {after} are gone up to revision {}", state.compacted());
+    problem::of(Code::Compacted, detail).into()
+}
+
+/// A stream on its way.
+struct Follow {
+    published: watch::Receiver<Published>,
+    filter: Filter,
+    after: Revision,
+    waiting: VecDeque<Line>,
+}
+
+fn line(name: &str, data: &impl Serialize) -> Line {
+    Line::default().event(name).data(serde_json::to_string(data).expect("it is plain text and numbers"))
+}
+
+fn snapshot(state: &Clustered) -> Line {
+    line("snapshot", &Snapshot { revision: state.revision().into() }).id(state.revision().to_string())
+}
+
+fn lines(follow: Follow) -> impl Stream<Item = Result<Line, Infallible>> {
+    stream::unfold(follow, |mut follow| async move {
+        loop {
+            if let Some(next) = follow.waiting.pop_front() {
+                return Some((Ok(next), follow));
+            }
+            let state = std::sync::Arc::clone(&follow.published.borrow_and_update().state);
+            follow.take(&state);
+            if follow.waiting.is_empty() && follow.published.changed().await.is_err() {
+                return None;
+            }
+        }
+    })
+}
+
+impl Follow {
+    fn take(&mut self, state: &Clustered) {
+        match after_revision(state, &self.filter, self.after, STREAM_EVENTS_AT_ONCE) {
+            Ok((items, revision)) => {
+                for (i, recorded) in items.iter().enumerate() {
+                    let is_last = items.get(i + 1).is_none_or(|next| next.revision != recorded.revision);
+                    let line = line("change", &describe(recorded));
+                    self.waiting.push_back(if is_last { line.id(recorded.revision.to_string()) } else { line });
+                }
+                self.after = revision;
+            }
+            Err(_) => {
+                let gone = Compacted { after: self.after.into(), compacted: state.compacted().into() };
+                self.waiting.extend([line("compacted", &gone), snapshot(state)]);
+                self.after = state.revision();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "events_tests.rs"]
+mod tests;

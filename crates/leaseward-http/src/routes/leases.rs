@@ -1,0 +1,293 @@
+//! Leases: list, get, acquire, release, revoke.
+//!
+//! Must stay true: whoever gives up waiting does not stay in the queue; a session that was opened for a grant ends if
+//! there is no grant.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use leaseward_raft::net::wire::Renewal;
+use leaseward_state::command::Acquire;
+use leaseward_state::propose::Propose;
+use leaseward_state::{Command, LeaseName, Refusal, Reply, Revision, SessionId};
+use serde::Deserialize;
+use tokio::time::{Duration, Instant, sleep_until};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::answer::{At, Fault, tagged};
+use crate::api::Api;
+use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found, wait};
+use crate::limits::TTL_MS_USUAL;
+use crate::model::{AcquireLease, Lease, LeaseList, Revoke, Wide};
+use crate::page::Page;
+use crate::routes::ListParams;
+use crate::view;
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get, acquire, release))
+        .routes(routes!(revoke))
+}
+
+/// Lists leases.
+#[utoipa::path(get, path = "/v1/leases", params(ListParams), responses((status = 200, body = LeaseList)))]
+async fn list(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Params(params): Params<ListParams>,
+) -> Result<At<Json<LeaseList>>, Fault> {
+    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let all = page.state.leases().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
+    let (leases, next_page) = page.take(&api, all, |(name, _)| name.to_string());
+    let remaining = api.remaining();
+    let items = leases.into_iter().map(|(name, lease)| view::lease(&page.state, &remaining, name, lease)).collect();
+    Ok(At(page.revision, Json(LeaseList { revision: page.revision.into(), items, next_page })))
+}
+
+/// Returns a lease that is held, delayed or waited for.
+#[utoipa::path(
+    get, path = "/v1/leases/{*name}", params(("name" = String, Path, description = "May hold slashes")),
+    responses((status = 200, body = Lease))
+)]
+async fn get(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Path(lease): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<At<Response>, Fault> {
+    let lease: LeaseName = name(&lease)?;
+    let state = api.read(fresh.or_newest()).await?;
+    let found = state.lease(&lease).ok_or_else(|| not_found("lease", &lease))?;
+    let object = view::lease(&state, &api.remaining(), &lease, found);
+    Ok(At(state.revision(), tagged(StatusCode::OK, found.modified.0, object)))
+}
+
+/// Takes a lease, or waits for it. Asking again as the same holder of the same session is harmless.
+///
+/// Renew its session at once after the answer: what is left is counted from the moment a renewal is sent.
+#[utoipa::path(
+    put, path = "/v1/leases/{*name}", params(("name" = String, Path, description = "May hold slashes")),
+    request_body = AcquireLease, responses((status = 200, body = Lease))
+)]
+async fn acquire(
+    State(api): State<Api>,
+    Path(lease): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+    Body(body): Body<AcquireLease>,
+) -> Result<At<Response>, Fault> {
+    let lease: LeaseName = name(&lease)?;
+    write.without_version()?;
+    let patience = body.wait.map(wait).transpose()?.filter(|wait| !wait.is_zero());
+    let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, |ttl| ttl.millis());
+    let (session, is_ours) = match body.session {
+        Some(session) => (SessionId(session.0), false),
+        None => {
+            let open = Command::OpenSession { name: body.holder.clone(), ttl_ms };
+            match api.commit(&write, 1, Vec::new(), open).await? {
+                (_, Reply::Session(session)) => (session, true),
+                (_, other) => return Err(unexpected(&other)),
+            }
+        }
+    };
+    let acquire = Acquire {
+        lease: lease.clone(),
+        session,
+        holder: body.holder,
+        wait: patience.is_some(),
+        priority: body.priority,
+        lock_delay_ms: body.lock_delay.map_or(0, |delay| delay.millis()),
+        meta: body.meta,
+    };
+    let mut claim = Claim { api: api.clone(), lease, session, holder: acquire.holder.clone(), is_ours, queued: false, open: true };
+    let begun = Instant::now();
+    let outcome = match api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await {
+        Ok((_, Reply::Granted { .. })) => Ok(()),
+        Ok((_, Reply::Queued { .. })) => {
+            claim.queued = true;
+            claim.wait(begun + patience.unwrap_or_default(), ttl_ms).await
+        }
+        Ok((_, other)) => Err(unexpected(&other)),
+        Err(fault) => Err(fault),
+    };
+    let granted = match outcome {
+        Ok(()) => claim.granted(),
+        Err(mut fault) => {
+            fault.0.waited = patience.map(|_| begun.elapsed().into());
+            Err(fault)
+        }
+    };
+    match granted {
+        Ok(granted) => {
+            claim.open = false;
+            Ok(granted)
+        }
+        Err(fault) => {
+            // Whoever reads the answer finds the queue without this caller.
+            claim.open = false;
+            claim.give_up().await;
+            Err(fault)
+        }
+    }
+}
+
+fn unexpected(reply: &Reply) -> Fault {
+    crate::problem::with_code("LW0000", format!("an answer that does not fit: {reply:?}")).into()
+}
+
+/// Somebody's wish for a lease while its request lives. A caller that hangs up withdraws it.
+struct Claim {
+    api: Api,
+    lease: LeaseName,
+    session: SessionId,
+    holder: String,
+    /// The session was opened for this request.
+    is_ours: bool,
+    queued: bool,
+    /// Nobody has been told yet how it ended.
+    open: bool,
+}
+
+impl Claim {
+    /// Waits for the grant. Renews a session of its own meanwhile, as its owner does not know it yet.
+    async fn wait(&self, deadline: Instant, ttl_ms: u64) -> Result<(), Fault> {
+        let mut published = self.api.replica.published();
+        let each = Duration::from_millis(ttl_ms / 4);
+        let mut renew_at = Instant::now() + each;
+        loop {
+            let state = std::sync::Arc::clone(&published.borrow_and_update().state);
+            if self.is_granted(&state) {
+                return Ok(());
+            }
+            if state.session(self.session).is_none() {
+                return Err(self.api.refused(&Refusal::NoSession { session: self.session }));
+            }
+            let waits = state.lease(&self.lease).is_some_and(|lease| {
+                lease.waiters.iter().any(|waiter| waiter.session == self.session && waiter.holder == self.holder)
+            });
+            if !waits {
+                return Err(self.held());
+            }
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return Err(self.held()) },
+                () = sleep_until(deadline) => return self.withdraw().await,
+                () = sleep_until(renew_at), if self.is_ours => {
+                    renew_at = Instant::now() + each;
+                    self.renew().await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        self.api.replica.renew(vec![Renewal { session: self.session, known: Revision(0) }]).await;
+    }
+
+    /// Leaves the queue; the grant may have come first.
+    async fn withdraw(&self) -> Result<(), Fault> {
+        self.leave().await;
+        if self.is_granted(&self.api.here()) { Ok(()) } else { Err(self.held()) }
+    }
+
+    async fn leave(&self) {
+        let (lease, session, holder) = (self.lease.clone(), self.session, self.holder.clone());
+        self.api.replica.propose(Command::Withdraw { lease, session, holder }.into()).await.ok();
+    }
+
+    fn is_granted(&self, state: &leaseward_state::State) -> bool {
+        let grant = state.lease(&self.lease).and_then(leaseward_state::lease::Lease::grant);
+        grant.is_some_and(|grant| grant.session == self.session && grant.holder == self.holder)
+    }
+
+    fn held(&self) -> Fault {
+        let state = self.api.here();
+        match state.lease(&self.lease).and_then(leaseward_state::lease::Lease::grant) {
+            Some(grant) => self.api.refused(&Refusal::Held {
+                lease: self.lease.to_string(),
+                holder: grant.holder.clone(),
+                token: grant.token,
+            }),
+            None => {
+                let detail = format!("lease/{} was not granted in time", self.lease);
+                crate::problem::of(crate::problem::Code::Held, detail).into()
+            }
+        }
+    }
+
+    fn granted(&self) -> Result<At<Response>, Fault> {
+        let state = self.api.here();
+        if !self.is_granted(&state) {
+            return Err(self.held());
+        }
+        let found = state.lease(&self.lease).ok_or_else(|| not_found("lease", &self.lease))?;
+        let object = view::lease(&state, &self.api.remaining(), &self.lease, found);
+        Ok(At(state.revision(), tagged(StatusCode::OK, found.modified.0, object)))
+    }
+
+    async fn give_up(&self) {
+        if self.is_ours {
+            self.api.replica.propose(Command::EndSession { session: self.session }.into()).await.ok();
+        } else if self.queued {
+            self.leave().await;
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let claim = Self {
+            api: self.api.clone(),
+            lease: self.lease.clone(),
+            holder: self.holder.clone(),
+            open: false,
+            ..*self
+        };
+        tokio::spawn(async move { claim.give_up().await });
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ReleaseParams {
+    /// The token under which it is held.
+    token: Wide,
+}
+
+/// Gives a lease back.
+#[utoipa::path(
+    delete, path = "/v1/leases/{*name}",
+    params(("name" = String, Path, description = "May hold slashes"), ReleaseParams), responses((status = 204))
+)]
+async fn release(
+    State(api): State<Api>,
+    Path(lease): Path<String>,
+    Params(params): Params<ReleaseParams>,
+    write: Write,
+) -> Result<At<StatusCode>, Fault> {
+    write.without_version()?;
+    let command = Command::Release { lease: name(&lease)?, token: params.token.into() };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    Ok(At(revision, StatusCode::NO_CONTENT))
+}
+
+/// Takes a lease away from its holder. The next holder has to wait until the former one cannot believe in it any more.
+#[utoipa::path(post, path = "/v1/leases:revoke", request_body = Revoke, responses((status = 204)))]
+async fn revoke(
+    State(api): State<Api>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+    Body(body): Body<Revoke>,
+) -> Result<At<StatusCode>, Fault> {
+    write.without_version()?;
+    let command = Command::Revoke { lease: name(&body.name)?, token: body.token.map(Into::into) };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    Ok(At(revision, StatusCode::NO_CONTENT))
+}

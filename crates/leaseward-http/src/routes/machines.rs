@@ -1,0 +1,115 @@
+//! Machines: list, cordon, forget.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use leaseward_state::command::Condition;
+use leaseward_state::{Command, MachineName, Revision};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::answer::{At, Fault, tagged};
+use crate::api::Api;
+use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found};
+use crate::model::{Cordon, Machine, MachineList};
+use crate::page::Page;
+use crate::routes::ListParams;
+use crate::view;
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get, remove))
+        .routes(routes!(cordon))
+        .routes(routes!(uncordon))
+}
+
+/// Lists machines.
+#[utoipa::path(get, path = "/v1/machines", params(ListParams), responses((status = 200, body = MachineList)))]
+async fn list(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Params(params): Params<ListParams>,
+) -> Result<At<Json<MachineList>>, Fault> {
+    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let all = page.state.machines().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
+    let (machines, next_page) = page.take(&api, all, |(name, _)| name.to_string());
+    let items = machines.into_iter().map(|(name, machine)| view::machine(&page.state, name, machine)).collect();
+    Ok(At(page.revision, Json(MachineList { revision: page.revision.into(), items, next_page })))
+}
+
+/// Returns a machine.
+#[utoipa::path(
+    get, path = "/v1/machines/{name}", params(("name" = String, Path)), responses((status = 200, body = Machine))
+)]
+async fn get(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Path(machine): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<At<Response>, Fault> {
+    let machine: MachineName = name(&machine)?;
+    let state = api.read(fresh.or_newest()).await?;
+    let found = state.machine(&machine).ok_or_else(|| not_found("machine", &machine))?;
+    let object = view::machine(&state, &machine, found);
+    Ok(At(state.revision(), tagged(StatusCode::OK, found.modified.0, object)))
+}
+
+/// Forgets a machine whose agent is gone.
+#[utoipa::path(delete, path = "/v1/machines/{name}", params(("name" = String, Path)), responses((status = 204)))]
+async fn remove(
+    State(api): State<Api>,
+    Path(machine): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<StatusCode>, Fault> {
+    write.without_version()?;
+    let command = Command::RemoveMachine { machine: name(&machine)? };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    Ok(At(revision, StatusCode::NO_CONTENT))
+}
+
+/// Keeps new servers away from a machine. Those that run there go on.
+#[utoipa::path(
+    post, path = "/v1/machines/{name}/cordon", params(("name" = String, Path)), request_body = Cordon,
+    responses((status = 200, body = Machine))
+)]
+async fn cordon(
+    State(api): State<Api>,
+    Path(machine): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+    Body(body): Body<Cordon>,
+) -> Result<At<Response>, Fault> {
+    set_cordon(&api, &machine, &write, Some(body.reason)).await
+}
+
+/// Lets servers come to a machine again.
+#[utoipa::path(
+    post, path = "/v1/machines/{name}/uncordon", params(("name" = String, Path)),
+    responses((status = 200, body = Machine))
+)]
+async fn uncordon(
+    State(api): State<Api>,
+    Path(machine): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    set_cordon(&api, &machine, &write, None).await
+}
+
+async fn set_cordon(
+    api: &Api,
+    machine: &str,
+    write: &Write,
+    reason: Option<String>,
+) -> Result<At<Response>, Fault> {
+    let machine: MachineName = name(machine)?;
+    let condition = |version| Condition::Machine(machine.clone(), Revision(version));
+    let conditions = write.version().map(condition).into_iter().collect();
+    api.commit(write, 0, conditions, Command::Cordon { machine: machine.clone(), reason }).await?;
+    let state = api.here();
+    let found = state.machine(&machine).ok_or_else(|| not_found("machine", &machine))?;
+    Ok(At(state.revision(), tagged(StatusCode::OK, found.modified.0, view::machine(&state, &machine, found))))
+}

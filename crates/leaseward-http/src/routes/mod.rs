@@ -1,0 +1,33 @@
+//! The routes, one file for each noun.
+
+pub(crate) mod blobs;
+pub(crate) mod cluster;
+pub(crate) mod configs;
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod leases;
+pub(crate) mod machines;
+pub(crate) mod nodes;
+pub(crate) mod publish;
+pub(crate) mod servers;
+pub(crate) mod sessions;
+pub(crate) mod transaction;
+
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Which part of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListParams {
+    /// Only names that begin so.
+    #[serde(default)]
+    prefix: String,
+    /// Objects on a page, 200 if not given, at most 1000.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// The `next_page` of the page before.
+    #[serde(default)]
+    page: Option<String>,
+}

@@ -1,0 +1,150 @@
+//! Nodes: who stores the log, who votes, who leads.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use leaseward_raft::NodeId;
+use leaseward_raft::net::wire::{Answer, Ask, MemberChange, NodeStatus, Purpose};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::answer::Fault;
+use crate::api::Api;
+use crate::ask::{Fresh, Nothing, OptionalBody, Params, Write};
+use crate::limits::STATUS_WITHIN;
+use crate::model::{Duration, Node, NodeList, NodeRole, Transfer};
+use crate::problem::{self, Code};
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(promote))
+        .routes(routes!(demote))
+        .routes(routes!(remove))
+        .routes(routes!(transfer))
+}
+
+/// Lists nodes, each asked just now.
+#[utoipa::path(get, path = "/v1/nodes", responses((status = 200, body = NodeList)))]
+async fn list(
+    State(api): State<Api>,
+    _: Fresh,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<Json<NodeList>, Fault> {
+    let items = nodes(&api).await;
+    Ok(Json(NodeList { revision: api.here().revision().into(), items }))
+}
+
+/// Returns every node by ascending ids, each asked at the same time.
+pub(crate) async fn nodes(api: &Api) -> Vec<Node> {
+    let own = api.replica.status();
+    let mut asked = JoinSet::new();
+    for id in own.membership.nodes.keys().copied().filter(|id| *id != own.node) {
+        let replica = api.replica.clone();
+        asked.spawn(async move {
+            let begun = Instant::now();
+            let answer = replica.ask(id, Purpose::Control, &Ask::Status, STATUS_WITHIN).await;
+            match answer {
+                Ok(Answer::Status(status)) => Some((id, *status, begun.elapsed())),
+                _ => None,
+            }
+        });
+    }
+    let mut statuses: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+    statuses.push((own.node, own.clone(), std::time::Duration::ZERO));
+    let leader = statuses.iter().find(|(id, ..)| Some(*id) == own.leader).map(|(_, status, _)| status.last_index);
+    own.membership
+        .nodes
+        .iter()
+        .map(|(id, info)| {
+            let found = statuses.iter().find(|(answered, ..)| answered == id);
+            let status = found.map(|(_, status, _)| status);
+            Node {
+                id: *id,
+                name: info.name.clone(),
+                role: role(&own, *id),
+                up: status.is_some_and(|status| status.quarantined.is_none()),
+                lag: leader.zip(status).map(|(last, status)| last.saturating_sub(status.last_index)),
+                applied: status.map(|status| status.applied_index),
+                version: status.map(|status| status.version.clone()),
+                quarantined: status.and_then(|status| status.quarantined.clone()),
+                peer_address: info.peer_address.clone(),
+                api_address: info.api_address.clone(),
+                answered_in: found.map(|(.., took)| Duration::from(*took)),
+            }
+        })
+        .collect()
+}
+
+fn role(own: &NodeStatus, id: NodeId) -> NodeRole {
+    if own.leader == Some(id) {
+        NodeRole::Leader
+    } else if own.membership.voters.iter().any(|voters| voters.contains(&id)) {
+        NodeRole::Voter
+    } else {
+        NodeRole::Learner
+    }
+}
+
+/// Makes a learner a voter.
+#[utoipa::path(post, path = "/v1/nodes/{id}/promote", params(("id" = u64, Path)), responses((status = 204)))]
+async fn promote(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<StatusCode, Fault> {
+    change(&api, &write, MemberChange::Promote(node_id(&id)?)).await
+}
+
+/// Makes a voter a learner.
+#[utoipa::path(post, path = "/v1/nodes/{id}/demote", params(("id" = u64, Path)), responses((status = 204)))]
+async fn demote(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<StatusCode, Fault> {
+    change(&api, &write, MemberChange::Demote(node_id(&id)?)).await
+}
+
+/// Removes a node from the cluster.
+#[utoipa::path(delete, path = "/v1/nodes/{id}", params(("id" = u64, Path)), responses((status = 204)))]
+async fn remove(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<StatusCode, Fault> {
+    change(&api, &write, MemberChange::Remove(node_id(&id)?)).await
+}
+
+/// Hands leadership to another voter.
+#[utoipa::path(post, path = "/v1/cluster/transfer-leader", request_body = Transfer, responses((status = 204)))]
+async fn transfer(
+    State(api): State<Api>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+    OptionalBody(body): OptionalBody<Transfer>,
+) -> Result<StatusCode, Fault> {
+    change(&api, &write, MemberChange::Transfer(body.to)).await
+}
+
+/// Membership is not part of the state, so neither a fence nor a version can guard it.
+async fn change(api: &Api, write: &Write, change: MemberChange) -> Result<StatusCode, Fault> {
+    write.without_version()?;
+    if write.fence.is_some() {
+        return Err(problem::of(Code::Unsupported, "Leaseward-Fence cannot guard a change of members").into());
+    }
+    match api.replica.ask_self(Ask::Members(change)).await {
+        Answer::Done => Ok(StatusCode::NO_CONTENT),
+        Answer::Failed { code, why } => Err(problem::with_code(&code, why).into()),
+        other => Err(problem::with_code("LW0000", format!("an answer that does not fit: {other:?}")).into()),
+    }
+}
+
+fn node_id(text: &str) -> Result<NodeId, Fault> {
+    text.parse().map_err(|_| problem::of(Code::Invalid, "a node's id is a number; GET /v1/nodes lists them").into())
+}

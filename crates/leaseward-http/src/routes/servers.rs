@@ -1,0 +1,167 @@
+//! Servers: define, start, stop, move, forget.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use leaseward_state::command::Condition;
+use leaseward_state::{Command, Reply, ServerName};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::answer::{At, Fault, tagged};
+use crate::api::Api;
+use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found};
+use crate::model::{Server, ServerFile, ServerList};
+use crate::page::Page;
+use crate::problem::{self, Code};
+use crate::routes::ListParams;
+use crate::view;
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get, put, remove))
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(relocate))
+}
+
+/// Lists servers.
+#[utoipa::path(get, path = "/v1/servers", params(ListParams), responses((status = 200, body = ServerList)))]
+async fn list(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Params(params): Params<ListParams>,
+) -> Result<At<Json<ServerList>>, Fault> {
+    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let all = page.state.servers().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
+    let (servers, next_page) = page.take(&api, all, |(name, _)| name.to_string());
+    let items = servers.into_iter().map(|(name, server)| view::server(&page.state, name, server)).collect();
+    Ok(At(page.revision, Json(ServerList { revision: page.revision.into(), items, next_page })))
+}
+
+/// Returns a server.
+#[utoipa::path(
+    get, path = "/v1/servers/{name}", params(("name" = String, Path)), responses((status = 200, body = Server))
+)]
+async fn get(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<At<Response>, Fault> {
+    let server: ServerName = name(&server)?;
+    let state = api.read(fresh.or_newest()).await?;
+    let found = state.server(&server).ok_or_else(|| not_found("server", &server))?;
+    let object = view::server(&state, &server, found);
+    Ok(At(state.revision(), tagged(StatusCode::OK, found.version, object)))
+}
+
+fn shown(api: &Api, server: &ServerName, status: StatusCode) -> Result<At<Response>, Fault> {
+    let state = api.here();
+    let found = state.server(server).ok_or_else(|| not_found("server", server))?;
+    Ok(At(state.revision(), tagged(status, found.version, view::server(&state, server, found))))
+}
+
+/// Defines a server, or replaces its specification. A running one goes on under the new one.
+#[utoipa::path(
+    put, path = "/v1/servers/{name}", params(("name" = String, Path)), request_body = ServerFile,
+    responses((status = 200, body = Server), (status = 201, body = Server, description = "It is new"))
+)]
+async fn put(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+    Body(file): Body<ServerFile>,
+) -> Result<At<Response>, Fault> {
+    let server: ServerName = name(&server)?;
+    if file.name.as_ref().is_some_and(|name| name != server.as_str()) {
+        return Err(problem::of(Code::Invalid, format!("`name` is not {server}, as the URL says")).into());
+    }
+    let spec = Box::new(file.to_spec()?);
+    let command = Command::PutServer { server: server.clone(), spec, if_version: write.version() };
+    let (_, reply) = api.commit(&write, 0, Vec::new(), command).await?;
+    let status = if reply == Reply::Version(1) { StatusCode::CREATED } else { StatusCode::OK };
+    shown(&api, &server, status)
+}
+
+/// Forgets a server that runs nowhere.
+#[utoipa::path(delete, path = "/v1/servers/{name}", params(("name" = String, Path)), responses((status = 204)))]
+async fn remove(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<StatusCode>, Fault> {
+    let command = Command::RemoveServer { server: name(&server)?, if_version: write.version() };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    Ok(At(revision, StatusCode::NO_CONTENT))
+}
+
+/// Wants a server running. A failed one gets a new chance.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/start", params(("name" = String, Path)), responses((status = 200, body = Server))
+)]
+async fn start(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    want(&api, &server, &write, leaseward_state::server::Wanted::Running).await
+}
+
+/// Wants a server stopped.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/stop", params(("name" = String, Path)), responses((status = 200, body = Server))
+)]
+async fn stop(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    want(&api, &server, &write, leaseward_state::server::Wanted::Stopped).await
+}
+
+async fn want(
+    api: &Api,
+    server: &str,
+    write: &Write,
+    wanted: leaseward_state::server::Wanted,
+) -> Result<At<Response>, Fault> {
+    let server: ServerName = name(server)?;
+    let conditions = write.version().map(|version| Condition::Server(server.clone(), version)).into_iter().collect();
+    api.commit(write, 0, conditions, Command::SetWanted { server: server.clone(), wanted }).await?;
+    shown(api, &server, StatusCode::OK)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct MoveParams {
+    /// The machine.
+    to: String,
+}
+
+/// Moves a server: it stops where it is, and then starts there.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/move", params(("name" = String, Path), MoveParams),
+    responses((status = 200, body = Server))
+)]
+async fn relocate(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(params): Params<MoveParams>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    let server: ServerName = name(&server)?;
+    write.without_version()?;
+    let command = Command::Move { server: server.clone(), to: name(&params.to)? };
+    api.commit(&write, 0, Vec::new(), command).await?;
+    shown(&api, &server, StatusCode::OK)
+}

@@ -1,0 +1,282 @@
+//! Makes the objects of the API from the state: pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration as Span;
+
+use leaseward_state::config::{MemberSync, SyncState, Version};
+use leaseward_state::lease::{Lease, LeaseState};
+use leaseward_state::machine::Machine;
+use leaseward_state::server::{Placement, Server, ServerStatus, Wanted};
+use leaseward_state::session::{Owner, Session};
+use leaseward_state::state::ConfigSet;
+use leaseward_state::{LeaseName, MachineName, ServerName, SessionId, SetName, State};
+
+use crate::model::{self, Duration, ServerFile, ServerPhase, SyncPhase};
+
+/// What the leader's timers say; empty elsewhere.
+pub type Remaining = BTreeMap<SessionId, Span>;
+
+/// Returns a lease as the API shows it.
+#[must_use]
+pub fn lease(state: &State, remaining: &Remaining, name: &LeaseName, lease: &Lease) -> model::Lease {
+    let (grant, token) = match &lease.state {
+        LeaseState::Held(grant) => (Some(grant), grant.token),
+        LeaseState::Delayed { token, .. } => (None, *token),
+    };
+    let session = grant.and_then(|grant| state.session(grant.session));
+    let holder = grant.map(|grant| match (grant.holder.as_str(), session) {
+        ("", Some(session)) => session.owner.name().to_owned(),
+        (holder, _) => holder.to_owned(),
+    });
+    model::Lease {
+        name: name.to_string(),
+        state: if grant.is_some() { model::LeaseState::Held } else { model::LeaseState::Delayed },
+        holder,
+        session: grant.map(|grant| grant.session.into()),
+        token: token.into(),
+        ttl: session.map(|session| Duration::from_millis(session.ttl_ms)),
+        remaining: grant.and_then(|grant| remaining.get(&grant.session)).map(|left| (*left).into()),
+        held_since: grant.map(|grant| grant.at.into()),
+        meta: grant.map(|grant| grant.meta.clone()).unwrap_or_default(),
+        waiting: lease
+            .waiters
+            .iter()
+            .map(|waiter| model::Waiter {
+                holder: waiter.holder.clone(),
+                session: waiter.session.into(),
+                priority: waiter.priority,
+                since: waiter.queued.into(),
+            })
+            .collect(),
+        created: lease.created.into(),
+        modified: lease.modified.into(),
+    }
+}
+
+/// Returns a session as the API shows it.
+#[must_use]
+pub fn session(state: &State, remaining: &Remaining, session: &Session) -> model::Session {
+    model::Session {
+        id: session.id.into(),
+        name: session.owner.name().to_owned(),
+        owner: match session.owner {
+            Owner::Machine(_) => model::SessionOwner::Machine,
+            Owner::Client(_) => model::SessionOwner::Client,
+        },
+        ttl: Duration::from_millis(session.ttl_ms),
+        remaining: remaining.get(&session.id).map(|left| (*left).into()),
+        opened: session.opened_at.into(),
+        leases: held(&state.held(session)),
+        leases_revision: session.leases_revision.into(),
+    }
+}
+
+/// Returns leases with their tokens.
+pub(crate) fn held(leases: &[(LeaseName, leaseward_state::FencingToken)]) -> Vec<model::HeldLease> {
+    leases.iter().map(|(name, token)| model::HeldLease { name: name.to_string(), token: (*token).into() }).collect()
+}
+
+/// Returns where a server is in its life.
+#[must_use]
+pub fn phase(server: &Server) -> ServerPhase {
+    match &server.placement {
+        Placement::Failed { .. } => ServerPhase::Failed,
+        Placement::Unplaced { .. } if server.wanted == Wanted::Stopped => ServerPhase::Stopped,
+        Placement::Unplaced { .. } => ServerPhase::Unplaced,
+        Placement::Expired(expired) if expired.fence.is_some() => ServerPhase::Fenced,
+        Placement::Expired(_) => ServerPhase::Fencing,
+        Placement::Assigned(_) if server.wanted == Wanted::Stopped => ServerPhase::Stopping,
+        Placement::Assigned(assignment) if assignment.moving_to.is_some() => ServerPhase::Moving,
+        Placement::Assigned(assignment) => match assignment.status {
+            ServerStatus::Ordered => ServerPhase::Ordered,
+            ServerStatus::Starting { .. } => ServerPhase::Starting,
+            ServerStatus::Running { .. } => ServerPhase::Running,
+            ServerStatus::Unhealthy { .. } => ServerPhase::Unhealthy,
+            ServerStatus::Restarting { .. } => ServerPhase::Restarting,
+            ServerStatus::Stopping => ServerPhase::Stopping,
+        },
+    }
+}
+
+/// Returns what a machine says of a server, in words, and the process.
+pub(crate) fn status(status: &ServerStatus) -> (String, Option<u32>) {
+    match status {
+        ServerStatus::Ordered => ("ordered, nothing heard yet".into(), None),
+        ServerStatus::Starting { pid } => ("starting".into(), Some(*pid)),
+        ServerStatus::Running { pid } => ("running".into(), Some(*pid)),
+        ServerStatus::Unhealthy { pid, why } => (format!("its checks fail: {why}"), Some(*pid)),
+        ServerStatus::Restarting { why } => (format!("restarted in place: {why}"), None),
+        ServerStatus::Stopping => ("stopping".into(), None),
+    }
+}
+
+/// Returns a server as the API shows it.
+#[must_use]
+pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Server {
+    let assignment = match &server.placement {
+        Placement::Assigned(assignment) => Some(assignment),
+        _ => None,
+    };
+    let expired = match &server.placement {
+        Placement::Expired(expired) => Some(expired),
+        _ => None,
+    };
+    let (words, pid) = match &server.placement {
+        Placement::Assigned(assignment) => status(&assignment.status),
+        Placement::Unplaced { target: Some(target) } => (format!("should go to {target}"), None),
+        Placement::Unplaced { target: None } => ("it runs nowhere".into(), None),
+        Placement::Expired(expired) if expired.fence.is_some() => (format!("its copy on {} is dead", expired.machine), None),
+        Placement::Expired(expired) => (format!("the death of its copy on {} is not proven yet", expired.machine), None),
+        Placement::Failed { why } => (why.clone(), None),
+    };
+    let target = match &server.placement {
+        Placement::Unplaced { target } => target.as_ref(),
+        _ => assignment.and_then(|assignment| assignment.moving_to.as_ref()),
+    };
+    let machine = assignment.map(|assignment| &assignment.machine).or(expired.map(|expired| &expired.machine));
+    let token = assignment.map(|assignment| assignment.token).or(expired.map(|expired| expired.token));
+    model::Server {
+        name: name.to_string(),
+        version: server.version,
+        wanted: match server.wanted {
+            Wanted::Running => model::Wanted::Running,
+            Wanted::Stopped => model::Wanted::Stopped,
+        },
+        phase: phase(server),
+        machine: machine.map(ToString::to_string),
+        token: token.map(Into::into),
+        moving_to: target.map(ToString::to_string),
+        status: words,
+        pid,
+        since: assignment.map(|assignment| assignment.at.into()),
+        restarts: assignment.map_or(0, |assignment| assignment.restarts),
+        failures: server.failures.iter().map(failure).collect(),
+        last_machine: server.last_machine.as_ref().map(ToString::to_string),
+        worst_case: assignment.and_then(|assignment| worst_case(state, server, &assignment.machine)),
+        spec: ServerFile::from_spec(name.as_str(), &server.spec),
+        created: server.created.into(),
+        modified: server.modified.into(),
+    }
+}
+
+fn failure(failure: &leaseward_state::server::Failure) -> model::ServerFailure {
+    model::ServerFailure {
+        at: failure.at.into(),
+        machine: failure.machine.to_string(),
+        token: failure.token.into(),
+        attempt: failure.attempt,
+        why: failure.why.clone(),
+    }
+}
+
+/// The session's whole time with the clocks' drift of 0.1 % on both sides, and the grace of the fence.
+fn worst_case(state: &State, server: &Server, machine: &MachineName) -> Option<Duration> {
+    let machine = state.machine(machine)?;
+    let ttl = state.session(machine.session?)?.ttl_ms;
+    let grace = server.spec.grace_ms.or(machine.profile.fence.grace_ms())?;
+    Some(Duration::from_millis((ttl + ttl.div_ceil(500)).saturating_add(grace)))
+}
+
+/// Returns a machine as the API shows it.
+#[must_use]
+pub fn machine(state: &State, name: &MachineName, machine: &Machine) -> model::Machine {
+    let here = |server: &Server| matches!(&server.placement, Placement::Assigned(at) if at.machine == *name);
+    model::Machine {
+        name: name.to_string(),
+        connected: machine.session.is_some(),
+        session: machine.session.map(Into::into),
+        since: machine.since.into(),
+        cordoned: machine.cordoned.clone(),
+        labels: machine.profile.labels.clone(),
+        fence: machine.profile.fence.into(),
+        address: machine.profile.address.clone(),
+        agent_version: machine.profile.version.clone(),
+        servers: state.servers().filter(|(_, server)| here(server)).map(|(name, _)| name.to_string()).collect(),
+        created: machine.created.into(),
+        modified: machine.modified.into(),
+    }
+}
+
+/// Returns a version of a set as the API shows it.
+#[must_use]
+pub(crate) fn version(set: &SetName, version: &Version) -> model::ConfigVersion {
+    model::ConfigVersion {
+        set: set.to_string(),
+        version: version.number,
+        parent: version.parent,
+        manifest: version.manifest.to_string(),
+        files: version.files,
+        bytes: version.bytes,
+        author: version.author.clone(),
+        message: version.message.clone(),
+        at: version.at.into(),
+        revision: version.revision.into(),
+    }
+}
+
+/// Returns a set as the API shows it.
+#[must_use]
+pub(crate) fn set(state: &State, name: &SetName, set: &ConfigSet) -> model::ConfigSet {
+    let (mut members, mut in_sync) = (0, 0);
+    for (_, sync) in state.syncs().filter(|((of, _), _)| of == name) {
+        members += 1;
+        in_sync += u64::from(is_in_sync(sync, set.head));
+    }
+    model::ConfigSet {
+        name: name.to_string(),
+        version: set.head,
+        newest: version(name, set.newest()),
+        versions_kept: set.versions.len() as u64,
+        in_sync,
+        members,
+        created: set.created.into(),
+        modified: set.modified.into(),
+    }
+}
+
+/// Returns whether a member has the newest version as it was published.
+pub(crate) fn is_in_sync(sync: &MemberSync, head: u64) -> bool {
+    sync.applied == head && !matches!(sync.state, SyncState::Drifted { .. })
+}
+
+/// Returns how far a machine is with a set.
+#[must_use]
+pub(crate) fn member(name: &MachineName, machine: &Machine, sync: Option<&MemberSync>, head: u64) -> model::MemberSync {
+    let mut member = model::MemberSync {
+        machine: name.to_string(),
+        connected: machine.session.is_some(),
+        applied: sync.map_or(0, |sync| sync.applied),
+        phase: SyncPhase::Behind,
+        version: None,
+        why: None,
+        paths: Vec::new(),
+        at: sync.map(|sync| sync.at.into()),
+    };
+    let Some(sync) = sync else { return member };
+    member.phase = match &sync.state {
+        // It may not have heard of the newest version yet.
+        SyncState::Applied if sync.applied < head => SyncPhase::Behind,
+        SyncState::Applied => SyncPhase::Applied,
+        SyncState::Behind => SyncPhase::Behind,
+        SyncState::Fetching { version } => {
+            member.version = Some(*version);
+            SyncPhase::Fetching
+        }
+        SyncState::OnDisk { version } => {
+            member.version = Some(*version);
+            SyncPhase::OnDisk
+        }
+        SyncState::Rejected { version, why } => {
+            member.version = Some(*version);
+            member.why = Some(why.clone());
+            SyncPhase::Rejected
+        }
+        SyncState::Drifted { paths } => {
+            member.paths.clone_from(paths);
+            SyncPhase::Drifted
+        }
+        SyncState::Draining => SyncPhase::Draining,
+        SyncState::Disabled => SyncPhase::Disabled,
+    };
+    member
+}

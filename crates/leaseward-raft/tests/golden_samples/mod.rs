@@ -1,0 +1,469 @@
+//! One value of every stored and sent form. What stands here is in golden files: add, never change.
+
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leaseward_raft::NodeInfo;
+use leaseward_raft::store::AppliedTo;
+use leaseward_raft::stored::{Entry, LogPosition, Membership, Payload, StoredMembership, Vote};
+use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, MemberSync, SyncState, Version};
+use leaseward_state::event::{Event, Recorded};
+use leaseward_state::lease::{Grant, GrantEnd, Lease, LeaseState, Waiter};
+use leaseward_state::machine::{Machine, MachineProfile};
+use leaseward_state::record::{Answer, Meta, Record, RecordKey, SessionRecord, SetRecord};
+use leaseward_state::server::{
+    Assignment, Cause, Certificate, Exit, Expired, Failure, FenceLevel, FenceProof, FloatingAddress, HealthCheck,
+    ManagerKind, Mount, Placement, Probe, RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
+};
+use leaseward_state::session::{Incarnation, Owner, SessionEnd};
+use leaseward_state::{
+    Command, FencingToken, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey, Revision,
+    ServerName, SessionId, SetName, Term, UnixMillis,
+};
+pub(crate) use wire::*;
+
+pub(crate) fn lease() -> LeaseName {
+    LeaseName::new("a/b").expect("a name")
+}
+
+pub(crate) fn machine() -> MachineName {
+    MachineName::new("m1").expect("a name")
+}
+
+pub(crate) fn server() -> ServerName {
+    ServerName::new("web").expect("a name")
+}
+
+pub(crate) fn set() -> SetName {
+    SetName::new("app").expect("a name")
+}
+
+pub(crate) const TOKEN: FencingToken = FencingToken(0x0001_0000_0000_0005);
+
+fn one(key: &str, value: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(key.to_owned(), value.to_owned())])
+}
+
+pub(crate) fn certificate() -> Certificate {
+    Certificate { token: TOKEN, boot_id: "boot".into(), proven_at_boottime_ns: 12, exit: Exit::Signal(9) }
+}
+
+pub(crate) fn spec() -> ServerSpec {
+    ServerSpec {
+        command: vec!["/bin/web".into(), "-v".into()],
+        stop_command: vec!["stop".into()],
+        environment: one("K", "V"),
+        directory: Some("/srv".into()),
+        user: Some("www".into()),
+        candidates: vec![machine()],
+        requires_fence: FenceLevel::F1,
+        grace_ms: Some(7),
+        check: Some(HealthCheck { probe: Probe::Tcp("h:1".into()), interval_ms: 1, timeout_ms: 2, misses: 3 }),
+        start_timeout_ms: 4,
+        stop_grace_ms: 5,
+        restart: RestartPolicy { in_place: 1, per_ms: 2, backoff_ms: vec![3], cluster: 4, cluster_per_ms: 5 },
+        priority: -1,
+        addresses: vec![FloatingAddress { ip: "10.0.0.1".into(), interface: Some("eth0".into()) }],
+        mounts: vec![Mount { device: "/dev/x".into(), at: "/mnt".into(), fs_type: "ext4".into() }],
+        hooks: one("pre", "/bin/true"),
+        manager: ManagerKind::Agent,
+        needs_sets: vec!["app".into()],
+    }
+}
+
+pub(crate) fn acquire() -> Acquire {
+    Acquire {
+        lease: lease(),
+        session: SessionId(3),
+        holder: "h".into(),
+        wait: true,
+        priority: -2,
+        lock_delay_ms: 9,
+        meta: one("pid", "1"),
+    }
+}
+
+fn profile() -> MachineProfile {
+    MachineProfile {
+        labels: one("zone", "a"),
+        fence: FenceLevel::F2,
+        address: "10.0.0.2".into(),
+        version: "0.1.0".into(),
+    }
+}
+
+fn incarnation() -> Incarnation {
+    Incarnation { boot_id: "boot".into(), instance: 1 << 100 }
+}
+
+pub(crate) fn commands() -> Vec<Command> {
+    let fence = Some(FenceProof::Grace(100));
+    vec![
+        Command::OpenSession { name: "c".into(), ttl_ms: 3000 },
+        Command::OpenMachine(OpenMachine {
+            machine: machine(),
+            incarnation: incarnation(),
+            profile: profile(),
+            swept: true,
+            ttl_ms: 3000,
+        }),
+        Command::EndSession { session: SessionId(3) },
+        Command::CloseSessions { sessions: vec![SessionId(3), SessionId(4)], term: Term(2) },
+        Command::Acquire(acquire()),
+        Command::Withdraw { lease: lease(), session: SessionId(3), holder: "h".into() },
+        Command::Release { lease: lease(), token: TOKEN },
+        Command::Revoke { lease: lease(), token: Some(TOKEN) },
+        Command::EndDelay { lease: lease(), token: TOKEN, term: Term(2) },
+        Command::Cordon { machine: machine(), reason: Some("disk".into()) },
+        Command::RemoveMachine { machine: machine() },
+        Command::PutServer { server: server(), spec: Box::new(spec()), if_version: Some(0) },
+        Command::RemoveServer { server: server(), if_version: None },
+        Command::SetWanted { server: server(), wanted: Wanted::Stopped },
+        Command::Move { server: server(), to: machine() },
+        Command::Assign(Assign {
+            server: server(),
+            machine: machine(),
+            session: SessionId(3),
+            after: Some(TOKEN),
+            fence: fence.clone(),
+            cause: Cause::Crashed,
+            term: Term(2),
+        }),
+        Command::GiveUp { server: server(), why: "w".into(), term: Term(2) },
+        Command::ReportServer { server: server(), token: TOKEN, report: server_reports().remove(0) },
+        Command::Publish {
+            sets: vec![PublishSet { set: set(), parent: Some(1), manifest: Digest([8; 32]), files: 2, bytes: 3 }],
+            author: "a".into(),
+            message: "m".into(),
+        },
+        Command::RemoveSet { set: set() },
+        Command::ReportSync { machine: machine(), sets: vec![(set(), 4, SyncState::Applied)] },
+        Command::Atomic {
+            conditions: vec![Condition::LeaseFree(lease())],
+            commands: vec![Command::Acquire(acquire())],
+        },
+        Command::Settle { server: server(), token: TOKEN, fence, term: Term(2) },
+    ]
+}
+
+pub(crate) fn requests() -> Vec<Request> {
+    let command = Command::EndSession { session: SessionId(3) };
+    vec![
+        Request { key: None, named: false, command: command.clone() },
+        Request { key: Some(RequestKey { client: 1 << 90, sequence: 2 }), named: true, command },
+    ]
+}
+
+pub(crate) fn conditions() -> Vec<Condition> {
+    vec![
+        Condition::Fence { lease: lease(), token: TOKEN },
+        Condition::LeaseFree(lease()),
+        Condition::Server(server(), 1),
+        Condition::Set(set(), 2),
+        Condition::Machine(machine(), Revision(3)),
+    ]
+}
+
+pub(crate) fn server_reports() -> Vec<ServerReport> {
+    vec![
+        ServerReport::Status { status: ServerStatus::Running { pid: 7 }, restarts: 1 },
+        ServerReport::Crashed { restarts: 2, why: "w".into() },
+        ServerReport::Dead { certificate: certificate(), failure: Some("f".into()) },
+        ServerReport::NotStarted { why: "w".into() },
+        ServerReport::Absent,
+    ]
+}
+
+pub(crate) fn server_statuses() -> Vec<ServerStatus> {
+    vec![
+        ServerStatus::Ordered,
+        ServerStatus::Starting { pid: 1 },
+        ServerStatus::Running { pid: 2 },
+        ServerStatus::Unhealthy { pid: 3, why: "u".into() },
+        ServerStatus::Restarting { why: "r".into() },
+        ServerStatus::Stopping,
+    ]
+}
+
+pub(crate) fn fence_proofs() -> Vec<FenceProof> {
+    vec![
+        FenceProof::Certificate(certificate()),
+        FenceProof::Rebooted,
+        FenceProof::Swept,
+        FenceProof::Grace(100),
+        FenceProof::Operator("ann".into()),
+    ]
+}
+
+pub(crate) fn probes() -> Vec<Probe> {
+    vec![Probe::Process, Probe::Tcp("t".into()), Probe::Http("h".into()), Probe::Command(vec!["c".into()])]
+}
+
+pub(crate) fn sync_states() -> Vec<SyncState> {
+    vec![
+        SyncState::Behind,
+        SyncState::Fetching { version: 1 },
+        SyncState::OnDisk { version: 2 },
+        SyncState::Applied,
+        SyncState::Rejected { version: 3, why: "w".into() },
+        SyncState::Drifted { paths: vec!["p".into()] },
+        SyncState::Draining,
+        SyncState::Disabled,
+    ]
+}
+
+pub(crate) fn manifest_nodes() -> Vec<ManifestNode> {
+    vec![
+        ManifestNode::Directory { mode: 0o755 },
+        ManifestNode::File {
+            mode: 0o644,
+            size: 3,
+            digest: Digest([1; 32]),
+            chunks: vec![Chunk { digest: Digest([2; 32]), size: 3 }],
+        },
+        ManifestNode::Symlink { target: "t".into() },
+    ]
+}
+
+pub(crate) fn manifest() -> Manifest {
+    let entries = manifest_nodes().into_iter().zip(["a", "a/b", "c"]);
+    Manifest { entries: entries.map(|(node, path)| ManifestEntry { path: path.into(), node }).collect() }
+}
+
+pub(crate) fn grant() -> Grant {
+    Grant {
+        session: SessionId(3),
+        holder: "h".into(),
+        token: TOKEN,
+        at: UnixMillis(4),
+        meta: one("pid", "1"),
+        lock_delay_ms: 5,
+    }
+}
+
+pub(crate) fn replies() -> Vec<Reply> {
+    vec![
+        Reply::Done,
+        Reply::Session(SessionId(3)),
+        Reply::Granted { lease: lease(), grant: grant() },
+        Reply::Queued { ahead: 1 },
+        Reply::Version(2),
+        Reply::Versions(vec![(set(), 3)]),
+        Reply::Atomic(vec![Reply::Done]),
+        Reply::Refused(Refusal::Invalid("i".into())),
+    ]
+}
+
+pub(crate) fn refusals() -> Vec<Refusal> {
+    let (kind, name, text) = (|| "kind".to_owned(), || "name".to_owned(), || "a/b".to_owned());
+    vec![
+        Refusal::Invalid("i".into()),
+        Refusal::Ttl { ttl_ms: 1, min_ms: 2, max_ms: 3 },
+        Refusal::TooMany { what: "w".into(), max: 4 },
+        Refusal::NotFound { kind: kind(), name: name() },
+        Refusal::Exists { kind: kind(), name: name() },
+        Refusal::Held { lease: text(), holder: "h".into(), token: TOKEN },
+        Refusal::Delayed { lease: text(), token: TOKEN },
+        Refusal::StaleToken { lease: text(), given: TOKEN, current: None },
+        Refusal::NoSession { session: SessionId(3) },
+        Refusal::Version { kind: kind(), name: name(), expected: 1, current: 2 },
+        Refusal::Outdated("o".into()),
+        Refusal::InUse { kind: kind(), name: name(), why: "w".into() },
+        Refusal::Part { part: 1, refusal: Box::new(Refusal::Invalid("i".into())) },
+    ]
+}
+
+pub(crate) fn record_keys() -> Vec<RecordKey> {
+    vec![
+        RecordKey::Meta,
+        RecordKey::Machine(machine()),
+        RecordKey::Session(SessionId(3)),
+        RecordKey::Lease(lease()),
+        RecordKey::Server(server()),
+        RecordKey::Set(set()),
+        RecordKey::Version(set(), 1),
+        RecordKey::Sync(set(), machine()),
+        RecordKey::Answer(RequestKey { client: 1, sequence: 2 }),
+        RecordKey::Ledger(Revision(1), 2),
+    ]
+}
+
+pub(crate) fn placements() -> Vec<Placement> {
+    vec![
+        Placement::Unplaced { target: Some(machine()) },
+        Placement::Assigned(Assignment {
+            machine: machine(),
+            session: SessionId(3),
+            token: TOKEN,
+            at: UnixMillis(4),
+            cause: Cause::Started,
+            status: ServerStatus::Ordered,
+            restarts: 1,
+            moving_to: Some(machine()),
+        }),
+        Placement::Expired(Expired {
+            machine: machine(),
+            token: TOKEN,
+            since: Revision(4),
+            cause: Cause::MachineLost,
+            fence: Some(FenceProof::Swept),
+        }),
+        Placement::Failed { why: "w".into() },
+    ]
+}
+
+pub(crate) fn lease_states() -> Vec<LeaseState> {
+    vec![LeaseState::Held(grant()), LeaseState::Delayed { token: TOKEN, delay_ms: 6 }]
+}
+
+pub(crate) fn owners() -> Vec<Owner> {
+    vec![Owner::Machine(machine()), Owner::Client("c".into())]
+}
+
+pub(crate) fn records() -> Vec<Record> {
+    let waiter = Waiter {
+        session: SessionId(3),
+        holder: "h".into(),
+        priority: 1,
+        queued: Revision(2),
+        meta: one("k", "v"),
+        lock_delay_ms: 4,
+    };
+    let failure = Failure { token: TOKEN, attempt: 1, machine: machine(), at: UnixMillis(2), why: "w".into() };
+    vec![
+        Record::Meta(Meta {
+            revision: Revision(1),
+            now: UnixMillis(2),
+            generation: Generation(3),
+            feature_level: 4,
+            compacted: Revision(5),
+        }),
+        Record::Machine(Machine {
+            created: Revision(1),
+            modified: Revision(2),
+            profile: profile(),
+            incarnation: incarnation(),
+            session: Some(SessionId(3)),
+            since: UnixMillis(4),
+            cordoned: Some("c".into()),
+            orders_revision: Revision(5),
+        }),
+        Record::Session(SessionRecord {
+            owner: Owner::Machine(machine()),
+            ttl_ms: 1,
+            opened_at: UnixMillis(2),
+            leases: vec![lease()],
+            leases_revision: Revision(3),
+        }),
+        Record::Lease(Lease {
+            created: Revision(1),
+            modified: Revision(2),
+            state: lease_states().remove(0),
+            waiters: vec![waiter],
+        }),
+        Record::Server(Box::new(Server {
+            spec: spec(),
+            version: 1,
+            created: Revision(2),
+            modified: Revision(3),
+            wanted: Wanted::Running,
+            placement: Placement::Unplaced { target: None },
+            failures: vec![failure],
+            last_token: Some(TOKEN),
+            last_machine: Some(machine()),
+        })),
+        Record::Set(SetRecord { created: Revision(1), modified: Revision(2), head: 3 }),
+        Record::Version(Version {
+            number: 1,
+            parent: 0,
+            manifest: Digest([9; 32]),
+            files: 2,
+            bytes: 3,
+            author: "a".into(),
+            message: "m".into(),
+            at: UnixMillis(4),
+            revision: Revision(5),
+        }),
+        Record::Sync(MemberSync { applied: 1, state: SyncState::Applied, reported: Revision(2), at: UnixMillis(3) }),
+        Record::Answer(Answer { reply: Reply::Done, revision: Revision(1), until: UnixMillis(2) }),
+        Record::Ledger(Recorded { revision: Revision(1), part: 2, at: UnixMillis(3), event: events().remove(0) }),
+    ]
+}
+
+pub(crate) fn events() -> Vec<Event> {
+    vec![
+        Event::SessionOpened { session: SessionId(3), owner: Owner::Client("c".into()) },
+        Event::SessionEnded { session: SessionId(3), owner: Owner::Client("c".into()), why: SessionEnd::Expired },
+        Event::LeaseGranted { lease: lease(), token: TOKEN, session: SessionId(3), holder: "h".into() },
+        Event::LeaseEnded { lease: lease(), token: TOKEN, why: GrantEnd::Released },
+        Event::LeaseQueued { lease: lease(), holder: "h".into() },
+        Event::MachineCordoned { machine: machine(), reason: None },
+        Event::MachineRemoved { machine: machine() },
+        Event::ServerDefined { server: server(), version: 1 },
+        Event::ServerRemoved { server: server() },
+        Event::ServerWanted { server: server(), wanted: Wanted::Running },
+        Event::ServerAssigned {
+            server: server(),
+            machine: machine(),
+            token: TOKEN,
+            cause: Cause::Moved,
+            fence: Some(FenceProof::Rebooted),
+        },
+        Event::ServerReported { server: server(), machine: machine(), token: TOKEN, status: ServerStatus::Stopping },
+        Event::ServerExpired { server: server(), machine: machine(), token: TOKEN },
+        Event::ServerFenced { server: server(), token: TOKEN, proof: FenceProof::Swept },
+        Event::ServerStopped { server: server(), machine: machine(), token: TOKEN, why: "w".into() },
+        Event::ServerMoving { server: server(), to: machine() },
+        Event::ServerFailed { server: server(), why: "w".into() },
+        Event::SetPublished { set: set(), version: 1, author: "a".into(), message: "m".into() },
+        Event::SetRemoved { set: set() },
+        Event::SyncReported { machine: machine(), set: set(), applied: 1, state: SyncState::Applied },
+    ]
+}
+
+pub(crate) fn position() -> LogPosition {
+    LogPosition { term: 2, node: 3, index: 9 }
+}
+
+pub(crate) fn node_info() -> NodeInfo {
+    NodeInfo {
+        name: "n1".into(),
+        peer_address: "127.0.0.1:7421".into(),
+        api_address: "127.0.0.1:7420".into(),
+        wants_vote: true,
+        replaces: Some(2),
+    }
+}
+
+pub(crate) fn membership() -> Membership {
+    Membership {
+        voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
+        nodes: BTreeMap::from([(1, node_info())]),
+    }
+}
+
+pub(crate) fn stored_membership() -> StoredMembership {
+    StoredMembership { at: Some(position()), membership: membership() }
+}
+
+pub(crate) fn applied_to() -> AppliedTo {
+    AppliedTo { position: Some(position()), membership: stored_membership() }
+}
+
+pub(crate) fn payloads() -> Vec<Payload> {
+    vec![
+        Payload::Blank,
+        Payload::Commands { at: UnixMillis(5), requests: requests() },
+        Payload::Membership(membership()),
+    ]
+}
+
+pub(crate) fn entries() -> Vec<Entry> {
+    payloads().into_iter().map(|payload| Entry { position: position(), payload }).collect()
+}
+
+pub(crate) fn votes() -> Vec<Vote> {
+    vec![Vote { term: 2, node: 3, committed: true }, Vote { term: 2, node: 3, committed: false }]
+}

@@ -1,0 +1,122 @@
+//! What nodes and clients say to each other.
+
+use std::collections::BTreeMap;
+
+use leaseward_raft::net::wire::{
+    Answer, Appended, Ask, Held, Hello, MachineView, MemberChange, NodeStatus, Outcome, Purpose, Renewal, Renewed,
+    Welcome,
+};
+use leaseward_state::config::Digest;
+use leaseward_state::order::{Action, Order};
+use leaseward_state::{Reply, Revision, SessionId};
+
+use super::{
+    TOKEN, entries, lease, machine, membership, node_info, position, requests, server, set, spec, stored_membership,
+    votes,
+};
+
+pub(crate) fn hellos() -> Vec<Hello> {
+    let hello =
+        Hello { protocol: 1, cluster: Some(1 << 100), node: Some(3), instance: 1 << 99, purpose: Purpose::Control };
+    vec![hello.clone(), Hello { cluster: None, node: None, purpose: Purpose::Client, ..hello }]
+}
+
+pub(crate) fn welcomes() -> Vec<Welcome> {
+    vec![
+        Welcome::Welcome { cluster: 1 << 100, node: 3, instance: 4 },
+        Welcome::Refused { code: "LW0602".into(), why: "w".into() },
+    ]
+}
+
+pub(crate) fn asks() -> Vec<Ask> {
+    let vote = votes()[0];
+    let transfer = || "t".to_owned();
+    vec![
+        Ask::Append { vote, previous: Some(position()), entries: entries(), committed: None },
+        Ask::Vote { vote, last: Some(position()) },
+        Ask::PreVote { term: 4, last: None },
+        Ask::Confirm { vote, acknowledged: vec![(1, 2)] },
+        Ask::Recall { node: 1, last_index: 2 },
+        Ask::SnapshotBegin { vote, transfer: transfer(), size: 3 },
+        Ask::SnapshotPiece { transfer: transfer(), offset: 4, bytes: vec![5, 6] },
+        Ask::SnapshotEnd { vote, transfer: transfer(), last: Some(position()), membership: stored_membership() },
+        Ask::TakeOver { term: 5 },
+        Ask::Propose(requests().remove(1)),
+        Ask::Renew(vec![Renewal { session: SessionId(3), known: Revision(4) }]),
+        Ask::ReadPoint,
+        Ask::View { machine: machine(), known: Revision(5) },
+        Ask::Join { info: node_info(), voter: true, replace: false },
+        Ask::Members(MemberChange::Promote(2)),
+        Ask::Status,
+        Ask::MissingBlobs(vec![Digest([1; 32])]),
+        Ask::GetBlob(Digest([2; 32])),
+        Ask::PutBlobs(vec![(Digest([3; 32]), vec![4])]),
+    ]
+}
+
+pub(crate) fn answers() -> Vec<Answer> {
+    let vote = votes()[0];
+    let view = MachineView {
+        revision: Revision(1),
+        orders: actions().into_iter().map(|action| Order { server: server(), token: TOKEN, action }).collect(),
+        sets: BTreeMap::from([(set(), (2, Digest([3; 32])))]),
+    };
+    let status = NodeStatus {
+        node: 1,
+        name: "n".into(),
+        version: "v".into(),
+        term: 2,
+        leader: Some(3),
+        last_index: 4,
+        applied_index: 5,
+        revision: Revision(6),
+        snapshot_index: 7,
+        quarantined: Some("q".into()),
+        membership: membership(),
+        log_syncs: 8,
+    };
+    vec![
+        Answer::Appended(Appended::Success),
+        Answer::Voted { vote, last: None, granted: true },
+        Answer::Yes(true),
+        Answer::Recalled { acknowledged: Some(1) },
+        Answer::SnapshotAt(2),
+        Answer::Done,
+        Answer::SnapshotInstalled { vote },
+        Answer::Proposed(Outcome::NotLeader),
+        Answer::Renewed(Some(renewed())),
+        Answer::ReadPoint(Some(3)),
+        Answer::View(Box::new(view)),
+        Answer::Joined { cluster: 4, node: 5 },
+        Answer::Status(Box::new(status)),
+        Answer::Missing(vec![Digest([6; 32])]),
+        Answer::Blob(Some(vec![7])),
+        Answer::Failed { code: "LW0501".into(), why: "w".into() },
+    ]
+}
+
+pub(crate) fn outcomes() -> Vec<Outcome> {
+    vec![
+        Outcome::Committed { revision: Revision(1), reply: Reply::Done },
+        Outcome::NotLeader,
+        Outcome::Unknown,
+        Outcome::Overloaded("o".into()),
+    ]
+}
+
+pub(crate) fn appended() -> Vec<Appended> {
+    vec![Appended::Success, Appended::Partial(Some(position())), Appended::Conflict, Appended::HigherVote(votes()[0])]
+}
+
+pub(crate) fn renewed() -> Vec<Renewed> {
+    let held = Held { revision: Revision(1), leases: vec![(lease(), TOKEN)] };
+    vec![Renewed::Alive { leases: Some(held), orders: Revision(2) }, Renewed::Over]
+}
+
+pub(crate) fn member_changes() -> Vec<MemberChange> {
+    vec![MemberChange::Promote(1), MemberChange::Demote(2), MemberChange::Remove(3), MemberChange::Transfer(Some(4))]
+}
+
+pub(crate) fn actions() -> Vec<Action> {
+    vec![Action::Run { version: 1, spec: Box::new(spec()) }, Action::Stop { grace_ms: 2 }, Action::Kill]
+}

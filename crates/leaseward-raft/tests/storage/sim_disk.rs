@@ -1,0 +1,270 @@
+//! A disk that loses power: unsynced sectors survive at random, names survive as a prefix of what was done to them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use leaseward_raft::disk::{Disk, DiskFile};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+const SECTOR: usize = 512;
+
+#[derive(Default, Clone)]
+struct Content {
+    durable: Vec<u8>,
+    /// What was written and not synced, oldest first.
+    pending: Vec<(u64, Vec<u8>)>,
+}
+
+impl Content {
+    fn volatile(&self) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
+        for (offset, written) in &self.pending {
+            let start = *offset as usize;
+            bytes[start..start + written.len()].copy_from_slice(written);
+        }
+        bytes
+    }
+}
+
+type Shared = Arc<Mutex<Content>>;
+
+#[derive(Clone)]
+enum NameChange {
+    Create(String, Shared),
+    Rename(String, String),
+    Remove(String),
+}
+
+fn change(names: &mut BTreeMap<String, Shared>, change: &NameChange) {
+    match change {
+        NameChange::Create(name, content) => drop(names.insert(name.clone(), Arc::clone(content))),
+        NameChange::Rename(from, to) => {
+            if let Some(content) = names.remove(from) {
+                names.insert(to.clone(), content);
+            }
+        }
+        NameChange::Remove(name) => drop(names.remove(name)),
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    names: BTreeMap<String, Shared>,
+    durable_names: BTreeMap<String, Shared>,
+    pending_names: Vec<NameChange>,
+    /// Operations until the power fails.
+    fuel: Option<u64>,
+    dead: bool,
+    operations: u64,
+    room: Option<u64>,
+    sync_error: Option<i32>,
+}
+
+/// The disk. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
+
+impl SimDisk {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    /// The power fails after this many more operations.
+    pub(crate) fn fail_after(&self, operations: u64) {
+        self.lock().fuel = Some(operations);
+    }
+
+    /// Only so many bytes are left for new files.
+    pub(crate) fn leave_room(&self, bytes: Option<u64>) {
+        self.lock().room = bytes;
+    }
+
+    /// Every sync fails with this number of the kernel's, until told otherwise.
+    pub(crate) fn break_syncs(&self, errno: Option<i32>) {
+        self.lock().sync_error = errno;
+    }
+
+    pub(crate) fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// Returns what a machine finds that boots again after the power failed now.
+    pub(crate) fn after_power_cut(&self, seed: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let inner = self.lock();
+        let mut names = inner.durable_names.clone();
+        let kept = random.gen_range(0..=inner.pending_names.len());
+        inner.pending_names[..kept].iter().for_each(|done| change(&mut names, done));
+        let mut survivors = BTreeMap::new();
+        for (name, content) in &names {
+            let content = content.lock().expect("no holder of this lock panics");
+            let mut bytes = content.durable.clone();
+            for (offset, written) in &content.pending {
+                keep_some(&mut bytes, *offset as usize, written, &mut random);
+            }
+            let content = Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() }));
+            survivors.insert(name.clone(), content);
+        }
+        let inner = Inner { names: survivors.clone(), durable_names: survivors, ..Inner::default() };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// Changes a byte behind everybody's back.
+    pub(crate) fn flip(&self, name: &str, at: usize, mask: u8) {
+        let content = Arc::clone(&self.lock().names[name]);
+        content.lock().expect("no holder of this lock panics").durable[at] ^= mask;
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        let content = Arc::clone(&self.lock().names[name]);
+        let content = content.lock().expect("no holder of this lock panics");
+        content.volatile()
+    }
+
+    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
+        let content = Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() }));
+        let mut inner = self.lock();
+        inner.names.insert(name.to_owned(), Arc::clone(&content));
+        inner.durable_names.insert(name.to_owned(), content);
+    }
+
+    /// Burns fuel. The operation at which the power fails may still have begun.
+    fn step(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        if inner.dead {
+            return Err(io::Error::other("the power is gone"));
+        }
+        inner.operations += 1;
+        if let Some(fuel) = &mut inner.fuel {
+            if *fuel == 0 {
+                inner.dead = true;
+            } else {
+                *fuel -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&self) -> io::Result<()> {
+        if self.lock().dead { Err(io::Error::other("the power is gone")) } else { Ok(()) }
+    }
+
+    fn rename_or_so(&self, done: NameChange) -> io::Result<()> {
+        self.step()?;
+        let mut inner = self.lock();
+        change(&mut inner.names, &done);
+        inner.pending_names.push(done);
+        drop(inner);
+        self.outcome()
+    }
+}
+
+/// Each sector of a write survives whole, in part, or not at all.
+fn keep_some(bytes: &mut [u8], offset: usize, written: &[u8], random: &mut SmallRng) {
+    let mut at = 0;
+    while at < written.len() {
+        let end = (at + SECTOR - (offset + at) % SECTOR).min(written.len());
+        let kept = match random.gen_range(0..8) {
+            0..=3 => end - at,
+            4 => random.gen_range(0..=end - at),
+            _ => 0,
+        };
+        bytes[offset + at..offset + at + kept].copy_from_slice(&written[at..at + kept]);
+        at = end;
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().names.keys().cloned().collect())
+    }
+
+    fn create_zeroed(&self, name: &str, size: u64) -> io::Result<Box<dyn DiskFile>> {
+        {
+            let mut inner = self.lock();
+            if let Some(room) = &mut inner.room {
+                if *room < size {
+                    return Err(io::Error::from_raw_os_error(28));
+                }
+                *room -= size;
+            }
+        }
+        let content = Arc::new(Mutex::new(Content { durable: vec![0; size as usize], pending: Vec::new() }));
+        self.rename_or_so(NameChange::Create(name.to_owned(), Arc::clone(&content)))?;
+        Ok(Box::new(SimFile { disk: self.clone(), content }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let found = self.lock().names.get(name).cloned();
+        let content = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(Box::new(SimFile { disk: self.clone(), content }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.rename_or_so(NameChange::Rename(from.to_owned(), to.to_owned()))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.rename_or_so(NameChange::Remove(name.to_owned()))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.step()?;
+        self.outcome()?;
+        let mut inner = self.lock();
+        inner.durable_names = inner.names.clone();
+        inner.pending_names.clear();
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.lock().room.unwrap_or(u64::MAX))
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    content: Shared,
+}
+
+impl SimFile {
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl DiskFile for SimFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.lock().durable.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let bytes = self.lock().volatile();
+        let found = bytes.get(offset as usize..offset as usize + buffer.len());
+        buffer.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.step()?;
+        assert!(offset as usize + bytes.len() <= self.lock().durable.len(), "a write beyond what was allocated");
+        self.lock().pending.push((offset, bytes.to_vec()));
+        self.disk.outcome()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.step()?;
+        if let Some(errno) = self.disk.lock().sync_error {
+            // As the kernel does it: the pages are thrown away and count as clean.
+            self.lock().pending.clear();
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        self.disk.outcome()?;
+        let mut content = self.lock();
+        content.durable = content.volatile();
+        content.pending.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! Random commands that often make sense: names, sessions and tokens come from the state, or nearly so.
+
+use std::collections::BTreeMap;
+
+use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
+use leaseward_state::config::{Digest, SyncState};
+use leaseward_state::machine::MachineProfile;
+use leaseward_state::server::{
+    Cause, Certificate, Exit, FenceLevel, FenceProof, ManagerKind, RestartPolicy, ServerSpec, ServerStatus, Wanted,
+};
+use leaseward_state::session::Incarnation;
+use leaseward_state::{Command, FencingToken, LeaseName, MachineName, ServerName, SessionId, SetName, State, Term};
+
+/// A seeded source of numbers (splitmix64): the same walk for the same seed, on every machine.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.below(of.len() as u64) as usize].clone()) }
+    }
+
+    fn lease(&mut self) -> LeaseName {
+        let name = ["a", "b", "c", "d/e", "server/s1"][self.below(5) as usize];
+        LeaseName::new(name).expect("a name")
+    }
+
+    fn machine(&mut self) -> MachineName {
+        MachineName::new(format!("m{}", self.below(4))).expect("a name")
+    }
+
+    fn server(&mut self) -> ServerName {
+        ServerName::new(format!("s{}", self.below(4))).expect("a name")
+    }
+
+    fn set(&mut self) -> SetName {
+        SetName::new(format!("set{}", self.below(3))).expect("a name")
+    }
+
+    fn session(&mut self, state: &State) -> SessionId {
+        let open: Vec<_> = state.sessions().map(|(id, _)| *id).collect();
+        if self.chance(90) { self.pick(&open).unwrap_or_default() } else { SessionId(self.below(50)) }
+    }
+
+    fn token(&mut self, state: &State, lease: &LeaseName) -> FencingToken {
+        let known = state.leases().find(|(name, _)| *name == lease).map(|(_, lease)| match &lease.state {
+            leaseward_state::lease::LeaseState::Held(grant) => grant.token,
+            leaseward_state::lease::LeaseState::Delayed { token, .. } => *token,
+        });
+        if self.chance(90) { known.unwrap_or(FencingToken(1)) } else { FencingToken(self.below(100)) }
+    }
+}
+
+/// Returns a random command for this state.
+pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command {
+    // Now and then a verdict of a deposed leader.
+    let term = if dice.chance(90) { present } else { Term(present.0 - 1) };
+    let lease = dice.lease();
+    match dice.below(25) {
+        0 | 1 => Command::OpenSession { name: "c".into(), ttl_ms: 100 + dice.below(5_000) },
+        2 | 3 => Command::OpenMachine(open_machine(dice)),
+        4 => Command::EndSession { session: dice.session(state) },
+        5 => {
+            let count = dice.below(3) + 1;
+            Command::CloseSessions { sessions: (0..count).map(|_| dice.session(state)).collect(), term }
+        }
+        6..=9 => Command::Acquire(acquire(dice, state)),
+        10 => Command::Withdraw { lease, session: dice.session(state), holder: "h".into() },
+        11 => Command::Release { token: dice.token(state, &lease), lease },
+        12 => Command::Revoke { token: dice.chance(50).then(|| dice.token(state, &lease)), lease },
+        13 => Command::EndDelay { token: dice.token(state, &lease), lease, term },
+        14 if dice.chance(50) => Command::Cordon { machine: dice.machine(), reason: dice.chance(50).then(String::new) },
+        14 => Command::RemoveMachine { machine: dice.machine() },
+        15 => Command::PutServer {
+            server: dice.server(),
+            spec: Box::new(spec(dice)),
+            if_version: dice.chance(30).then(|| dice.below(3)),
+        },
+        16 if dice.chance(30) => Command::RemoveServer { server: dice.server(), if_version: None },
+        16 => {
+            let wanted = if dice.chance(70) { Wanted::Running } else { Wanted::Stopped };
+            Command::SetWanted { server: dice.server(), wanted }
+        }
+        17 => Command::Move { server: dice.server(), to: dice.machine() },
+        18 | 19 => Command::Assign(assign(dice, state, term)),
+        20 if dice.chance(30) => Command::GiveUp { server: dice.server(), why: "tired".into(), term },
+        20 => {
+            let server = dice.server();
+            let token = dice.token(state, &server.lease());
+            Command::Settle { server, token, fence: dice.chance(70).then_some(FenceProof::Grace(100)), term }
+        }
+        21 => report(dice, state),
+        22 => Command::Publish {
+            sets: (0..=dice.below(2)).map(|_| publish(dice)).collect(),
+            author: "a".into(),
+            message: String::new(),
+        },
+        23 if dice.chance(20) => Command::RemoveSet { set: dice.set() },
+        23 => {
+            Command::ReportSync { machine: dice.machine(), sets: vec![(dice.set(), dice.below(4), SyncState::Applied)] }
+        }
+        _ => atomic(dice, state),
+    }
+}
+
+fn open_machine(dice: &mut Dice) -> OpenMachine {
+    OpenMachine {
+        machine: dice.machine(),
+        incarnation: Incarnation { boot_id: format!("b{}", dice.below(2)), instance: u128::from(dice.below(3)) },
+        profile: MachineProfile { fence: FenceLevel::F2, ..MachineProfile::default() },
+        swept: dice.chance(50),
+        ttl_ms: if dice.chance(90) { 3_000 } else { 5 },
+    }
+}
+
+fn acquire(dice: &mut Dice, state: &State) -> Acquire {
+    Acquire {
+        lease: dice.lease(),
+        session: dice.session(state),
+        holder: if dice.chance(50) { "h".into() } else { String::new() },
+        wait: dice.chance(70),
+        priority: dice.below(3) as i32 - 1,
+        lock_delay_ms: if dice.chance(30) { 1_000 } else { 0 },
+        meta: BTreeMap::new(),
+    }
+}
+
+fn spec(dice: &mut Dice) -> ServerSpec {
+    ServerSpec {
+        command: vec!["serve".into()],
+        stop_command: Vec::new(),
+        environment: BTreeMap::new(),
+        directory: None,
+        user: None,
+        candidates: if dice.chance(50) { Vec::new() } else { vec![dice.machine(), dice.machine()] },
+        requires_fence: FenceLevel::F0,
+        grace_ms: None,
+        check: None,
+        start_timeout_ms: 1,
+        stop_grace_ms: 1,
+        restart: RestartPolicy::default(),
+        priority: dice.below(3) as i32,
+        addresses: Vec::new(),
+        mounts: Vec::new(),
+        hooks: BTreeMap::new(),
+        manager: ManagerKind::Agent,
+        needs_sets: Vec::new(),
+    }
+}
+
+fn assign(dice: &mut Dice, state: &State, term: Term) -> Assign {
+    let (server, machine) = (dice.server(), dice.machine());
+    let session = state.machine(&machine).and_then(|machine| machine.session);
+    let after = state.server(&server).and_then(|server| server.last_token);
+    Assign {
+        session: if dice.chance(95) { session.unwrap_or_default() } else { dice.session(state) },
+        after: if dice.chance(95) { after } else { None },
+        fence: dice.chance(60).then_some(FenceProof::Grace(100)),
+        cause: Cause::MachineLost,
+        server,
+        machine,
+        term,
+    }
+}
+
+fn report(dice: &mut Dice, state: &State) -> Command {
+    let server = dice.server();
+    let token = dice.token(state, &server.lease());
+    let restarts = dice.below(4) as u32;
+    let why = || "w".to_owned();
+    let report = match dice.below(6) {
+        5 => ServerReport::Absent,
+        0 => ServerReport::Status { status: ServerStatus::Running { pid: 1 }, restarts },
+        1 => ServerReport::Status { status: ServerStatus::Stopping, restarts },
+        2 => ServerReport::Crashed { restarts, why: why() },
+        3 => ServerReport::NotStarted { why: why() },
+        _ => {
+            let token = if dice.chance(90) { token } else { FencingToken(3) };
+            let certificate = Certificate { token, boot_id: "b0".into(), proven_at_boottime_ns: 1, exit: Exit::Unseen };
+            ServerReport::Dead { certificate, failure: dice.chance(50).then(why) }
+        }
+    };
+    Command::ReportServer { server, token, report }
+}
+
+fn publish(dice: &mut Dice) -> PublishSet {
+    let parent = dice.chance(30).then(|| dice.below(4));
+    PublishSet { set: dice.set(), parent, manifest: Digest([1; 32]), files: 1, bytes: 1 }
+}
+
+fn atomic(dice: &mut Dice, state: &State) -> Command {
+    let lease = dice.lease();
+    let condition = match dice.below(3) {
+        0 => Condition::Fence { token: dice.token(state, &lease), lease },
+        1 => Condition::LeaseFree(lease),
+        _ => Condition::Set(dice.set(), dice.below(3)),
+    };
+    let part = |dice: &mut Dice| match dice.below(6) {
+        0 | 1 => Command::Acquire(acquire(dice, state)),
+        2 => {
+            let lease = dice.lease();
+            Command::Release { token: dice.token(state, &lease), lease }
+        }
+        3 => Command::PutServer { server: dice.server(), spec: Box::new(spec(dice)), if_version: None },
+        4 => Command::Publish { sets: vec![publish(dice)], author: String::new(), message: String::new() },
+        _ => Command::SetWanted { server: dice.server(), wanted: Wanted::Stopped },
+    };
+    let commands = (0..=dice.below(3)).map(|_| part(dice)).collect();
+    Command::Atomic { conditions: if dice.chance(50) { vec![condition] } else { Vec::new() }, commands }
+}

@@ -1,0 +1,304 @@
+//! The agent of a machine: its session, its servers, its config sets.
+//!
+//! Must stay true: a server runs only under a renewal that a quorum confirmed for exactly its token; the shim, not the
+//! agent, is what ends it in time. An agent that is started again in the same boot goes on with its session and adopts
+//! the shims that live; otherwise it proves that nothing of an earlier run lives before it opens a new session.
+//!
+//! `serving.rs` is what it does while it has a session.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leaseward_node::{Adopted, NodeConfig, NodeEvent, StopMode, Supervisor, boot_id, fence};
+use leaseward_raft::net::wire::Renewed;
+use leaseward_raft::random;
+use leaseward_state::command::{OpenMachine, ServerReport};
+use leaseward_state::machine::MachineProfile;
+use leaseward_state::server::Certificate;
+use leaseward_state::session::Incarnation;
+use leaseward_state::{Command, MachineName, Reply, Revision, ServerName, SessionId, SetName};
+use leaseward_sync::member::{Blob, FetchError, Fetching, Member, MemberConfig, Source, Wanted};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::client::Client;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::keeper::Keeper;
+use crate::limits::{REPORTS_WAITING_MAX, TTL};
+use crate::resume::Memory;
+use crate::serving::{Ended, Serving};
+
+/// How long an agent waits for the proof that its servers are dead before it opens a new session without it.
+const SWEEP_WITHIN: Duration = Duration::from_secs(10);
+
+/// How an agent runs.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The machine.
+    pub machine: MachineName,
+    /// What the agent remembers.
+    pub data: PathBuf,
+    /// Sockets and proofs of running servers; best on a tmpfs. At most 78 bytes long.
+    pub run_dir: PathBuf,
+    /// Output of servers.
+    pub log_dir: PathBuf,
+    /// Where config sets live unless `targets` says otherwise.
+    pub config_dir: PathBuf,
+    /// Where single config sets live.
+    pub targets: BTreeMap<SetName, PathBuf>,
+    /// The program of the shim.
+    pub shim_exe: PathBuf,
+    /// Its first arguments.
+    pub shim_arguments: Vec<OsString>,
+    /// Whether shims may use real-time priority, where they are permitted to.
+    pub real_time: bool,
+    /// The session's time to live: after the machine's death its servers wait this long, and a grace.
+    pub ttl: Duration,
+    /// Free words for placement.
+    pub labels: BTreeMap<String, String>,
+    /// Where people reach the machine.
+    pub address: String,
+}
+
+impl AgentConfig {
+    /// Returns the settings of a machine whose agent keeps everything under `data`.
+    #[must_use]
+    pub fn new(machine: MachineName, data: impl Into<PathBuf>, shim_exe: impl Into<PathBuf>) -> Self {
+        let data = data.into();
+        Self {
+            machine,
+            run_dir: data.join("run"),
+            log_dir: data.join("log"),
+            config_dir: data.join("config"),
+            data,
+            targets: BTreeMap::new(),
+            shim_exe: shim_exe.into(),
+            shim_arguments: vec!["shim".into()],
+            real_time: true,
+            ttl: TTL,
+            labels: BTreeMap::new(),
+            address: String::new(),
+        }
+    }
+}
+
+/// An agent.
+pub struct Agent {
+    config: AgentConfig,
+    client: Client,
+    boot_id: String,
+    supervisor: Supervisor,
+    events: mpsc::Receiver<NodeEvent>,
+    profile: MachineProfile,
+}
+
+impl Agent {
+    /// Opens the machine: adopts the servers that live, and finds out how surely it can stop them.
+    ///
+    /// # Errors
+    /// [`Error::Start`], with a stable code.
+    pub async fn open(config: AgentConfig, client: Client) -> Result<(Self, Vec<Adopted>)> {
+        let failed = |code: &str, why: String| Error::Start { code: code.to_owned(), why };
+        for dir in [&config.data, &config.run_dir, &config.log_dir, &config.config_dir] {
+            fs::create_dir_all(dir).map_err(|error| failed("LW0600", format!("{}: {error}", dir.display())))?;
+        }
+        let boot_id = boot_id().map_err(|error| failed("LW0600", error.to_string()))?;
+        let node = NodeConfig {
+            run_dir: config.run_dir.clone(),
+            log_dir: config.log_dir.clone(),
+            shim_exe: config.shim_exe.clone(),
+            shim_arguments: config.shim_arguments.clone(),
+            machine: config.machine.clone(),
+            real_time: config.real_time,
+        };
+        let (supervisor, adopted, events) =
+            Supervisor::open(node).await.map_err(|error| failed(error.code(), error.to_string()))?;
+        let real_time = config.real_time;
+        let level = tokio::task::spawn_blocking(move || fence::level(real_time)).await;
+        let profile = MachineProfile {
+            labels: config.labels.clone(),
+            fence: level.unwrap_or_default(),
+            address: config.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        info!(machine = %config.machine, fence = %profile.fence, adopted = adopted.len(), "agent is open");
+        Ok((Self { config, client, boot_id, supervisor, events, profile }, adopted))
+    }
+
+    /// Runs until `stop` is cancelled. Servers go on then, until their deadlines: the next agent adopts them.
+    pub async fn run(mut self, mut adopted: Vec<Adopted>, stop: CancellationToken) {
+        let (reports, report_queue) = mpsc::channel(REPORTS_WAITING_MAX);
+        let reporter = tokio::spawn(report(self.client.clone(), report_queue));
+        let (wanted, wanted_sets) = watch::channel(Wanted::new());
+        let (sync_reports, mut synced) = mpsc::channel(64);
+        let mut sync_config = MemberConfig::new(&self.config.config_dir, self.config.data.join("sync"));
+        sync_config.targets = self.config.targets.clone();
+        let source = Arc::new(FromVoters(self.client.another()));
+        let member = Member::spawn(sync_config, wanted_sets, source, sync_reports);
+        loop {
+            let session = tokio::select! {
+                session = self.session(&mut adopted, &reports) => session,
+                () = stop.cancelled() => break,
+            };
+            let serving = Serving {
+                config: &self.config,
+                client: &self.client,
+                supervisor: &self.supervisor,
+                events: &mut self.events,
+                reports: &reports,
+                wanted: &wanted,
+                synced: &mut synced,
+                keeper: session,
+            };
+            match serving.run(&adopted, &stop).await {
+                Ended::Stopped => break,
+                Ended::SessionOver => {
+                    warn!(machine = %self.config.machine, "the session is over: every server here is stopped");
+                    adopted = Vec::new();
+                    self.forget_session();
+                }
+            }
+        }
+        member.stop().await;
+        reporter.abort();
+    }
+
+    fn memory_path(&self) -> PathBuf {
+        self.config.data.join("session.json")
+    }
+
+    fn forget_session(&self) {
+        fs::remove_file(self.memory_path()).ok();
+    }
+
+    /// Returns the session of this machine: the one of an earlier run in this boot, or a new one.
+    async fn session(&self, adopted: &mut Vec<Adopted>, reports: &mpsc::Sender<Command>) -> Keeper {
+        if let Some(memory) = Memory::load(&self.memory_path(), &self.boot_id)
+            && memory.ttl_ms == self.config.ttl.as_millis() as u64
+            && let Some(keeper) = self.resume(memory.session()).await
+        {
+            info!(machine = %self.config.machine, session = %keeper.session(), servers = adopted.len(), "session goes on");
+            return keeper;
+        }
+        let certificates = self.sweep(adopted).await;
+        let swept = certificates.is_some();
+        let incarnation = Incarnation { boot_id: self.boot_id.clone(), instance: random::unique() };
+        loop {
+            let sent = Moment::now();
+            let open = OpenMachine {
+                machine: self.config.machine.clone(),
+                incarnation: incarnation.clone(),
+                profile: self.profile.clone(),
+                swept,
+                ttl_ms: self.config.ttl.as_millis() as u64,
+            };
+            match self.client.write(Command::OpenMachine(open)).await {
+                Ok(Reply::Session(session)) => {
+                    self.remember(session, &incarnation);
+                    for (server, certificate) in certificates.into_iter().flatten() {
+                        let token = certificate.token;
+                        let report = ServerReport::Dead { certificate, failure: None };
+                        reports.send(Command::ReportServer { server, token, report }).await.ok();
+                    }
+                    info!(machine = %self.config.machine, %session, swept, "session opened");
+                    return Keeper::start(self.client.clone(), session, self.config.ttl, sent);
+                }
+                Ok(other) => warn!(?other, "a strange answer to opening a session"),
+                Err(error) => warn!(%error, "no session yet; trying again"),
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn resume(&self, session: SessionId) -> Option<Keeper> {
+        loop {
+            let sent = Moment::now();
+            let renewal = leaseward_raft::net::wire::Renewal { session, known: Revision(0) };
+            match self.client.renew(vec![renewal], Duration::from_secs(1)).await {
+                Ok(Some(answers)) => {
+                    return match answers.first() {
+                        Some(Renewed::Alive { .. }) => {
+                            Some(Keeper::start(self.client.clone(), session, self.config.ttl, sent))
+                        }
+                        _ => None,
+                    };
+                }
+                Ok(None) | Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn remember(&self, session: SessionId, incarnation: &Incarnation) {
+        let memory = Memory {
+            session: session.0,
+            boot_id: incarnation.boot_id.clone(),
+            instance: format!("{:032x}", incarnation.instance),
+            ttl_ms: self.config.ttl.as_millis() as u64,
+        };
+        if let Err(error) = memory.save(&self.memory_path()) {
+            warn!(%error, "cannot remember the session; a restart of the agent will end it");
+        }
+    }
+
+    /// Ends every server of an earlier run. Returns the proofs, or `None` if one did not come in time.
+    async fn sweep(&self, adopted: &mut Vec<Adopted>) -> Option<Vec<(ServerName, Certificate)>> {
+        adopted.clear();
+        let living = self.supervisor.status().await.ok()?;
+        let mut proofs = Vec::new();
+        for server in living {
+            let stop = self.supervisor.stop(&server.server, server.token, StopMode::Force);
+            match timeout(SWEEP_WITHIN, stop).await {
+                Ok(Ok(certificate)) => proofs.push((server.server, certificate)),
+                Ok(Err(leaseward_node::Error::NotHere { .. })) => {}
+                Ok(Err(error)) => {
+                    warn!(server = %server.server, %error, "its death is not proven");
+                    return None;
+                }
+                Err(_) => {
+                    warn!(server = %server.server, "its death is not proven in time");
+                    return None;
+                }
+            }
+        }
+        Some(proofs)
+    }
+}
+
+/// Sends reports in order, each until it has an answer.
+async fn report(client: Client, mut queue: mpsc::Receiver<Command>) {
+    while let Some(command) = queue.recv().await {
+        loop {
+            match client.write(command.clone()).await {
+                Ok(_) => break,
+                Err(Error::Refused(refusal)) => {
+                    debug!(command = command.name(), %refusal, "a report came too late");
+                    break;
+                }
+                Err(error) if error.is_retryable() => warn!(%error, "a report is not delivered yet"),
+                Err(error) => {
+                    warn!(%error, "a report is not accepted");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The voters as a source of blobs, over a connection of its own.
+struct FromVoters(Client);
+
+impl Source for FromVoters {
+    fn fetch(&self, digest: leaseward_state::config::Digest) -> Fetching<'_> {
+        Box::pin(async move {
+            let blob = self.0.blob(digest).await;
+            blob.map(Blob::Plain).map_err(|error| FetchError { digest, why: error.to_string() })
+        })
+    }
+}

@@ -1,0 +1,284 @@
+//! A connection to a cluster: asks any node, and another one when that does not answer.
+//!
+//! Must stay true: a write that is sent again carries its key, so it counts once; a node that is silent costs one
+//! attempt, not the caller's whole patience.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use leaseward_raft::net::connection::{CallError, Connection};
+use leaseward_raft::net::transport::Transport;
+use leaseward_raft::net::wire::{Answer, Ask, Hello, MachineView, NodeStatus, Outcome, PROTOCOL, Purpose, Renewal, Renewed};
+use leaseward_raft::random;
+use leaseward_state::config::Digest;
+use leaseward_state::propose::{Committed, NotCommitted};
+use leaseward_state::{Command, MachineName, Reply, Request, RequestKey, Revision};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use crate::error::{Error, Result};
+use crate::limits::{ATTEMPT, RETRY_PAUSE, WRITE_WITHIN};
+
+/// A client of a cluster. Clones share its connection.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    transport: Transport,
+    addresses: Mutex<Vec<String>>,
+    next: AtomicUsize,
+    connection: AsyncMutex<Option<Connection>>,
+    instance: u128,
+    sequence: AtomicU64,
+}
+
+impl Client {
+    /// Returns a client of the cluster at these peer addresses (`host:port`); connects when it is first asked.
+    #[must_use]
+    pub fn new(addresses: Vec<String>, transport: Transport) -> Self {
+        let shared = Shared {
+            transport,
+            addresses: Mutex::new(addresses),
+            next: AtomicUsize::new(0),
+            connection: AsyncMutex::new(None),
+            instance: random::unique(),
+            sequence: AtomicU64::new(1),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Returns another client of the same cluster with a connection of its own: what is large must not stand in the
+    /// way of renewals.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.addresses(), self.shared.transport)
+    }
+
+    /// Returns the addresses it knows.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.shared.addresses.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Learns addresses from the members that a node knows, so that the loss of the first ones blinds nobody.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn learn(&self) -> Result<()> {
+        let status = self.status().await?;
+        let mut addresses = self.shared.addresses.lock().expect("no holder of this lock panics");
+        for node in status.membership.nodes.values() {
+            if !addresses.contains(&node.peer_address) {
+                addresses.push(node.peer_address.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn connection(&self) -> Result<Connection, CallError> {
+        let mut slot = self.shared.connection.lock().await;
+        if let Some(connection) = slot.as_ref()
+            && !connection.is_closed()
+        {
+            return Ok(connection.clone());
+        }
+        *slot = None;
+        let addresses = self.addresses();
+        let mut last = CallError::Broken("no address is known".into());
+        for _ in 0..addresses.len() {
+            let turn = self.shared.next.load(Ordering::Relaxed);
+            let Some(address) = addresses.get(turn % addresses.len()) else { break };
+            let hello = Hello {
+                protocol: PROTOCOL,
+                cluster: None,
+                node: None,
+                instance: self.shared.instance,
+                purpose: Purpose::Client,
+            };
+            match Connection::open(self.shared.transport, address, &hello).await {
+                Ok(connection) => {
+                    *slot = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(error) => {
+                    debug!(address, %error, "cannot connect");
+                    last = error;
+                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks one node, once. After a silence or a break the next question goes to another node.
+    async fn ask_once(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let connection = self.connection().await?;
+        let answer = connection.call(ask, within).await;
+        if answer.is_err() {
+            let mut slot = self.shared.connection.lock().await;
+            *slot = None;
+            self.shared.next.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Asks until some node answers with something other than "nobody leads".
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Unknown`] when the time is over; [`Error::Failed`] if a node says no.
+    pub async fn ask(&self, ask: &Ask, within: Duration) -> Result<Answer> {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = match timeout(left, self.ask_once(ask, left.min(ATTEMPT.max(within / 4)))).await {
+                Ok(answer) => answer,
+                Err(_) => Err(CallError::Timeout),
+            };
+            let error = match answer {
+                Ok(Answer::Failed { code, .. }) if code == "LW0501" => {
+                    // This node may be cut off; another one may not be.
+                    self.shared.connection.lock().await.take();
+                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    Error::Unavailable("nobody leads".into())
+                }
+                Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
+                Ok(answer) => return Ok(answer),
+                Err(error @ CallError::Refused { .. }) => return Err(error.into()),
+                Err(error) => error.into(),
+            };
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(error);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Returns the answer of a command, applied exactly once however often it has to be sent.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the cluster says no; [`Error::Unavailable`] if nothing was done; [`Error::Unknown`].
+    pub async fn write(&self, command: Command) -> Result<Reply> {
+        Ok(self.write_within(command, WRITE_WITHIN).await?.reply)
+    }
+
+    /// As [`Client::write`], with the caller's patience and the revision of the entry.
+    ///
+    /// # Errors
+    /// As [`Client::write`].
+    pub async fn write_within(&self, command: Command, within: Duration) -> Result<Committed> {
+        let key = RequestKey {
+            client: self.shared.instance,
+            sequence: self.shared.sequence.fetch_add(1, Ordering::Relaxed),
+        };
+        let ask = Ask::Propose(Request { key: Some(key), named: false, command });
+        let deadline = Instant::now() + within;
+        let mut maybe_applied = false;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ask_once(&ask, left).await {
+                Ok(Answer::Proposed(outcome)) => match Outcome::into(outcome) {
+                    Ok(committed) => return refused_or(committed),
+                    Err(NotCommitted::Unknown) => maybe_applied = true,
+                    Err(NotCommitted::NoLeader) => {
+                        self.shared.connection.lock().await.take();
+                        self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error @ NotCommitted::Overloaded(_)) if !maybe_applied => return Err(error.into()),
+                    Err(NotCommitted::Overloaded(_)) => {}
+                },
+                Ok(Answer::Failed { code, .. }) if code == "LW0501" => {
+                    self.shared.connection.lock().await.take();
+                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
+                Ok(other) => return Err(strange(&other)),
+                Err(CallError::Refused { code, why }) => return Err(Error::Failed { code, why }),
+                Err(CallError::Broken(_) | CallError::Timeout) => maybe_applied = true,
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(if maybe_applied { Error::Unknown } else { Error::Unavailable("nobody leads".into()) });
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Renews sessions; `None` if no leader could prove itself. Asks one node, once: the caller's next renewal is
+    /// the second attempt.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn renew(&self, renewals: Vec<Renewal>, within: Duration) -> Result<Option<Vec<Renewed>>, CallError> {
+        match self.ask_once(&Ask::Renew(renewals), within).await? {
+            Answer::Renewed(renewed) => {
+                if renewed.is_none() {
+                    self.shared.connection.lock().await.take();
+                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(renewed)
+            }
+            other => Err(CallError::Broken(format!("a strange answer: {other:?}"))),
+        }
+    }
+
+    /// Returns what a machine should do, once it differs from what the machine knows, or after ten seconds.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn view(&self, machine: &MachineName, known: Revision) -> Result<MachineView, CallError> {
+        let ask = Ask::View { machine: machine.clone(), known };
+        match self.ask_once(&ask, Duration::from_secs(12)).await? {
+            Answer::View(view) => Ok(*view),
+            Answer::Failed { code, why } => {
+                self.shared.connection.lock().await.take();
+                self.shared.next.fetch_add(1, Ordering::Relaxed);
+                Err(CallError::Broken(format!("{code}: {why}")))
+            }
+            other => Err(CallError::Broken(format!("a strange answer: {other:?}"))),
+        }
+    }
+
+    /// Returns how the connected node is.
+    ///
+    /// # Errors
+    /// [`Error`], if no node answers.
+    pub async fn status(&self) -> Result<NodeStatus> {
+        match self.ask(&Ask::Status, ATTEMPT * 2).await? {
+            Answer::Status(status) => Ok(*status),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Returns a blob from whichever node has it, in two rounds at most.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with `LW0801` if nobody has it.
+    pub async fn blob(&self, digest: Digest) -> Result<Vec<u8>> {
+        let mut last = Error::Failed { code: "LW0801".into(), why: format!("no node has blob {digest}") };
+        for _ in 0..2 * self.addresses().len().max(1) {
+            match self.ask_once(&Ask::GetBlob(digest), Duration::from_secs(10)).await {
+                Ok(Answer::Blob(Some(bytes))) => return Ok(bytes),
+                Ok(_) => {
+                    self.shared.connection.lock().await.take();
+                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn refused_or(committed: Committed) -> Result<Committed> {
+    match committed.reply {
+        Reply::Refused(refusal) => Err(Error::Refused(refusal)),
+        _ => Ok(committed),
+    }
+}
+
+fn strange(answer: &Answer) -> Error {
+    Error::Failed { code: "LW0701".into(), why: format!("an answer to another question: {answer:?}") }
+}

@@ -1,0 +1,430 @@
+//! What an agent does while it has a session: carries out orders, extends deadlines, reports.
+//!
+//! Must stay true: orders are compared with what runs, so a lost or repeated one costs nothing; a server is started
+//! only after an answer to a renewal, sent after the order was seen, that names its token; deadlines are extended by
+//! nothing but answered renewals. When the session cannot be renewed, servers get the stop signal a stop budget before
+//! their deadline; the kernel ends what is left at the deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use leaseward_node::{Adopted, BootInstant, Happened, NodeEvent, StartOrder, StopMode, Supervisor};
+use leaseward_raft::net::wire::MachineView;
+use leaseward_state::command::ServerReport;
+use leaseward_state::config::SyncState;
+use leaseward_state::order::{Action, Order};
+use leaseward_state::server::{Certificate, ServerSpec, ServerStatus};
+use leaseward_state::{Command, FencingToken, Revision, ServerName, SetName};
+use leaseward_sync::member::{Report, Wanted, WantedVersion};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::agent::AgentConfig;
+use crate::client::Client;
+use crate::keeper::{Keeper, Standing};
+use crate::limits::SETS_WITHIN;
+
+/// A grant that an order names must show up in an answer within this; else the order is stale.
+const GRANT_WITHIN: Duration = Duration::from_secs(2);
+
+/// What could not be done is tried again after this.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// How serving ended.
+pub(crate) enum Ended {
+    /// The agent is told to stop.
+    Stopped,
+    /// The session is over.
+    SessionOver,
+}
+
+/// Everything that serving needs.
+pub(crate) struct Serving<'a> {
+    pub(crate) config: &'a AgentConfig,
+    pub(crate) client: &'a Client,
+    pub(crate) supervisor: &'a Supervisor,
+    pub(crate) events: &'a mut mpsc::Receiver<NodeEvent>,
+    pub(crate) reports: &'a mpsc::Sender<Command>,
+    pub(crate) wanted: &'a watch::Sender<Wanted>,
+    pub(crate) synced: &'a mut mpsc::Receiver<Report>,
+    pub(crate) keeper: Keeper,
+}
+
+/// A step that was carried out in the background.
+enum Step {
+    Started { order: Order, outcome: Result<(), leaseward_node::Error> },
+    Stopped { server: ServerName, token: FencingToken, outcome: Result<Certificate, leaseward_node::Error>, report: bool },
+}
+
+/// What is known here of the servers.
+#[derive(Default)]
+struct Here {
+    running: BTreeMap<ServerName, (FencingToken, ServerSpec)>,
+    busy: BTreeSet<ServerName>,
+    /// Those that we end ourselves: their end is no failure.
+    ending: BTreeSet<(ServerName, FencingToken)>,
+    applied: BTreeMap<SetName, u64>,
+    waiting_for_sets: BTreeMap<ServerName, Instant>,
+}
+
+impl Serving<'_> {
+    pub(crate) async fn run(self, adopted: &[Adopted], stop: &CancellationToken) -> Ended {
+        let mut here = Here::default();
+        for server in adopted {
+            here.running.insert(server.server.clone(), (server.token, server.spec.clone()));
+        }
+        let mut helpers = JoinSet::new();
+        let (publish, mut views) = watch::channel(MachineView::default());
+        helpers.spawn(follow_views(self.client.another(), self.config.clone(), publish));
+        helpers.spawn(extend_deadlines(self.supervisor.clone(), self.keeper.standing()));
+        let mut steps: JoinSet<Step> = JoinSet::new();
+        let mut standing = self.keeper.standing();
+        let budget = (self.config.ttl / 3).min(Duration::from_secs(1));
+        let mut gave_warning = false;
+        let mut tick = Instant::now() + AGAIN;
+        loop {
+            let left = standing.borrow_and_update().remaining();
+            if standing.borrow().over {
+                self.end_everything().await;
+                return Ended::SessionOver;
+            }
+            if left > budget {
+                gave_warning = false;
+            } else if !gave_warning {
+                gave_warning = true;
+                self.stop_in_time(&mut here, &mut steps, left);
+            }
+            if left.is_zero() && self.everything_is_dead().await {
+                // Nobody answers; the leader ends the session meanwhile, or is heard again.
+                here.running.clear();
+            }
+            let warning = Instant::now() + left.saturating_sub(budget).max(Duration::from_millis(5));
+            tokio::select! {
+                () = stop.cancelled() => return Ended::Stopped,
+                changed = standing.changed() => if changed.is_err() { return Ended::SessionOver },
+                changed = views.changed() => {
+                    if changed.is_ok() {
+                        let view = views.borrow_and_update().clone();
+                        self.want_sets(&view);
+                        self.reconcile(&view, &mut here, &mut steps);
+                    }
+                }
+                Some(event) = self.events.recv() => self.happened(event, &mut here).await,
+                Some(report) = self.synced.recv() => {
+                    self.synced(report, &mut here).await;
+                    let view = views.borrow().clone();
+                    self.reconcile(&view, &mut here, &mut steps);
+                }
+                Some(done) = steps.join_next() => {
+                    if let Ok(step) = done {
+                        self.step_done(step, &mut here).await;
+                    }
+                    let view = views.borrow().clone();
+                    self.reconcile(&view, &mut here, &mut steps);
+                }
+                () = sleep_until(warning), if !gave_warning => {}
+                () = sleep_until(tick) => {
+                    tick = Instant::now() + AGAIN;
+                    let view = views.borrow().clone();
+                    self.reconcile(&view, &mut here, &mut steps);
+                }
+            }
+        }
+    }
+
+    fn want_sets(&self, view: &MachineView) {
+        let wanted: Wanted = view
+            .sets
+            .iter()
+            .map(|(set, (number, manifest))| (set.clone(), WantedVersion { number: *number, manifest: *manifest }))
+            .collect();
+        self.wanted.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
+            changed
+        });
+    }
+
+    /// Compares what is ordered with what runs, and closes the gap in the background.
+    fn reconcile(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>) {
+        if view.revision == Revision(0) {
+            return;
+        }
+        for order in &view.orders {
+            if here.busy.contains(&order.server) {
+                continue;
+            }
+            let running = here.running.get(&order.server);
+            match &order.action {
+                Action::Run { spec, .. } => match running {
+                    Some((token, runs)) if *token == order.token && runs.runs_alike(spec) => {}
+                    Some((token, _)) if *token == order.token => {
+                        info!(server = %order.server, "its specification changed: it is restarted in place");
+                        let mode = StopMode::Graceful { grace: Duration::from_millis(spec.stop_grace_ms) };
+                        self.stop(here, steps, &order.server, *token, mode, false);
+                    }
+                    Some((token, _)) => {
+                        let token = *token;
+                        self.stop(here, steps, &order.server, token, StopMode::Force, true);
+                    }
+                    None => self.start(view, here, steps, order, spec),
+                },
+                Action::Stop { grace_ms } => {
+                    let mode = StopMode::Graceful { grace: Duration::from_millis(*grace_ms) };
+                    self.stop(here, steps, &order.server, order.token, mode, true);
+                }
+                Action::Kill => self.stop(here, steps, &order.server, order.token, StopMode::Force, true),
+            }
+        }
+        // What runs and is ordered by nobody: its server was moved or forgotten while we did not look.
+        let ordered: BTreeSet<_> = view.orders.iter().map(|order| (&order.server, order.token)).collect();
+        let surplus: Vec<_> = here
+            .running
+            .iter()
+            .filter(|(server, (token, _))| {
+                !ordered.contains(&(*server, *token)) && token.revision() <= view.revision && !here.busy.contains(*server)
+            })
+            .map(|(server, (token, _))| (server.clone(), *token))
+            .collect();
+        for (server, token) in surplus {
+            self.stop(here, steps, &server, token, StopMode::Force, true);
+        }
+    }
+
+    fn start(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>, order: &Order, spec: &ServerSpec) {
+        if !sets_are_here(view, here, &order.server, spec) {
+            return;
+        }
+        here.busy.insert(order.server.clone());
+        let (supervisor, standing) = (self.supervisor.clone(), self.keeper.standing());
+        self.keeper.renew_now();
+        let (order, spec) = (order.clone(), spec.clone());
+        steps.spawn(async move {
+            let outcome = start_granted(&supervisor, standing, &order, spec).await;
+            Step::Started { order, outcome }
+        });
+    }
+
+    fn stop(
+        &self,
+        here: &mut Here,
+        steps: &mut JoinSet<Step>,
+        server: &ServerName,
+        token: FencingToken,
+        mode: StopMode,
+        report: bool,
+    ) {
+        if !here.busy.insert(server.clone()) {
+            return;
+        }
+        here.ending.insert((server.clone(), token));
+        if report {
+            let status = ServerReport::Status { status: ServerStatus::Stopping, restarts: 0 };
+            let command = Command::ReportServer { server: server.clone(), token, report: status };
+            self.reports.try_send(command).ok();
+        }
+        let (supervisor, server) = (self.supervisor.clone(), server.clone());
+        steps.spawn(async move {
+            let outcome = supervisor.stop(&server, token, mode).await;
+            Step::Stopped { server, token, outcome, report }
+        });
+    }
+
+    async fn step_done(&self, step: Step, here: &mut Here) {
+        match step {
+            Step::Started { order, outcome } => {
+                here.busy.remove(&order.server);
+                let Action::Run { spec, .. } = order.action else { return };
+                match outcome {
+                    Ok(()) => {
+                        here.ending.retain(|(server, _)| *server != order.server);
+                        here.running.insert(order.server, (order.token, *spec));
+                    }
+                    Err(error @ (leaseward_node::Error::Launch { .. } | leaseward_node::Error::BadOrder { .. })) => {
+                        warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
+                        let report = ServerReport::NotStarted { why: error.to_string() };
+                        self.report(order.server, order.token, report).await;
+                    }
+                    Err(error) => debug!(server = %order.server, %error, "not started yet"),
+                }
+            }
+            Step::Stopped { server, token, outcome, report } => {
+                here.busy.remove(&server);
+                match outcome {
+                    Ok(certificate) => {
+                        here.running.remove(&server);
+                        if report {
+                            self.report(server, token, ServerReport::Dead { certificate, failure: None }).await;
+                        }
+                    }
+                    Err(leaseward_node::Error::NotHere { .. }) => {
+                        // Nothing of it ever ran here, or its end was told before.
+                        here.running.remove(&server);
+                        if report {
+                            self.report(server, token, ServerReport::Absent).await;
+                        }
+                    }
+                    Err(error) => warn!(%server, %token, %error, "not stopped yet"),
+                }
+            }
+        }
+    }
+
+    async fn happened(&self, event: NodeEvent, here: &mut Here) {
+        let NodeEvent { server, token, attempt, what } = event;
+        let ours = here.ending.contains(&(server.clone(), token));
+        let report = match what {
+            Happened::Started { pid } => {
+                ServerReport::Status { status: ServerStatus::Starting { pid }, restarts: attempt }
+            }
+            Happened::Ready { pid } => {
+                info!(%server, %token, pid, "running");
+                ServerReport::Status { status: ServerStatus::Running { pid }, restarts: attempt }
+            }
+            Happened::Unhealthy { why } => {
+                let pid = 0;
+                ServerReport::Status { status: ServerStatus::Unhealthy { pid, why }, restarts: attempt }
+            }
+            Happened::Exited { exit, restarts_in: Some(wait), .. } => {
+                warn!(%server, %token, %exit, ?wait, "ended; it is restarted in place");
+                ServerReport::Crashed { restarts: attempt + 1, why: exit.to_string() }
+            }
+            Happened::Exited { .. } | Happened::GaveUp { .. } | Happened::DeadlinePassed { .. } if ours => return,
+            Happened::Exited { exit, certificate, restarts_in: None } => {
+                here.running.remove(&server);
+                ServerReport::Dead { certificate, failure: Some(exit.to_string()) }
+            }
+            Happened::GaveUp { why, certificate } => {
+                warn!(%server, %token, why, "given up on this machine");
+                here.running.remove(&server);
+                ServerReport::Dead { certificate, failure: Some(why) }
+            }
+            Happened::DeadlinePassed { certificate } => {
+                warn!(%server, %token, "ended by its deadline");
+                here.running.remove(&server);
+                ServerReport::Dead { certificate, failure: None }
+            }
+            other => {
+                debug!(%server, ?other, "nothing to report");
+                return;
+            }
+        };
+        self.report(server, token, report).await;
+    }
+
+    async fn report(&self, server: ServerName, token: FencingToken, report: ServerReport) {
+        self.reports.send(Command::ReportServer { server, token, report }).await.ok();
+    }
+
+    async fn synced(&self, report: Report, here: &mut Here) {
+        info!(set = %report.set, applied = report.applied, state = ?report.state, "config set");
+        if report.state == SyncState::Applied {
+            here.applied.insert(report.set.clone(), report.applied);
+        }
+        let machine = self.config.machine.clone();
+        let sets = vec![(report.set, report.applied, report.state)];
+        self.reports.send(Command::ReportSync { machine, sets }).await.ok();
+    }
+
+    /// The session could not be renewed: servers hear of it while there is time to end well.
+    fn stop_in_time(&self, here: &mut Here, steps: &mut JoinSet<Step>, left: Duration) {
+        let running: Vec<_> = here.running.iter().map(|(server, (token, _))| (server.clone(), *token)).collect();
+        for (server, token) in running {
+            warn!(%server, left_ms = left.as_millis() as u64, "the session is not renewed: stopping in time");
+            let mode = StopMode::Graceful { grace: left.mul_f64(0.8) };
+            self.stop(here, steps, &server, token, mode, true);
+        }
+    }
+
+    async fn everything_is_dead(&self) -> bool {
+        let status = self.supervisor.status().await;
+        status.is_ok_and(|servers| servers.iter().all(|server| server.certificate.is_some()))
+    }
+
+    /// The session is over, and with it every right to run anything.
+    async fn end_everything(&self) {
+        let Ok(servers) = self.supervisor.status().await else { return };
+        let mut ends = JoinSet::new();
+        for server in servers.into_iter().filter(|server| server.certificate.is_none()) {
+            let supervisor = self.supervisor.clone();
+            ends.spawn(async move { supervisor.stop(&server.server, server.token, StopMode::Force).await });
+        }
+        timeout(Duration::from_secs(10), async { while ends.join_next().await.is_some() {} }).await.ok();
+    }
+}
+
+/// M18: a server starts with its config sets on disk; with the copy that is there if no newer one comes.
+fn sets_are_here(view: &MachineView, here: &mut Here, server: &ServerName, spec: &ServerSpec) -> bool {
+    let lacking = spec.needs_sets.iter().filter_map(|name| SetName::new(name.clone()).ok()).find(|set| {
+        view.sets.get(set).is_some_and(|(head, _)| here.applied.get(set) != Some(head))
+    });
+    let Some(set) = lacking else {
+        here.waiting_for_sets.remove(server);
+        return true;
+    };
+    let since = *here.waiting_for_sets.entry(server.clone()).or_insert_with(Instant::now);
+    if since.elapsed() < SETS_WITHIN || !here.applied.contains_key(&set) {
+        return false;
+    }
+    warn!(%server, %set, "started with an older copy of its config set");
+    true
+}
+
+/// Starts a server once an answered renewal names its token.
+async fn start_granted(
+    supervisor: &Supervisor,
+    mut standing: watch::Receiver<Standing>,
+    order: &Order,
+    spec: ServerSpec,
+) -> Result<(), leaseward_node::Error> {
+    let lease = order.server.lease();
+    let granted = standing.wait_for(|standing| standing.over || standing.held.get(&lease) == Some(&order.token));
+    let remaining = match timeout(GRANT_WITHIN, granted).await {
+        Ok(Ok(standing)) => standing.remaining(),
+        Ok(Err(_)) | Err(_) => Duration::ZERO,
+    };
+    let deadline = BootInstant::now() + remaining;
+    let (server, token) = (order.server.clone(), order.token);
+    supervisor.start(StartOrder { server, spec, token, deadline }).await.map(drop)
+}
+
+/// Extends the deadlines of everything that runs, by answered renewals only.
+async fn extend_deadlines(supervisor: Supervisor, mut standing: watch::Receiver<Standing>) {
+    while standing.changed().await.is_ok() {
+        let remaining = standing.borrow_and_update().remaining();
+        if remaining.is_zero() {
+            continue;
+        }
+        match supervisor.extend_all(BootInstant::now() + remaining).await {
+            Ok(outcomes) => {
+                for (server, outcome) in outcomes {
+                    if let Err(error) = outcome {
+                        debug!(%server, %error, "its deadline was not extended");
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "deadlines cannot be extended"),
+        }
+    }
+}
+
+/// Asks for the machine's view again and again; each question waits at the voter until something changes.
+async fn follow_views(client: Client, config: AgentConfig, publish: watch::Sender<MachineView>) {
+    loop {
+        let known = publish.borrow().revision;
+        match client.view(&config.machine, known).await {
+            // A voter that is behind must not take us back.
+            Ok(view) if view.revision > known => {
+                publish.send_replace(view);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                debug!(%error, "no view");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
