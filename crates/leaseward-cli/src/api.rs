@@ -120,7 +120,8 @@ impl Api {
     ) -> Result<Vec<u8>, Diagnostic> {
         let mut last = Diagnostic::new("LW0501", "no address is known");
         for address in &self.target.api {
-            let request = self.http.request(method.clone(), format!("http://{address}{path}")).timeout(self.target.timeout);
+            let request =
+                self.http.request(method.clone(), format!("http://{address}{path}")).timeout(self.target.timeout);
             match fill(request).send().await {
                 Ok(response) => {
                     let status = response.status();

@@ -54,7 +54,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  leaseward dev\n  leaseward dev --exit-after-demo")]
     Dev(DevArguments),
     /// Runs the daemon.
-    #[command(after_help = "Examples:\n  leaseward agent --config /etc/leaseward/leaseward.toml\n  leaseward agent --check")]
+    #[command(
+        after_help = "Examples:\n  leaseward agent --config /etc/leaseward/leaseward.toml\n  leaseward agent --check"
+    )]
     Agent(AgentArguments),
     /// Shows the cluster on one screen. Exits with 1 if it is degraded.
     #[command(after_help = "Examples:\n  leaseward status\n  leaseward status -o field=.leader")]
@@ -243,7 +245,9 @@ pub(crate) enum ServerCommand {
         name: String,
     },
     /// Defines servers from TOML files.
-    #[command(after_help = "Examples:\n  leaseward server apply -f pay-1.toml\n  leaseward server apply -f pay-1.toml --dry-run")]
+    #[command(
+        after_help = "Examples:\n  leaseward server apply -f pay-1.toml\n  leaseward server apply -f pay-1.toml --dry-run"
+    )]
     Apply {
         /// The file.
         #[arg(short, long = "file", required = true)]
@@ -260,7 +264,9 @@ pub(crate) enum ServerCommand {
         name: String,
     },
     /// Moves a server to another machine.
-    #[command(after_help = "Examples:\n  leaseward server move pay-1 --to m2\n  leaseward server move pay-1 --to m2 --yes")]
+    #[command(
+        after_help = "Examples:\n  leaseward server move pay-1 --to m2\n  leaseward server move pay-1 --to m2 --yes"
+    )]
     Move {
         /// The server.
         name: String,

@@ -87,9 +87,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
                 .map_err(|error| error.exit(125))?;
             commands::run::run(&target, run).await
         }
-        Command::Context(context) => {
-            commands::context::run(&printer::Output::parse(&global.output)?, context).map(ok)
-        }
+        Command::Context(context) => commands::context::run(&printer::Output::parse(&global.output)?, context).map(ok),
         command => client(&Session::new(global)?, command).await,
     }
 }

@@ -41,9 +41,7 @@ impl Output {
             "yaml" => Self::Yaml,
             "name" => Self::Name,
             other => match other.strip_prefix("field=") {
-                Some(path) => {
-                    Self::Field(path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect())
-                }
+                Some(path) => Self::Field(path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect()),
                 None => {
                     return Err(Diagnostic::new("LW0104", format!("-o {other} is not an output"))
                         .hint("use table, wide, json, jsonl, yaml, name or field=.path"));

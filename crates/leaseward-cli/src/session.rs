@@ -85,7 +85,9 @@ impl Session {
             return Ok(());
         }
         if !stdin().is_terminal() {
-            return Err(Diagnostic::new("LW0104", format!("{what} and nobody can be asked here")).hint("--yes      do it"));
+            return Err(
+                Diagnostic::new("LW0104", format!("{what} and nobody can be asked here")).hint("--yes      do it")
+            );
         }
         eprint!("{what}\nGo on? [y/N] ");
         let mut answer = String::new();

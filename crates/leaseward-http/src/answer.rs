@@ -48,7 +48,7 @@ impl IntoResponse for Fault {
 #[derive(Debug, Clone, Copy)]
 struct Reflects(Revision);
 
-/// How long a request asked to wait, beyond what it takes.
+/// An answer with the revision that it reflects.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct At<T>(pub(crate) Revision, pub(crate) T);
 
@@ -97,11 +97,10 @@ pub(crate) async fn finish(State(api): State<Api>, request: Request, next: Next)
     }
     let revision = response.extensions().get::<Reflects>().map(|reflects| reflects.0);
     let revision = revision.unwrap_or_else(|| api.here().revision());
-    let status = api.replica.status();
     let headers = response.headers_mut();
     headers.insert(REVISION, HeaderValue::from(revision.0));
     headers.insert(LEADER, text(api.leader_name().as_deref().unwrap_or("-")));
-    headers.insert(SERVED_BY, text(&status.name));
+    headers.insert(SERVED_BY, text(&api.shared.name));
     headers.insert(REQUEST_ID, text(&id));
     response
 }
@@ -126,16 +125,15 @@ fn write_problem(response: &mut Response, problem: &Problem) {
     *response.body_mut() = body.into();
 }
 
-/// A request may take as long as it says; without a word, as long as it asks to wait and a little more.
+/// A request may take as long as it says; without a word, as long as the longest wait and a little more.
 fn deadline(request: &Request) -> Result<Duration, Fault> {
     match request.headers().get(TIMEOUT) {
         None => Ok(REQUEST_WITHIN + crate::limits::WAIT_MAX),
-        Some(value) => value
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .map(Duration::from_millis)
-            .ok_or_else(|| problem::of(Code::Invalid, "Leaseward-Timeout-Ms is a whole number of milliseconds").into()),
+        Some(value) => {
+            value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis).ok_or_else(|| {
+                problem::of(Code::Invalid, "Leaseward-Timeout-Ms is a whole number of milliseconds").into()
+            })
+        }
     }
 }
 

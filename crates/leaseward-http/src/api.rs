@@ -60,6 +60,8 @@ pub struct Api {
 }
 
 pub(crate) struct Shared {
+    /// What people call this node.
+    pub(crate) name: String,
     pub(crate) lists: Mutex<Lists>,
     started: u64,
     requests: AtomicU64,
@@ -70,7 +72,8 @@ impl Api {
     #[must_use]
     pub fn new(replica: Replica, content: Arc<dyn Content>) -> Self {
         let started = leaseward_raft::clock::wall_millis();
-        let shared = Shared { lists: Mutex::default(), started, requests: AtomicU64::new(0) };
+        let name = replica.status().name;
+        let shared = Shared { name, lists: Mutex::default(), started, requests: AtomicU64::new(0) };
         Self { replica, content, shared: Arc::new(shared) }
     }
 

@@ -89,7 +89,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             .filter(|pair| !COMMON.contains(&pair.split('=').next().unwrap_or_default()))
             .collect();
         let unreadable = |why: String| Fault::from(problem::of(Code::Unreadable, why));
-        let uri: Uri = format!("/?{}", own.join("&")).parse().map_err(|_| unreadable("the query is no query".into()))?;
+        let uri: Uri =
+            format!("/?{}", own.join("&")).parse().map_err(|_| unreadable("the query is no query".into()))?;
         match Query::<T>::try_from_uri(&uri) {
             Ok(Query(params)) => Ok(Self(params)),
             Err(error) => {
@@ -230,9 +231,9 @@ fn if_version(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
         (None, None) => Ok(None),
         (None, Some("*")) => Ok(Some(0)),
         (None, Some(_)) => Err(invalid("If-None-Match takes `*` only: the object must not exist")),
-        (Some(tag), None) => version(tag)
-            .map(Some)
-            .ok_or_else(|| invalid("If-Match is the ETag of the object, such as \"v42\"")),
+        (Some(tag), None) => {
+            version(tag).map(Some).ok_or_else(|| invalid("If-Match is the ETag of the object, such as \"v42\""))
+        }
         (Some(_), Some(_)) => Err(invalid("If-Match and If-None-Match exclude each other")),
     }
 }

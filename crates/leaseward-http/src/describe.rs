@@ -1,11 +1,11 @@
 //! What happened, in words for people and in data for programs.
 
 use leaseward_state::Event;
+use leaseward_state::config::SyncState;
 use leaseward_state::event::Recorded;
 use leaseward_state::lease::GrantEnd;
 use leaseward_state::server::{Cause, FenceProof};
 use leaseward_state::session::{Owner, SessionEnd};
-use leaseward_state::config::SyncState;
 use serde_json::{Value, json};
 
 use crate::model::EventRecord;
@@ -19,7 +19,9 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
         Event::LeaseGranted { .. } | Event::LeaseEnded { .. } | Event::LeaseQueued { .. } => of_lease(&recorded.event),
         Event::SetPublished { .. } | Event::SetRemoved { .. } | Event::SyncReported { .. } => of_set(&recorded.event),
         Event::MachineCordoned { machine, reason } => (
-            reason.as_ref().map_or_else(|| format!("{machine} takes servers again"), |why| format!("{machine} cordoned: {why}")),
+            reason
+                .as_ref()
+                .map_or_else(|| format!("{machine} takes servers again"), |why| format!("{machine} cordoned: {why}")),
             json!({ "event": "cordoned", "reason": reason }),
         ),
         Event::MachineRemoved { machine } => (format!("{machine} forgotten"), json!({ "event": "removed" })),

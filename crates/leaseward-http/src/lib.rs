@@ -24,4 +24,4 @@ mod view;
 pub use api::{Api, Content, ContentError, router, serve};
 pub use describe::describe;
 pub use openapi::document;
-pub use view::{lease, machine, server, session};
+pub use view::{Remaining, lease, machine, phase, server, session};

@@ -27,7 +27,7 @@ pub const RENEWALS_MAX: usize = 4_096;
 /// How long a request may wait for something to happen: proxies on the way seldom wait longer.
 pub const WAIT_MAX: Duration = Duration::from_secs(600);
 
-/// A request that says no deadline of its own is given up after this, beyond what it asked to wait.
+/// A request that says no deadline of its own is given up after this and the longest wait together.
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 
 /// A silent stream says so often that it lives.

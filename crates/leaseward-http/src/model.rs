@@ -12,6 +12,7 @@ mod machine;
 mod problem;
 mod server;
 mod server_file;
+mod server_spec;
 mod text;
 mod transaction;
 
@@ -28,8 +29,6 @@ pub use lease::{
 pub use machine::{Cordon, Machine, MachineList};
 pub use problem::Problem;
 pub use server::{Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
-pub use server_file::{
-    CheckFile, CheckKind, Fence, ManagerFile, MountFile, RestartFile, ServerFile, VipFile,
-};
+pub use server_file::{CheckFile, CheckKind, Fence, ManagerFile, MountFile, RestartFile, ServerFile, VipFile};
 pub use text::{BadDuration, Duration, Time, Wide};
 pub use transaction::{Condition, Operation, Outcome, Transaction, TransactionResult};

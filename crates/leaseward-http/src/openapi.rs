@@ -75,9 +75,7 @@ fn share(method: &str, noun: &str, is_api: bool, operation: &mut Map<String, Val
     if !is_api {
         return;
     }
-    let header = |name: &str, text: &str| {
-        json!({ "name": name, "in": "header", "required": false, "description": text, "schema": { "type": "string" } })
-    };
+    let header = |name: &str, text: &str| json!({ "name": name, "in": "header", "required": false, "description": text, "schema": { "type": "string" } });
     let mut shared = vec![header("Leaseward-Timeout-Ms", "Give up after so many milliseconds")];
     if method == "get" {
         shared.push(json!({

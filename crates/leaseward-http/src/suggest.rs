@@ -27,10 +27,7 @@ pub fn problem(message: &str, otherwise: Code) -> Problem {
 #[must_use]
 pub fn unknown_word(what: &str, word: &str, known: &[&str]) -> Problem {
     let word: String = word.chars().take(64).collect();
-    problem::of(
-        Code::Invalid,
-        format!("`{word}` is no {what}; there are {}{}", known.join(", "), meant(&word, known)),
-    )
+    problem::of(Code::Invalid, format!("`{word}` is no {what}; there are {}{}", known.join(", "), meant(&word, known)))
 }
 
 /// Takes `unknown field `x`, expected one of `a`, `b`` apart.
@@ -51,7 +48,7 @@ fn meant(word: &str, known: &[&str]) -> String {
 /// Returns the known word that differs least, if it differs in at most a third of its letters.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let limit = (word.chars().count().max(3) / 3).max(1) + usize::from(word.len() > 3);
+    let limit = (word.chars().count() / 3).max(1);
     known
         .iter()
         .map(|known| (distance(word, known), *known))

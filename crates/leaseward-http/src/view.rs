@@ -125,8 +125,12 @@ pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Serve
         Placement::Assigned(assignment) => status(&assignment.status),
         Placement::Unplaced { target: Some(target) } => (format!("should go to {target}"), None),
         Placement::Unplaced { target: None } => ("it runs nowhere".into(), None),
-        Placement::Expired(expired) if expired.fence.is_some() => (format!("its copy on {} is dead", expired.machine), None),
-        Placement::Expired(expired) => (format!("the death of its copy on {} is not proven yet", expired.machine), None),
+        Placement::Expired(expired) if expired.fence.is_some() => {
+            (format!("its copy on {} is dead", expired.machine), None)
+        }
+        Placement::Expired(expired) => {
+            (format!("the death of its copy on {} is not proven yet", expired.machine), None)
+        }
         Placement::Failed { why } => (why.clone(), None),
     };
     let target = match &server.placement {

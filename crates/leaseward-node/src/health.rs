@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use leaseward_state::server::HealthCheck;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::limits::STARTING_PAUSE;
 use crate::probe::{self, Scene};
 
 /// What a look means.
@@ -72,10 +73,10 @@ pub(crate) async fn watch(
 ) {
     let began = Instant::now();
     let mut patient = Patient::new(&check, start_timeout);
-    let mut ticks = interval(Duration::from_millis(check.interval_ms.max(1)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let interval = Duration::from_millis(check.interval_ms.max(1));
+    // A server that is starting is looked at more often: nobody should be out of service for an interval's sake.
+    let mut pause = STARTING_PAUSE.min(interval);
     loop {
-        ticks.tick().await;
         let limit = Duration::from_millis(check.timeout_ms.max(1));
         let look = timeout(limit, probe::look(&check.probe, &scene)).await;
         let look = look.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())));
@@ -84,6 +85,8 @@ pub(crate) async fn watch(
         if !told(look, verdict).await || hung {
             return;
         }
+        pause = if patient.ready { interval } else { (pause * 2).min(interval) };
+        sleep(pause).await;
     }
 }
 

@@ -35,9 +35,9 @@ mod restart;
 pub mod shim;
 pub mod supervisor;
 
-pub use files::live_shims;
 pub use clock::{BootInstant, boot_id};
 pub use error::Error;
+pub use files::live_shims;
 pub use guarded::{GuardOrder, Guarded};
 pub use supervisor::{Adopted, Happened, NodeConfig, NodeEvent, StartOrder, StopMode, Supervisor};
 

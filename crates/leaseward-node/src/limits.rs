@@ -61,3 +61,6 @@ pub const STATUS_LINE_BYTES_MAX: usize = 1024;
 /// The real-time priority of shims and inits: above ordinary load, below the kernel's own threads (99) and a
 /// hardware watchdog's feeder.
 pub const REAL_TIME_PRIORITY: i32 = 50;
+
+/// Before its first good check a server is looked at after this, then after twice that, up to its interval.
+pub const STARTING_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use leaseward_raft::net::connection::{CallError, Connection};
 use leaseward_raft::net::transport::Transport;
-use leaseward_raft::net::wire::{Answer, Ask, Hello, MachineView, NodeStatus, Outcome, PROTOCOL, Purpose, Renewal, Renewed};
+use leaseward_raft::net::wire::{
+    Answer, Ask, Hello, MachineView, NodeStatus, Outcome, PROTOCOL, Purpose, Renewal, Renewed,
+};
 use leaseward_raft::random;
 use leaseward_state::config::Digest;
 use leaseward_state::propose::{Committed, NotCommitted};
@@ -170,10 +172,8 @@ impl Client {
     /// # Errors
     /// As [`Client::write`].
     pub async fn write_within(&self, command: Command, within: Duration) -> Result<Committed> {
-        let key = RequestKey {
-            client: self.shared.instance,
-            sequence: self.shared.sequence.fetch_add(1, Ordering::Relaxed),
-        };
+        let key =
+            RequestKey { client: self.shared.instance, sequence: self.shared.sequence.fetch_add(1, Ordering::Relaxed) };
         let ask = Ask::Propose(Request { key: Some(key), named: false, command });
         let deadline = Instant::now() + within;
         let mut maybe_applied = false;

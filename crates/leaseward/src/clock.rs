@@ -78,11 +78,7 @@ mod tests {
     use super::*;
 
     const fn moment(raw: u64, boot: u64, wall: u64) -> Moment {
-        Moment {
-            raw: Duration::from_millis(raw),
-            boot: Duration::from_millis(boot),
-            wall: Duration::from_millis(wall),
-        }
+        Moment { raw: Duration::from_millis(raw), boot: Duration::from_millis(boot), wall: Duration::from_millis(wall) }
     }
 
     #[test]

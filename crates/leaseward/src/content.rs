@@ -117,7 +117,11 @@ impl QuorumContent {
                 note(id, missing);
             }
         }
-        Ok(holders.into_iter().filter(|(_, holders)| !is_quorum(&membership, holders)).map(|(digest, _)| digest).collect())
+        Ok(holders
+            .into_iter()
+            .filter(|(_, holders)| !is_quorum(&membership, holders))
+            .map(|(digest, _)| digest)
+            .collect())
     }
 
     /// Returns a blob, from here or from another voter, verified. A fetched one is kept.

@@ -55,8 +55,16 @@ pub(crate) struct Serving<'a> {
 
 /// A step that was carried out in the background.
 enum Step {
-    Started { order: Order, outcome: Result<(), leaseward_node::Error> },
-    Stopped { server: ServerName, token: FencingToken, outcome: Result<Certificate, leaseward_node::Error>, report: bool },
+    Started {
+        order: Order,
+        outcome: Result<(), leaseward_node::Error>,
+    },
+    Stopped {
+        server: ServerName,
+        token: FencingToken,
+        outcome: Result<Certificate, leaseward_node::Error>,
+        report: bool,
+    },
 }
 
 /// What is known here of the servers.
@@ -185,7 +193,9 @@ impl Serving<'_> {
             .running
             .iter()
             .filter(|(server, (token, _))| {
-                !ordered.contains(&(*server, *token)) && token.revision() <= view.revision && !here.busy.contains(*server)
+                !ordered.contains(&(*server, *token))
+                    && token.revision() <= view.revision
+                    && !here.busy.contains(*server)
             })
             .map(|(server, (token, _))| (server.clone(), *token))
             .collect();
@@ -358,9 +368,11 @@ impl Serving<'_> {
 
 /// M18: a server starts with its config sets on disk; with the copy that is there if no newer one comes.
 fn sets_are_here(view: &MachineView, here: &mut Here, server: &ServerName, spec: &ServerSpec) -> bool {
-    let lacking = spec.needs_sets.iter().filter_map(|name| SetName::new(name.clone()).ok()).find(|set| {
-        view.sets.get(set).is_some_and(|(head, _)| here.applied.get(set) != Some(head))
-    });
+    let lacking = spec
+        .needs_sets
+        .iter()
+        .filter_map(|name| SetName::new(name.clone()).ok())
+        .find(|set| view.sets.get(set).is_some_and(|(head, _)| here.applied.get(set) != Some(head)));
     let Some(set) = lacking else {
         here.waiting_for_sets.remove(server);
         return true;

@@ -96,8 +96,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
         ConfigCommand::Monitor { set } => {
             session
                 .show(|| async {
-                    let members: MemberSyncList =
-                        api.get(&format!("/v1/configs/{set}/members?limit=1000")).await?;
+                    let members: MemberSyncList = api.get(&format!("/v1/configs/{set}/members?limit=1000")).await?;
                     if session.output == Output::Table {
                         eprintln!("{set} v{}", members.version);
                     }
@@ -114,12 +113,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
     }
 }
 
-async fn get(
-    session: &Session,
-    set: &str,
-    path: Option<String>,
-    version: Option<u64>,
-) -> Result<(), Diagnostic> {
+async fn get(session: &Session, set: &str, path: Option<String>, version: Option<u64>) -> Result<(), Diagnostic> {
     let version = match version {
         Some(version) => version,
         None => session.api.get::<ConfigSet>(&format!("/v1/configs/{set}")).await?.version,

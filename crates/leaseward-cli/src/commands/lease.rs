@@ -1,8 +1,6 @@
 //! `leaseward lease …`
 
-use leaseward_http::model::{
-    AcquireLease, Lease, LeaseList, Renew, RenewOne, Renewed, Revoke, Wide,
-};
+use leaseward_http::model::{AcquireLease, Lease, LeaseList, Renew, RenewOne, Renewed, Revoke, Wide};
 use reqwest::Method;
 use serde_json::Value;
 

@@ -28,8 +28,8 @@ const OWN_ERROR: u8 = 125;
 /// Returns the command's exit code, or one of ours.
 pub(crate) async fn run(target: &Target, arguments: RunArguments) -> Result<ExitCode, Diagnostic> {
     let own = |error: Diagnostic| error.exit(OWN_ERROR);
-    let name = LeaseName::new(arguments.lease.clone())
-        .map_err(|error| own(Diagnostic::new("LW0101", error.to_string())))?;
+    let name =
+        LeaseName::new(arguments.lease.clone()).map_err(|error| own(Diagnostic::new("LW0101", error.to_string())))?;
     let client = target.client().await.map_err(own)?;
     let budget = arguments.grace.unwrap_or(arguments.ttl / 4);
     if budget * 2 > arguments.ttl {

@@ -125,9 +125,8 @@ async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<
 }
 
 async fn apply(session: &Session, file: &Path) -> Result<(), Diagnostic> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Diagnostic::new("LW0100", format!("cannot read {}: {error}", file.display()))
-    })?;
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Diagnostic::new("LW0100", format!("cannot read {}: {error}", file.display())))?;
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let (name, spec) = read(&text, &stem, &file.display().to_string())?;
     let path = format!("/v1/servers/{name}");
@@ -141,8 +140,8 @@ async fn apply(session: &Session, file: &Path) -> Result<(), Diagnostic> {
 
 /// A file may name its server; else its own name does.
 fn read(text: &str, stem: &str, origin: &str) -> Result<(String, ServerFile), Diagnostic> {
-    let mut table: toml::Table = toml::from_str(text)
-        .map_err(|error| Diagnostic::new("LW0104", format!("{origin}: {}", error.message())))?;
+    let mut table: toml::Table =
+        toml::from_str(text).map_err(|error| Diagnostic::new("LW0104", format!("{origin}: {}", error.message())))?;
     let name = match table.remove("name") {
         Some(toml::Value::String(name)) => name,
         Some(_) => return Err(Diagnostic::new("LW0104", format!("{origin}: name must be a text"))),

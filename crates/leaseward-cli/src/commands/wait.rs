@@ -13,8 +13,10 @@ pub(crate) async fn run(session: &Session, condition: &str) -> Result<(), Diagno
     };
     let (object, state) = condition.split_once('=').ok_or_else(bad)?;
     let (kind, name) = object.split_once('/').unwrap_or((object, ""));
-    if !matches!((kind, state), ("server", _) | ("config", "synced") | ("lease", "free" | "held") | ("cluster", "healthy"))
-    {
+    if !matches!(
+        (kind, state),
+        ("server", _) | ("config", "synced") | ("lease", "free" | "held") | ("cluster", "healthy")
+    ) {
         return Err(bad());
     }
     session.until(condition, || holds(session, kind, name, state)).await
@@ -33,9 +35,7 @@ async fn holds(session: &Session, kind: &str, name: &str, state: &str) -> Result
             Ok(members.is_some_and(|members| {
                 let live: Vec<_> = members.items.iter().filter(|member| member.connected).collect();
                 !live.is_empty()
-                    && live.iter().all(|member| {
-                        member.phase == SyncPhase::Applied && member.applied == members.version
-                    })
+                    && live.iter().all(|member| member.phase == SyncPhase::Applied && member.applied == members.version)
             }))
         }
         "lease" => {

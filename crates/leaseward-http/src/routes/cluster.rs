@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use leaseward_state::config::SyncState;
 use leaseward_state::State as Clustered;
+use leaseward_state::config::SyncState;
 use serde_json::Value;
 use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
@@ -128,9 +128,13 @@ fn warnings(state: &Clustered, voters: &[Node]) -> Vec<String> {
     }
     for (name, server) in state.servers() {
         match view::phase(server) {
-            ServerPhase::Failed => warnings.push(format!("server {name} failed: {}", view::server(state, name, server).status)),
+            ServerPhase::Failed => {
+                warnings.push(format!("server {name} failed: {}", view::server(state, name, server).status))
+            }
             ServerPhase::Unhealthy => warnings.push(format!("server {name} does not pass its checks")),
-            ServerPhase::Fencing => warnings.push(format!("server {name} waits for the proof that its last copy is dead")),
+            ServerPhase::Fencing => {
+                warnings.push(format!("server {name} waits for the proof that its last copy is dead"))
+            }
             ServerPhase::Unplaced => warnings.push(format!("server {name} has no machine")),
             _ => {}
         }

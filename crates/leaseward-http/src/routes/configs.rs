@@ -18,9 +18,7 @@ use utoipa_axum::routes;
 use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Fresh, Nothing, Params, Write, name, not_found};
-use crate::model::{
-    ConfigSet, ConfigSetList, ConfigVersionList, FileEntry, FileKind, ManifestListing, MemberSyncList,
-};
+use crate::model::{ConfigSet, ConfigSetList, ConfigVersionList, FileEntry, FileKind, ManifestListing, MemberSyncList};
 use crate::page::{Page, number_key};
 use crate::problem::{self, Code};
 use crate::routes::ListParams;
@@ -181,9 +179,11 @@ async fn file(
     };
     // What is missing is said before the first byte, as far as it can be known.
     let first = match chunks.first() {
-        Some(chunk) => Some(chunk_of(&api, *chunk).await.map_err(|error| {
-            Fault::from(problem::of(Code::BlobMissing, error.to_string()))
-        })?),
+        Some(chunk) => Some(
+            chunk_of(&api, *chunk)
+                .await
+                .map_err(|error| Fault::from(problem::of(Code::BlobMissing, error.to_string())))?,
+        ),
         None => None,
     };
     let headers = [

@@ -68,7 +68,8 @@ struct Filter {
 
 impl Filter {
     fn of(params: &EventParams) -> Result<Self, Fault> {
-        let kinds = params.kinds.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|kind| !kind.is_empty());
+        let kinds =
+            params.kinds.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|kind| !kind.is_empty());
         let kinds: Vec<String> = kinds.map(ToOwned::to_owned).collect();
         if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
             return Err(suggest::unknown_word("kind of event", unknown, &KINDS).into());
@@ -140,7 +141,8 @@ async fn list(api: &Api, filter: &Filter, params: &EventParams) -> Result<At<Jso
         let is_late = Instant::now() >= deadline;
         if !items.is_empty() || is_late || timeout_at(deadline, published.changed()).await.is_err() {
             let compacted = state.compacted().into();
-            let list = EventList { revision: revision.into(), compacted, items: items.into_iter().map(describe).collect() };
+            let list =
+                EventList { revision: revision.into(), compacted, items: items.into_iter().map(describe).collect() };
             return Ok(At(state.revision(), Json(list)));
         }
     }

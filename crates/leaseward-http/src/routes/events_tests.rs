@@ -1,7 +1,7 @@
 //! Streams over a state without a cluster.
 
-use leaseward_state::{Command, state::State as Clustered};
 use leaseward_state::command::Entry;
+use leaseward_state::{Command, state::State as Clustered};
 use leaseward_state::{Term, UnixMillis};
 
 use super::*;

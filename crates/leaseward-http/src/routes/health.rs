@@ -22,11 +22,7 @@ use crate::routes::cluster::count;
 use crate::view;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(livez))
-        .routes(routes!(readyz))
-        .routes(routes!(server))
-        .routes(routes!(metrics))
+    OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz)).routes(routes!(server)).routes(routes!(metrics))
 }
 
 /// Whether the process answers.
@@ -73,17 +69,10 @@ async fn server(
     let found = state.server(&server).ok_or_else(|| not_found("server", &server))?;
     let object = view::server(&state, &server, found);
     let is_there = params.machine.is_none() || params.machine == object.machine;
-    let status = if object.phase == ServerPhase::Running && is_there {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let health = ServerHealth {
-        server: server.to_string(),
-        phase: object.phase,
-        machine: object.machine,
-        token: object.token,
-    };
+    let status =
+        if object.phase == ServerPhase::Running && is_there { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let health =
+        ServerHealth { server: server.to_string(), phase: object.phase, machine: object.machine, token: object.token };
     Ok(At(state.revision(), (status, Json(health)).into_response()))
 }
 
@@ -93,7 +82,11 @@ async fn metrics(State(api): State<Api>, Params(Nothing {}): Params<Nothing>) ->
     let status = api.replica.status();
     let mut page = Exposition::default();
     page.gauge("leaseward_raft_term", "The Raft term", [("", status.term)]);
-    page.gauge("leaseward_raft_is_leader", "Whether this node leads", [("", u64::from(api.replica.leading().is_some()))]);
+    page.gauge(
+        "leaseward_raft_is_leader",
+        "Whether this node leads",
+        [("", u64::from(api.replica.leading().is_some()))],
+    );
     page.gauge("leaseward_raft_applied_index", "The last entry applied", [("", status.applied_index)]);
     page.gauge("leaseward_raft_last_index", "The last entry of the log", [("", status.last_index)]);
     page.counter("leaseward_storage_log_syncs_total", "Syncs of the log", status.log_syncs);
@@ -120,9 +113,9 @@ fn of_state(page: &mut Exposition, state: &Clustered) {
     page.gauge("leaseward_config_sets", "Config sets", [("", state.sets().count() as u64)]);
     let versions = state.sets().map(|(name, set)| (format!("{{set=\"{name}\"}}"), set.head));
     page.gauge("leaseward_config_version", "The newest version", versions);
-    let in_sync = state.sets().map(|(name, set)| {
-        (format!("{{set=\"{name}\",state=\"in_sync\"}}"), view::set(state, name, set).in_sync)
-    });
+    let in_sync = state
+        .sets()
+        .map(|(name, set)| (format!("{{set=\"{name}\",state=\"in_sync\"}}"), view::set(state, name, set).in_sync));
     page.gauge("leaseward_config_members", "Members that have the newest version", in_sync);
 }
 

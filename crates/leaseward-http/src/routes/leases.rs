@@ -27,10 +27,7 @@ use crate::routes::ListParams;
 use crate::view;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(get, acquire, release))
-        .routes(routes!(revoke))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, acquire, release)).routes(routes!(revoke))
 }
 
 /// Lists leases.
@@ -103,7 +100,8 @@ async fn acquire(
         lock_delay_ms: body.lock_delay.map_or(0, |delay| delay.millis()),
         meta: body.meta,
     };
-    let mut claim = Claim { api: api.clone(), lease, session, holder: acquire.holder.clone(), is_ours, queued: false, open: true };
+    let mut claim =
+        Claim { api: api.clone(), lease, session, holder: acquire.holder.clone(), is_ours, queued: false, open: true };
     let begun = Instant::now();
     let outcome = match api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await {
         Ok((_, Reply::Granted { .. })) => Ok(()),

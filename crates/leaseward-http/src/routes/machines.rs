@@ -99,12 +99,7 @@ async fn uncordon(
     set_cordon(&api, &machine, &write, None).await
 }
 
-async fn set_cordon(
-    api: &Api,
-    machine: &str,
-    write: &Write,
-    reason: Option<String>,
-) -> Result<At<Response>, Fault> {
+async fn set_cordon(api: &Api, machine: &str, write: &Write, reason: Option<String>) -> Result<At<Response>, Fault> {
     let machine: MachineName = name(machine)?;
     let condition = |version| Condition::Machine(machine.clone(), Revision(version));
     let conditions = write.version().map(condition).into_iter().collect();

@@ -28,11 +28,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 
 /// Lists nodes, each asked just now.
 #[utoipa::path(get, path = "/v1/nodes", responses((status = 200, body = NodeList)))]
-async fn list(
-    State(api): State<Api>,
-    _: Fresh,
-    Params(Nothing {}): Params<Nothing>,
-) -> Result<Json<NodeList>, Fault> {
+async fn list(State(api): State<Api>, _: Fresh, Params(Nothing {}): Params<Nothing>) -> Result<Json<NodeList>, Fault> {
     let items = nodes(&api).await;
     Ok(Json(NodeList { revision: api.here().revision().into(), items }))
 }

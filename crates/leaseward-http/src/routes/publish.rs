@@ -90,12 +90,7 @@ async fn commit(
 }
 
 /// Returns the command's part for a manifest after everything that it names was found durable.
-pub(crate) async fn checked(
-    api: &Api,
-    set: SetName,
-    parent: Option<u64>,
-    digest: Digest,
-) -> Result<PublishSet, Fault> {
+pub(crate) async fn checked(api: &Api, set: SetName, parent: Option<u64>, digest: Digest) -> Result<PublishSet, Fault> {
     let tree = manifest(api, digest).await?;
     let named = blobs(&tree, digest);
     let all = named.len();
@@ -138,7 +133,6 @@ pub(crate) fn content(error: ContentError) -> Fault {
 
 /// Returns the name of a blob.
 pub(crate) fn digest(text: &str) -> Result<Digest, Fault> {
-    Digest::parse(text).ok_or_else(|| {
-        problem::of(Code::Invalid, "a blob's name is its blake3 hash in 64 hexadecimal digits").into()
-    })
+    Digest::parse(text)
+        .ok_or_else(|| problem::of(Code::Invalid, "a blob's name is its blake3 hash in 64 hexadecimal digits").into())
 }

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use leaseward_state::command::Condition;
-use leaseward_state::{Command, Reply, ServerName};
+use leaseward_state::{Command, ServerName};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -84,9 +84,9 @@ async fn put(
     }
     let spec = Box::new(file.to_spec()?);
     let command = Command::PutServer { server: server.clone(), spec, if_version: write.version() };
-    let (_, reply) = api.commit(&write, 0, Vec::new(), command).await?;
-    let status = if reply == Reply::Version(1) { StatusCode::CREATED } else { StatusCode::OK };
-    shown(&api, &server, status)
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    let is_new = api.here().server(&server).is_some_and(|found| found.created == revision);
+    shown(&api, &server, if is_new { StatusCode::CREATED } else { StatusCode::OK })
 }
 
 /// Forgets a server that runs nowhere.

@@ -49,9 +49,7 @@ async fn transaction(
 
 fn condition(condition: &Condition) -> Result<command::Condition, Fault> {
     Ok(match condition {
-        Condition::Fence { lease, token } => {
-            command::Condition::Fence { lease: name(lease)?, token: (*token).into() }
-        }
+        Condition::Fence { lease, token } => command::Condition::Fence { lease: name(lease)?, token: (*token).into() },
         Condition::LeaseFree { lease } => command::Condition::LeaseFree(name(lease)?),
         Condition::ServerVersion { server, version } => command::Condition::Server(name(server)?, *version),
         Condition::ConfigVersion { set, version } => command::Condition::Set(name(set)?, *version),
@@ -96,4 +94,3 @@ fn outcome(reply: Reply) -> Outcome {
         _ => Outcome::default(),
     }
 }
-

@@ -154,6 +154,9 @@ impl Wal {
         if let Some(purged) = wal.purged {
             recovered.entries = recovered.entries.split_off(&(purged.index + 1));
         }
+        if let Some(first) = wal.segments.first().filter(|first| first.sequence > 1 && wal.purged.is_none()) {
+            return Err(WalError::Hole(format!("the segments before {} are missing", first.name)));
+        }
         check_continuous(&recovered)?;
         if wal.segments.is_empty() {
             wal.start_segment(1)?;

@@ -122,6 +122,7 @@ fn sled(dir: &Path) -> Box<dyn StateStore> {
     let mut store = SledStore::open(dir).expect("it opens");
     // As a node does: what is there is read before anything is written.
     store.load().expect("usable");
+    assert!(!dir.with_extension("bad-0").exists(), "a good store was set aside");
     Box::new(store)
 }
 

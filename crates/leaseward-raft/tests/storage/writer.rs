@@ -26,7 +26,9 @@ fn start(disk: &SimDisk) -> (Writer, Recovered, Arc<AtomicUsize>) {
     let (wal, recovered) = Wal::open(Arc::clone(&handle), WHOSE, SEGMENT).expect("a log always opens");
     let fatal = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&fatal);
-    let on_fatal = move |_: &str| drop(count.fetch_add(1, Ordering::SeqCst));
+    let on_fatal = move |_: &str| {
+        count.fetch_add(1, Ordering::SeqCst);
+    };
     (Writer::start(wal, handle, SEGMENT, Arc::new(on_fatal)).expect("a thread"), recovered, fatal)
 }
 

@@ -134,7 +134,8 @@ impl DevCluster {
             let machines = api.get::<MachineList>("/v1/machines").await;
             match machines {
                 Ok(machines) if machines.items.iter().filter(|machine| machine.connected).count() == count => {
-                    let fence = machines.items.first().map(|machine| format!("{:?}", machine.fence)).unwrap_or_default();
+                    let fence =
+                        machines.items.first().map(|machine| format!("{:?}", machine.fence)).unwrap_or_default();
                     println!(
                         "✓ {count} machines ({}), fence level {fence}                       {:.1} s",
                         machines.items.iter().map(|machine| machine.name.as_str()).collect::<Vec<_>>().join(" "),
@@ -249,11 +250,7 @@ impl Drop for DevCluster {
 impl Process {
     fn start(&mut self, dir: &Path) -> Result<(), Diagnostic> {
         let log = dir.join("log").join(format!("{}.log", self.name));
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .map_err(|error| failed(log.display(), error))?;
+        let log = File::options().create(true).append(true).open(&log).map_err(|error| failed(log.display(), error))?;
         let child = Command::new(program())
             .args(["agent", "--die-with-parent", "--config"])
             .arg(&self.settings)

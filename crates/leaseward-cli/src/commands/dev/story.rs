@@ -95,7 +95,8 @@ fn is_at(member: &leaseward_http::model::MemberSync, version: u64) -> bool {
 async fn define_server(cluster: &DevCluster, api: &Api) -> Result<(), Diagnostic> {
     let files = cluster.sets_of("{machine}").join("demo");
     let address = cluster.server_address();
-    let command = [program().display().to_string(), "demo-server".into(), address.to_string(), files.display().to_string()];
+    let command =
+        [program().display().to_string(), "demo-server".into(), address.to_string(), files.display().to_string()];
     let text = format!(
         "command = {}\nconfig = [\"demo\"]\nstart_timeout = \"20s\"\nstop_grace = \"2s\"\n\
          [check]\ntype = \"http\"\nurl = \"http://{address}/healthz\"\ninterval = \"250ms\"\ntimeout = \"1s\"\nmisses = 3\n",
@@ -145,7 +146,10 @@ async fn synced(
             return Ok(members);
         }
         if Instant::now() > deadline {
-            return Err(Diagnostic::new("LW0504", format!("not within {STEP_WITHIN:?}: members have version {version}")));
+            return Err(Diagnostic::new(
+                "LW0504",
+                format!("not within {STEP_WITHIN:?}: members have version {version}"),
+            ));
         }
         sleep(Duration::from_millis(10)).await;
     }

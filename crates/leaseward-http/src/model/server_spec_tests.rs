@@ -57,13 +57,13 @@ fn mistakes_are_named_with_their_line_and_a_suggestion() {
         "command = [\"a\"]\n[check]\ntype = \"tpc\"\n",
         expect!["LW0101 line 3: `tpc` is not one of `process`, `tcp`, `http`, `command`: did you mean `tcp`?"],
     );
-    refused("command = []", expect![[
-        r#"LW0101 `command` needs a program, such as ["/usr/bin/pay", "--port", "80"]"#
-    ]]);
+    refused("command = []", expect![[r#"LW0101 `command` needs a program, such as ["/usr/bin/pay", "--port", "80"]"#]]);
     refused("name = \"x\"", expect!["LW0101 line 1: missing field `command`"]);
     refused(
         "command = [\"a\"]\nstop_grace = \"soon\"",
-        expect!["LW0101 line 2: `soon` is not a duration: write a whole number and ms, s, m, h or d, such as 250ms or 3s"],
+        expect![
+            "LW0101 line 2: `soon` is not a duration: write a whole number and ms, s, m, h or d, such as 250ms or 3s"
+        ],
     );
     refused(
         "command = [\"a\"]\nrequires_fence = \"F0\"",

@@ -1,0 +1,230 @@
+//! Between the form that operators write and what the state keeps.
+//!
+//! Must stay true: every default is here, and written out when a specification is shown; a message names the key and
+//! the fix.
+
+use std::collections::BTreeMap;
+
+use leaseward_state::MachineName;
+use leaseward_state::server::{FenceLevel, HealthCheck, ManagerKind, Probe, RestartPolicy, ServerSpec};
+
+use super::{CheckFile, CheckKind, Duration, Fence, ManagerFile, Problem, RestartFile, ServerFile};
+use crate::problem::{self, Code};
+use crate::suggest;
+
+const START_TIMEOUT: Duration = Duration::from_millis(60_000);
+const STOP_GRACE: Duration = Duration::from_millis(30_000);
+const CHECK_INTERVAL: Duration = Duration::from_millis(2_000);
+const CHECK_TIMEOUT: Duration = Duration::from_millis(1_000);
+const CHECK_MISSES: u32 = 3;
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    problem::of(Code::Invalid, detail)
+}
+
+fn unsupported(key: &str) -> Problem {
+    problem::of(Code::Unsupported, format!("`{key}` is not supported by this version yet"))
+}
+
+impl ServerFile {
+    /// Reads the TOML form, and checks it as a request would be checked.
+    ///
+    /// # Errors
+    /// A [`Problem`]: LW0103 with a suggestion for an unknown key, LW0101 for a wrong value, LW0107 for a key that
+    /// this version does not support yet. The detail names the line.
+    pub fn from_toml(text: &str) -> Result<Self, Problem> {
+        let file: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+            let mut problem = suggest::problem(error.message(), Code::Invalid);
+            problem.detail = format!("{place}{}", problem.detail);
+            problem
+        })?;
+        file.to_spec()?;
+        Ok(file)
+    }
+
+    /// Writes the TOML form.
+    ///
+    /// # Errors
+    /// A [`Problem`] for values that TOML cannot hold; none of ours is one.
+    pub fn to_toml(&self) -> Result<String, Problem> {
+        toml::to_string_pretty(self).map_err(|error| invalid(error.to_string()))
+    }
+
+    /// Returns what the state keeps, with every default filled in.
+    ///
+    /// # Errors
+    /// A [`Problem`] that names the key: LW0101, or LW0107 for what is not supported yet.
+    pub fn to_spec(&self) -> Result<ServerSpec, Problem> {
+        for (key, used) in [
+            ("vips", !self.vips.is_empty()),
+            ("mounts", !self.mounts.is_empty()),
+            ("hooks", !self.hooks.is_empty()),
+            ("manager", self.manager.is_some_and(|manager| manager != ManagerFile::Agent)),
+        ] {
+            if used {
+                return Err(unsupported(key));
+            }
+        }
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err(invalid("`command` needs a program, such as [\"/usr/bin/pay\", \"--port\", \"80\"]"));
+        }
+        let candidates = self
+            .candidates
+            .iter()
+            .map(|name| MachineName::new(name.as_str()).map_err(|error| invalid(format!("`candidates`: {error}"))));
+        let requires_fence = FenceLevel::from(self.requires_fence.unwrap_or(Fence::F1));
+        if requires_fence.grace_ms().is_none() && self.grace.is_none() {
+            return Err(invalid(format!(
+                "`grace` is needed with `requires_fence = \"{requires_fence}\"`: only you know how long a copy may \
+                 outlive its lease there"
+            )));
+        }
+        for set in &self.config {
+            leaseward_state::SetName::new(set.as_str()).map_err(|error| invalid(format!("`config`: {error}")))?;
+        }
+        Ok(ServerSpec {
+            command: self.command.clone(),
+            stop_command: self.stop.clone(),
+            environment: self.env.clone(),
+            directory: self.cwd.clone(),
+            user: self.user.clone(),
+            candidates: candidates.collect::<Result<_, _>>()?,
+            requires_fence,
+            grace_ms: self.grace.map(Duration::millis),
+            check: self.check.as_ref().map(CheckFile::to_check).transpose()?,
+            start_timeout_ms: self.start_timeout.unwrap_or(START_TIMEOUT).millis(),
+            stop_grace_ms: self.stop_grace.unwrap_or(STOP_GRACE).millis(),
+            restart: self.restart.as_ref().map(RestartFile::to_policy).transpose()?.unwrap_or_default(),
+            priority: self.priority,
+            addresses: Vec::new(),
+            mounts: Vec::new(),
+            hooks: BTreeMap::new(),
+            manager: ManagerKind::Agent,
+            needs_sets: self.config.clone(),
+        })
+    }
+
+    /// Returns the form of what the state keeps: every default is written out.
+    #[must_use]
+    pub fn from_spec(name: &str, spec: &ServerSpec) -> Self {
+        Self {
+            name: Some(name.to_owned()),
+            command: spec.command.clone(),
+            stop: spec.stop_command.clone(),
+            env: spec.environment.clone(),
+            cwd: spec.directory.clone(),
+            user: spec.user.clone(),
+            candidates: spec.candidates.iter().map(ToString::to_string).collect(),
+            requires_fence: Some(spec.requires_fence.into()),
+            grace: spec.grace_ms.map(Duration::from_millis),
+            check: spec.check.as_ref().map(CheckFile::from_check),
+            start_timeout: Some(Duration::from_millis(spec.start_timeout_ms)),
+            stop_grace: Some(Duration::from_millis(spec.stop_grace_ms)),
+            restart: Some(RestartFile::from_policy(&spec.restart)),
+            priority: spec.priority,
+            config: spec.needs_sets.clone(),
+            vips: Vec::new(),
+            mounts: Vec::new(),
+            hooks: BTreeMap::new(),
+            manager: None,
+        }
+    }
+}
+
+impl CheckFile {
+    fn to_check(&self) -> Result<HealthCheck, Problem> {
+        let given = [
+            ("address", self.address.is_some(), CheckKind::Tcp),
+            ("url", self.url.is_some(), CheckKind::Http),
+            ("command", self.command.is_some(), CheckKind::Command),
+        ];
+        for (key, given, kind) in given {
+            if given && kind != self.kind {
+                return Err(invalid(format!("`check.{key}` does not belong to this type of check")));
+            }
+            if !given && kind == self.kind {
+                return Err(invalid(format!("`check.{key}` is missing for this type of check")));
+            }
+        }
+        let probe = match (&self.address, &self.url, &self.command) {
+            (Some(address), ..) => Probe::Tcp(address.clone()),
+            (_, Some(url), _) => Probe::Http(url.clone()),
+            (.., Some(command)) => Probe::Command(command.clone()),
+            _ => Probe::Process,
+        };
+        match &probe {
+            Probe::Tcp(address) if !address.contains(':') => {
+                return Err(invalid("`check.address` needs a port, such as 127.0.0.1:80"));
+            }
+            Probe::Http(url) if !url.starts_with("http://") => {
+                return Err(invalid("`check.url` begins with http://"));
+            }
+            Probe::Command(command) if command.is_empty() => {
+                return Err(invalid("`check.command` needs a program"));
+            }
+            _ => {}
+        }
+        let interval = self.interval.unwrap_or(CHECK_INTERVAL);
+        if interval.millis() == 0 {
+            return Err(invalid("`check.interval` must be longer than 0s"));
+        }
+        Ok(HealthCheck {
+            probe,
+            interval_ms: interval.millis(),
+            timeout_ms: self.timeout.unwrap_or(CHECK_TIMEOUT).millis(),
+            misses: self.misses.unwrap_or(CHECK_MISSES).max(1),
+        })
+    }
+
+    fn from_check(check: &HealthCheck) -> Self {
+        let (kind, address, url, command) = match &check.probe {
+            Probe::Process => (CheckKind::Process, None, None, None),
+            Probe::Tcp(address) => (CheckKind::Tcp, Some(address.clone()), None, None),
+            Probe::Http(url) => (CheckKind::Http, None, Some(url.clone()), None),
+            Probe::Command(command) => (CheckKind::Command, None, None, Some(command.clone())),
+        };
+        Self {
+            kind,
+            address,
+            url,
+            command,
+            interval: Some(Duration::from_millis(check.interval_ms)),
+            timeout: Some(Duration::from_millis(check.timeout_ms)),
+            misses: Some(check.misses),
+        }
+    }
+}
+
+impl RestartFile {
+    fn to_policy(&self) -> Result<RestartPolicy, Problem> {
+        let usual = RestartPolicy::default();
+        let backoff_ms = match &self.backoff {
+            Some(waits) if waits.is_empty() => return Err(invalid("`restart.backoff` needs at least one wait")),
+            Some(waits) => waits.iter().map(|wait| wait.millis()).collect(),
+            None => usual.backoff_ms,
+        };
+        Ok(RestartPolicy {
+            in_place: self.in_place.unwrap_or(usual.in_place),
+            per_ms: self.per.map_or(usual.per_ms, Duration::millis),
+            backoff_ms,
+            cluster: self.cluster.unwrap_or(usual.cluster),
+            cluster_per_ms: self.cluster_per.map_or(usual.cluster_per_ms, Duration::millis),
+        })
+    }
+
+    fn from_policy(policy: &RestartPolicy) -> Self {
+        Self {
+            in_place: Some(policy.in_place),
+            per: Some(Duration::from_millis(policy.per_ms)),
+            cluster: Some(policy.cluster),
+            cluster_per: Some(Duration::from_millis(policy.cluster_per_ms)),
+            backoff: Some(policy.backoff_ms.iter().copied().map(Duration::from_millis).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "server_spec_tests.rs"]
+mod tests;

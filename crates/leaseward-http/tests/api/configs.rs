@@ -1,0 +1,166 @@
+//! Config sets: from blobs to a version that members report.
+
+use leaseward_state::command::Command;
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, SyncState};
+use leaseward_state::propose::Propose;
+use leaseward_state::{MachineName, SetName};
+use leaseward_sync::{digest_of, manifest};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::harness::{Cluster, PATIENCE, ask};
+
+fn tree(content: &[u8]) -> (Manifest, Vec<Vec<u8>>) {
+    let pieces: Vec<Vec<u8>> = content.chunks(4).map(<[u8]>::to_vec).collect();
+    let chunks = pieces.iter().map(|piece| Chunk { digest: digest_of(piece), size: piece.len() as u32 }).collect();
+    let file = ManifestNode::File { mode: 0o644, size: content.len() as u64, digest: digest_of(content), chunks };
+    let entries = vec![
+        ManifestEntry { path: "conf.d".into(), node: ManifestNode::Directory { mode: 0o755 } },
+        ManifestEntry { path: "conf.d/app.toml".into(), node: file },
+        ManifestEntry { path: "current".into(), node: ManifestNode::Symlink { target: "conf.d/app.toml".into() } },
+    ];
+    (Manifest { entries }, pieces)
+}
+
+async fn put_blob(cluster: &Cluster, bytes: Vec<u8>) -> Digest {
+    let digest = digest_of(&bytes);
+    ask(cluster.request("PUT", &format!("/v1/blobs/{digest}")).body(bytes)).await.ok(204);
+    digest
+}
+
+async fn publish(cluster: &Cluster, content: &[u8], message: &str) -> u64 {
+    let (tree, pieces) = tree(content);
+    for piece in pieces {
+        put_blob(cluster, piece).await;
+    }
+    let manifest = put_blob(cluster, manifest::encode(&tree)).await.to_string();
+    let body = json!({ "manifest": manifest, "author": "ops", "message": message });
+    cluster.post("/v1/configs/app/publish", body).await.ok(201)["version"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_is_committed_only_when_all_of_it_is_durable() {
+    let cluster = Cluster::of(1).await;
+    let (tree, pieces) = tree(b"sessions = 800\n");
+    let encoded = manifest::encode(&tree);
+    let digest = digest_of(&encoded);
+    let body = json!({ "manifest": digest.to_string(), "author": "ops", "message": "raise" });
+    cluster.post("/v1/configs/app/publish", body.clone()).await.problem(422, "LW0801");
+    put_blob(&cluster, encoded).await;
+    let short = cluster.post("/v1/configs/app/publish", body.clone()).await.problem(422, "LW0801");
+    assert!(short["detail"].as_str().unwrap().starts_with("4 of 5 blobs"), "{short}");
+
+    let names: Vec<_> = pieces.iter().map(|piece| digest_of(piece).to_string()).collect();
+    let missing = cluster.post("/v1/blobs/missing", json!({ "digests": names })).await.ok(200);
+    assert_eq!(missing["digests"].as_array().unwrap().len(), 4);
+    let wrong = cluster.request("PUT", &format!("/v1/blobs/{}", names[0])).body("something else");
+    ask(wrong).await.problem(422, "LW0802");
+    ask(cluster.request("PUT", "/v1/blobs/abc").body("x")).await.problem(422, "LW0101");
+    for piece in pieces {
+        put_blob(&cluster, piece).await;
+    }
+    assert_eq!(cluster.get(&format!("/v1/blobs/{}", names[0])).await.text, "sess");
+    cluster.get(&format!("/v1/blobs/{}", digest_of(b"nobody has it"))).await.problem(404, "LW0404");
+    let published = cluster.post("/v1/configs/app/publish", body).await;
+    assert_eq!(published.header("etag"), "\"v1\"");
+    let published = published.ok(201);
+    assert_eq!((&published["files"], &published["bytes"], &published["version"]), (&1.into(), &15.into(), &1.into()));
+
+    let text = put_blob(&cluster, b"not a manifest".to_vec()).await;
+    let body = json!({ "manifest": text.to_string() });
+    cluster.post("/v1/configs/app/publish", body).await.problem(422, "LW0806");
+    let large = vec![7; (16 << 20) + 1];
+    let path = format!("/v1/blobs/{}", digest_of(&large));
+    ask(cluster.request("PUT", &path).body(large)).await.problem(413, "LW0110");
+    let large = vec![7; 3 << 20];
+    put_blob(&cluster, large).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_are_listed_read_and_rolled_back() {
+    let cluster = Cluster::of(1).await;
+    assert_eq!(publish(&cluster, b"max = 500\n", "first").await, 1);
+    assert_eq!(publish(&cluster, b"max = 800\n", "raise the limit").await, 2);
+    let set = cluster.get("/v1/configs/app").await;
+    assert_eq!(set.header("etag"), "\"v2\"");
+    assert_eq!(set.ok(200)["newest"]["message"], "raise the limit");
+    assert_eq!(cluster.get("/v1/configs").await.ok(200)["items"][0]["version"], 2);
+
+    let first = cluster.get("/v1/configs/app/versions?limit=1").await.ok(200);
+    assert_eq!(first["items"][0]["version"], 2, "newest first");
+    let next = first["next_page"].as_str().unwrap();
+    let second = cluster.get(&format!("/v1/configs/app/versions?limit=1&page={next}")).await.ok(200);
+    assert_eq!((&second["items"][0]["version"], &second["next_page"]), (&1.into(), &json!(null)));
+
+    let listing = cluster.get("/v1/configs/app/versions/1").await.ok(200);
+    assert_eq!(listing["entries"][1]["path"], "conf.d/app.toml");
+    assert_eq!((&listing["entries"][1]["mode"], &listing["entries"][1]["size"]), (&"644".into(), &10.into()));
+    assert_eq!(listing["entries"][2]["target"], "conf.d/app.toml");
+    let file = cluster.get("/v1/configs/app/versions/1/files/conf.d/app.toml").await;
+    assert_eq!((file.header("content-length"), file.text.as_str()), ("10", "max = 500\n"));
+    cluster.get("/v1/configs/app/versions/1/files/conf.d").await.problem(404, "LW0404");
+    cluster.get("/v1/configs/app/versions/7/files/conf.d/app.toml").await.problem(404, "LW0404");
+    cluster.get("/v1/configs/app/versions/new").await.problem(422, "LW0101");
+
+    // Clients would resolve `..` before they ask.
+    let mut raw = tokio::net::TcpStream::connect(cluster.address(0)).await.unwrap();
+    let request =
+        "GET /v1/configs/app/versions/1/files/conf.d/../../etc HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    raw.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    timeout(PATIENCE, raw.read_to_string(&mut text)).await.expect("in time").unwrap();
+    assert!(text.starts_with("HTTP/1.1 422") && text.contains("LW0106"), "{text}");
+
+    let manifest = listing["version"]["manifest"].clone();
+    let stale = cluster.post("/v1/configs/app/publish", json!({ "manifest": manifest, "parent": 1 })).await;
+    let stale = stale.problem(412, "LW0412");
+    assert_eq!(stale["current_version"], 2);
+    assert!(stale["detail"].as_str().unwrap().contains("ops published v2 (\"raise the limit\")"), "{stale}");
+    let new = cluster.request("POST", "/v1/configs/app/publish").header("if-none-match", "*");
+    ask(new.json(&json!({ "manifest": manifest }))).await.problem(412, "LW0412");
+    let twice = cluster.request("POST", "/v1/configs/app/publish").header("if-match", "\"v2\"");
+    ask(twice.json(&json!({ "manifest": manifest, "parent": 1 }))).await.problem(422, "LW0101");
+
+    cluster.post("/v1/configs/app/rollback", json!({ "to": 9 })).await.problem(404, "LW0404");
+    let stale = cluster.request("POST", "/v1/configs/app/rollback").header("if-match", "\"v1\"");
+    ask(stale.json(&json!({ "to": 1 }))).await.problem(412, "LW0412");
+    let back = cluster.post("/v1/configs/app/rollback", json!({ "to": 1, "author": "ops" })).await.ok(201);
+    assert_eq!((&back["version"], &back["manifest"], &back["message"]), (&3.into(), &manifest, &"back to v1".into()));
+
+    cluster.content.forget(digest_of(b"max "));
+    let gone = cluster.get("/v1/configs/app/versions/1/files/conf.d/app.toml").await;
+    gone.problem(422, "LW0801");
+    ask(cluster.request("DELETE", "/v1/configs/app").header("if-match", "\"v1\"")).await.problem(412, "LW0412");
+    cluster.delete("/v1/configs/app").await.ok(204);
+    cluster.get("/v1/configs/app").await.problem(404, "LW0404");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_monitor_shows_every_member() {
+    let cluster = Cluster::of(1).await;
+    for machine in ["m1", "m2", "m3"] {
+        cluster.machine(machine).await;
+    }
+    publish(&cluster, b"max = 500\n", "first").await;
+    let set = SetName::new("app").unwrap();
+    for (machine, applied, state) in
+        [("m1", 1, SyncState::Applied), ("m2", 0, SyncState::Rejected { version: 1, why: "exit 1".into() })]
+    {
+        let machine = MachineName::new(machine).unwrap();
+        let report = Command::ReportSync { machine, sets: vec![(set.clone(), applied, state)] };
+        cluster.nodes[0].propose(report.into()).await.unwrap();
+    }
+    let members = cluster.get("/v1/configs/app/members").await.ok(200);
+    let phases: Vec<_> = members["items"].as_array().unwrap().iter().map(|member| &member["phase"]).collect();
+    assert_eq!(phases, ["applied", "rejected", "behind"]);
+    assert_eq!((&members["items"][1]["why"], &members["version"]), (&"exit 1".into(), &1.into()));
+    let set = cluster.get("/v1/configs/app").await.ok(200);
+    assert_eq!((&set["in_sync"], &set["members"]), (&1.into(), &2.into()));
+    let status = cluster.get("/v1/cluster").await.ok(200);
+    assert_eq!((&status["health"], &status["in_sync"]), (&"degraded".into(), &json!({ "of": 1, "all": 2 })));
+    assert!(status["warnings"][0].as_str().unwrap().contains("rejected by m2: exit 1"), "{status}");
+    publish(&cluster, b"max = 800\n", "second").await;
+    let members = cluster.get("/v1/configs/app/members?prefix=m1").await.ok(200);
+    assert_eq!(members["items"][0]["phase"], "behind", "it has not heard of the newest version yet");
+}

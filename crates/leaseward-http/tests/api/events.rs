@@ -1,0 +1,111 @@
+//! What happened, as a stream and as a question that waits.
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::harness::{Cluster, PATIENCE, ask};
+
+/// A stream, read event by event.
+struct Stream {
+    answer: reqwest::Response,
+    read: String,
+}
+
+/// One event of a stream.
+#[derive(Debug)]
+struct Line {
+    event: String,
+    id: Option<String>,
+    data: Value,
+}
+
+impl Stream {
+    async fn open(cluster: &Cluster, query: &str, last: Option<&str>) -> Self {
+        let mut request = cluster.request("GET", &format!("/v1/events{query}")).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = timeout(PATIENCE, request.send()).await.expect("in time").unwrap();
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Self { answer, read: String::new() }
+    }
+
+    async fn next(&mut self) -> Line {
+        loop {
+            if let Some((block, rest)) = self.read.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.read = rest;
+                let field = |name: &str| {
+                    let prefix = format!("{name}: ");
+                    block.lines().find_map(|line| line.strip_prefix(&prefix)).map(ToOwned::to_owned)
+                };
+                if let (Some(event), Some(data)) = (field("event"), field("data")) {
+                    return Line { event, id: field("id"), data: serde_json::from_str(&data).unwrap() };
+                }
+                continue;
+            }
+            let more = timeout(PATIENCE, self.answer.chunk()).await.expect("in time").unwrap().expect("it goes on");
+            self.read.push_str(std::str::from_utf8(&more).unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_goes_on_after_the_id_where_it_broke() {
+    let cluster = Cluster::of(1).await;
+    let session = cluster.session("job").await;
+    let mut stream = Stream::open(&cluster, "?kinds=lease&prefix=batch/", None).await;
+    let snapshot = stream.next().await;
+    assert_eq!((snapshot.event.as_str(), snapshot.id.as_deref()), ("snapshot", snapshot.data["revision"].as_str()));
+
+    let acquire = |name: &str| {
+        ask(cluster.request("PUT", &format!("/v1/leases/{name}")).json(&json!({ "session": session, "holder": "h" })))
+    };
+    let mut tokens = Vec::new();
+    for name in ["other/x", "batch/a", "batch/b", "batch/c"] {
+        tokens.push(acquire(name).await.ok(200)["token"].as_str().unwrap().to_owned());
+    }
+    let first = stream.next().await;
+    assert_eq!((first.event.as_str(), &first.data["subject"]), ("change", &"batch/a".into()));
+    assert_eq!(first.id.as_deref(), Some(tokens[1].as_str()), "its id is its revision");
+    assert_eq!((&first.data["kind"], &first.data["data"]["token"]), (&"lease".into(), &tokens[1].as_str().into()));
+    assert_eq!(first.data["text"], format!("batch/a granted to h, token {}", tokens[1]));
+    drop(stream);
+
+    let mut resumed = Stream::open(&cluster, "?kinds=lease&prefix=batch/", first.id.as_deref()).await;
+    assert_eq!(resumed.next().await.data["subject"], "batch/b");
+    assert_eq!(resumed.next().await.data["subject"], "batch/c");
+    cluster.delete(&format!("/v1/sessions/{session}")).await.ok(204);
+    let ended: Vec<Line> = [resumed.next().await, resumed.next().await, resumed.next().await].into();
+    assert!(ended.iter().all(|line| line.data["data"]["why"] == "released"));
+    assert_eq!(
+        ended.iter().map(|line| line.id.is_some()).collect::<Vec<_>>(),
+        [false, false, true],
+        "only the last event of an entry is a place to resume"
+    );
+    let mut after = Stream::open(&cluster, &format!("?kinds=lease&after={}", tokens[2]), None).await;
+    assert_eq!(after.next().await.data["subject"], "batch/c");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_waits_until_something_comes() {
+    let cluster = Cluster::of(1).await;
+    let session = cluster.session("job").await;
+    let newest = cluster.get("/v1/events?limit=1").await.ok(200);
+    assert_eq!(newest["items"][0]["kind"], "session");
+    let revision = newest["revision"].as_str().unwrap().to_owned();
+    let empty = cluster.get(&format!("/v1/events?after={revision}&wait=50ms")).await.ok(200);
+    assert_eq!(empty["items"], json!([]));
+
+    let path = format!("/v1/events?kinds=lease&after={revision}&wait=20s");
+    let waiting = tokio::spawn(ask(cluster.request("GET", &path)));
+    cluster.put("/v1/leases/a", json!({ "session": session, "holder": "h" })).await.ok(200);
+    let found = timeout(PATIENCE, waiting).await.expect("in time").unwrap().ok(200);
+    assert_eq!(found["items"][0]["subject"], "a");
+
+    let unknown = cluster.get("/v1/events?kinds=leases").await.problem(422, "LW0101");
+    assert!(unknown["detail"].as_str().unwrap().contains("did you mean `lease`?"), "{unknown}");
+    cluster.get("/v1/events?wait=2h").await.problem(422, "LW0101");
+    let stream = cluster.request("GET", "/v1/events").header("accept", "text/event-stream");
+    ask(stream.header("last-event-id", "x")).await.problem(422, "LW0101");
+}
