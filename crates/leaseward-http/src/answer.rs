@@ -35,6 +35,12 @@ impl From<Problem> for Fault {
     }
 }
 
+impl From<Box<Problem>> for Fault {
+    fn from(problem: Box<Problem>) -> Self {
+        Self(problem)
+    }
+}
+
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

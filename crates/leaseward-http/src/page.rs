@@ -100,7 +100,7 @@ fn seal(revision: Revision, key: &str) -> String {
 }
 
 fn unseal(page: &str) -> Option<(Revision, String)> {
-    if page.len() > 1024 || !page.is_ascii() || page.len() % 2 != 0 {
+    if page.len() > 1024 || !page.is_ascii() || !page.len().is_multiple_of(2) {
         return None;
     }
     let bytes: Option<Vec<u8>> =

@@ -78,6 +78,12 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 /// Largest value in sled, in bytes. Larger ones leak space there.
 pub const SLED_VALUE_BYTES_MAX: usize = 32 << 10;
 
+/// A store that was just closed in this process may hold its lock for a moment; it is tried again for so long.
+pub const SLED_LOCK_WITHIN: Duration = Duration::from_secs(5);
+
+/// From one such try to the next.
+pub const SLED_LOCK_RETRY: Duration = Duration::from_millis(5);
+
 /// Largest encoded record of the state, in bytes.
 pub const STATE_RECORD_BYTES_MAX: usize = 4 << 20;
 

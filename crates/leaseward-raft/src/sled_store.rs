@@ -10,13 +10,15 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use leaseward_state::record::{Record, RecordKey};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::codec::{self, Kind};
-use crate::limits::{SLED_VALUE_BYTES_MAX, STATE_RECORD_BYTES_MAX};
+use crate::limits::{SLED_LOCK_RETRY, SLED_LOCK_WITHIN, SLED_VALUE_BYTES_MAX, STATE_RECORD_BYTES_MAX};
 use crate::store::{AppliedTo, Change, StateStore, Unusable};
 
 const STORED: Kind = Kind { name: "state record", code: 0x20, version: 1, max: STATE_RECORD_BYTES_MAX };
@@ -48,7 +50,7 @@ impl SledStore {
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         remove_half_snapshots(dir)?;
-        match open_guarded(dir) {
+        match open_patiently(dir) {
             Ok(db) => Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() }),
             Err(why) => {
                 warn!(%why, "the state store cannot be opened and is rebuilt");
@@ -213,6 +215,21 @@ fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits for a former handle of this process to let go: sled's own threads end a little after it is dropped. Nobody
+/// else can hold its lock, because the whole data directory is locked.
+fn open_patiently(dir: &Path) -> Result<sled::Db, String> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match open_guarded(dir) {
+            Err(why) if why.contains("could not acquire lock") && waited < SLED_LOCK_WITHIN => {
+                sleep(SLED_LOCK_RETRY);
+                waited += SLED_LOCK_RETRY;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn open_guarded(dir: &Path) -> Result<sled::Db, String> {

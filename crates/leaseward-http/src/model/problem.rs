@@ -1,5 +1,7 @@
 //! What went wrong, as RFC 9457 has it, with what a program and a person need to go on.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -51,3 +53,11 @@ pub struct Problem {
     #[serde(default, rename = "do", skip_serializing_if = "String::is_empty")]
     pub hint: String,
 }
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -18,12 +18,12 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(2_000);
 const CHECK_TIMEOUT: Duration = Duration::from_millis(1_000);
 const CHECK_MISSES: u32 = 3;
 
-fn invalid(detail: impl Into<String>) -> Problem {
-    problem::of(Code::Invalid, detail)
+fn invalid(detail: impl Into<String>) -> Box<Problem> {
+    Box::new(problem::of(Code::Invalid, detail))
 }
 
-fn unsupported(key: &str) -> Problem {
-    problem::of(Code::Unsupported, format!("`{key}` is not supported by this version yet"))
+fn unsupported(key: &str) -> Box<Problem> {
+    Box::new(problem::of(Code::Unsupported, format!("`{key}` is not supported by this version yet")))
 }
 
 impl ServerFile {
@@ -32,13 +32,13 @@ impl ServerFile {
     /// # Errors
     /// A [`Problem`]: LW0103 with a suggestion for an unknown key, LW0101 for a wrong value, LW0107 for a key that
     /// this version does not support yet. The detail names the line.
-    pub fn from_toml(text: &str) -> Result<Self, Problem> {
+    pub fn from_toml(text: &str) -> Result<Self, Box<Problem>> {
         let file: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let place = line.map_or_else(String::new, |line| format!("line {line}: "));
             let mut problem = suggest::problem(error.message(), Code::Invalid);
             problem.detail = format!("{place}{}", problem.detail);
-            problem
+            Box::new(problem)
         })?;
         file.to_spec()?;
         Ok(file)
@@ -48,7 +48,7 @@ impl ServerFile {
     ///
     /// # Errors
     /// A [`Problem`] for values that TOML cannot hold; none of ours is one.
-    pub fn to_toml(&self) -> Result<String, Problem> {
+    pub fn to_toml(&self) -> Result<String, Box<Problem>> {
         toml::to_string_pretty(self).map_err(|error| invalid(error.to_string()))
     }
 
@@ -56,7 +56,7 @@ impl ServerFile {
     ///
     /// # Errors
     /// A [`Problem`] that names the key: LW0101, or LW0107 for what is not supported yet.
-    pub fn to_spec(&self) -> Result<ServerSpec, Problem> {
+    pub fn to_spec(&self) -> Result<ServerSpec, Box<Problem>> {
         for (key, used) in [
             ("vips", !self.vips.is_empty()),
             ("mounts", !self.mounts.is_empty()),
@@ -134,7 +134,7 @@ impl ServerFile {
 }
 
 impl CheckFile {
-    fn to_check(&self) -> Result<HealthCheck, Problem> {
+    fn to_check(&self) -> Result<HealthCheck, Box<Problem>> {
         let given = [
             ("address", self.address.is_some(), CheckKind::Tcp),
             ("url", self.url.is_some(), CheckKind::Http),
@@ -198,7 +198,7 @@ impl CheckFile {
 }
 
 impl RestartFile {
-    fn to_policy(&self) -> Result<RestartPolicy, Problem> {
+    fn to_policy(&self) -> Result<RestartPolicy, Box<Problem>> {
         let usual = RestartPolicy::default();
         let backoff_ms = match &self.backoff {
             Some(waits) if waits.is_empty() => return Err(invalid("`restart.backoff` needs at least one wait")),

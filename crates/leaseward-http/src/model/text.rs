@@ -55,7 +55,8 @@ impl fmt::Display for Duration {
         if self.0 == 0 {
             return f.write_str("0s");
         }
-        let (unit, millis) = UNITS.iter().find(|(_, millis)| self.0 % millis == 0).expect("1 divides everything");
+        let (unit, millis) =
+            UNITS.iter().find(|(_, millis)| self.0.is_multiple_of(*millis)).expect("1 divides everything");
         write!(f, "{}{unit}", self.0 / millis)
     }
 }

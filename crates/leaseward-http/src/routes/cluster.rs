@@ -129,11 +129,11 @@ fn warnings(state: &Clustered, voters: &[Node]) -> Vec<String> {
     for (name, server) in state.servers() {
         match view::phase(server) {
             ServerPhase::Failed => {
-                warnings.push(format!("server {name} failed: {}", view::server(state, name, server).status))
+                warnings.push(format!("server {name} failed: {}", view::server(state, name, server).status));
             }
             ServerPhase::Unhealthy => warnings.push(format!("server {name} does not pass its checks")),
             ServerPhase::Fencing => {
-                warnings.push(format!("server {name} waits for the proof that its last copy is dead"))
+                warnings.push(format!("server {name} waits for the proof that its last copy is dead"));
             }
             ServerPhase::Unplaced => warnings.push(format!("server {name} has no machine")),
             _ => {}

@@ -21,7 +21,7 @@ use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found, wait};
 use crate::limits::TTL_MS_USUAL;
-use crate::model::{AcquireLease, Lease, LeaseList, Revoke, Wide};
+use crate::model::{self, AcquireLease, Lease, LeaseList, Revoke, Wide};
 use crate::page::Page;
 use crate::routes::ListParams;
 use crate::view;
@@ -80,7 +80,7 @@ async fn acquire(
     let lease: LeaseName = name(&lease)?;
     write.without_version()?;
     let patience = body.wait.map(wait).transpose()?.filter(|wait| !wait.is_zero());
-    let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, |ttl| ttl.millis());
+    let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, model::Duration::millis);
     let (session, is_ours) = match body.session {
         Some(session) => (SessionId(session.0), false),
         None => {
@@ -97,7 +97,7 @@ async fn acquire(
         holder: body.holder,
         wait: patience.is_some(),
         priority: body.priority,
-        lock_delay_ms: body.lock_delay.map_or(0, |delay| delay.millis()),
+        lock_delay_ms: body.lock_delay.map_or(0, model::Duration::millis),
         meta: body.meta,
     };
     let mut claim =

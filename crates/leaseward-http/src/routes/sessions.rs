@@ -13,7 +13,7 @@ use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Body, Fresh, Nothing, Params, Write};
 use crate::limits::{RENEWALS_MAX, TTL_MS_USUAL};
-use crate::model::{OpenSession, Renew, Renewed, RenewedOne, Session, SessionList};
+use crate::model::{self, OpenSession, Renew, Renewed, RenewedOne, Session, SessionList};
 use crate::page::{Page, number_key};
 use crate::problem::{self, Code};
 use crate::routes::ListParams;
@@ -64,7 +64,7 @@ async fn open(
     Body(body): Body<OpenSession>,
 ) -> Result<At<Response>, Fault> {
     write.without_version()?;
-    let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, |ttl| ttl.millis());
+    let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, model::Duration::millis);
     let command = Command::OpenSession { name: body.name, ttl_ms };
     let (revision, reply) = api.commit(&write, 0, Vec::new(), command).await?;
     let Reply::Session(id) = reply else { return Err(problem::with_code("LW0000", "no session was opened").into()) };

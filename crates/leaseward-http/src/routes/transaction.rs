@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use crate::answer::{At, Fault};
 use crate::api::Api;
 use crate::ask::{Body, Nothing, Params, Write, name};
-use crate::model::{Condition, Operation, Outcome, Transaction, TransactionResult, Wanted};
+use crate::model::{Condition, Duration, Operation, Outcome, Transaction, TransactionResult, Wanted};
 use crate::problem::{self, Code};
 use crate::routes::publish::{checked, digest};
 
@@ -75,7 +75,7 @@ async fn command(api: &Api, operation: Operation) -> Result<Command, Fault> {
             holder,
             wait: false,
             priority: 0,
-            lock_delay_ms: lock_delay.map_or(0, |delay| delay.millis()),
+            lock_delay_ms: lock_delay.map_or(0, Duration::millis),
             meta,
         }),
         Operation::Release { lease, token } => Command::Release { lease: name(&lease)?, token: token.into() },

@@ -209,7 +209,7 @@ pub(crate) async fn ask(request: RequestBuilder) -> Answer {
 }
 
 fn voters(node: &Replica) -> usize {
-    node.status().membership.voters.first().map_or(0, |voters| voters.len())
+    node.status().membership.voters.first().map_or(0, std::collections::BTreeSet::len)
 }
 
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

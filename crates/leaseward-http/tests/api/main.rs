@@ -1,5 +1,7 @@
 //! The API over real sockets, in front of real replicas.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 mod configs;
 mod document;
 mod events;

@@ -49,7 +49,7 @@ async fn every_node_answers_and_members_change() {
     let third = (leader + 2) % 3;
     let gone = cluster.nodes[third].node();
     cluster.nodes[third].stop().await;
-    eventually("it is gone", || cluster.nodes[follower].status().membership.voters[0].len() == 3).await;
+    eventually("all three vote again", || cluster.nodes[follower].status().membership.voters[0].len() == 3).await;
     let status = ask(at("GET", "/v1/cluster")).await.ok(200);
     assert_eq!(status["sentence"], "1 of 3 voters down, no further loss allowed", "{status}");
     ask(at("DELETE", &format!("/v1/nodes/{gone}"))).await.ok(204);

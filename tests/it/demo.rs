@@ -1,0 +1,59 @@
+//! The README's first command, as a newcomer runs it.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use std::io::{BufRead, BufReader};
+
+use leaseward_tests::binary;
+
+/// Starts the demo, reads all it says, and looks that nothing of it lives on.
+#[test]
+fn dev_tells_its_story_and_leaves_nothing_behind() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut child = Command::new(binary())
+        .args(["dev", "--exit-after-demo"])
+        .env("HOME", home.path())
+        .env_remove("XDG_CONFIG_HOME")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let stdout = child.stdout.take().expect("piped");
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            send.send(line).ok();
+        }
+    });
+    let first = lines.recv_timeout(Duration::from_secs(1)).expect("the first line comes within a second");
+    let dir = first.rsplit(' ').next().expect("it names its directory").to_owned();
+    assert!(first.contains("state in"), "{first}");
+    let mut said = vec![first];
+    while let Ok(line) = lines.recv_timeout(Duration::from_secs(60)) {
+        said.push(line);
+    }
+    let output = child.wait_with_output().expect("it ends");
+    let said = said.join("\n");
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    for part in [
+        "3 voters",
+        "config set `demo` v1 published",
+        "server `hello` on m",
+        "The demo now kills m",
+        "not renewed in time",
+        "out of service for",
+        "`demo` v2 published",
+        "says: \"config set demo: version two\"",
+        "is back and has `demo` v2 (version two)",
+    ] {
+        assert!(said.contains(part), "it never said {part:?}:\n{said}");
+    }
+    assert!(!std::path::Path::new(&dir).exists(), "{dir} is still there");
+    let left = std::fs::read_dir("/proc")
+        .expect("readable")
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .filter(|line| String::from_utf8_lossy(line).contains(&dir))
+        .count();
+    assert_eq!(left, 0, "processes of the demo live on");
+}

@@ -1,0 +1,4 @@
+//! Stories with real processes, real disks, real sockets.
+
+mod demo;
+mod forgotten;
