@@ -12,7 +12,8 @@ use crate::figures::micros;
 /// Measures `fdatasync`.
 pub(crate) fn fdatasync() -> Value {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(dir.path().join("f")).expect("a file");
+    let mut file =
+        File::options().create(true).truncate(true).read(true).write(true).open(dir.path().join("f")).expect("a file");
     file.write_all(&vec![0; 4 << 20]).expect("zeros");
     file.sync_all().expect("durable");
     let block = [1; 4096];

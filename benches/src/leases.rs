@@ -63,7 +63,8 @@ pub(crate) async fn commit_latency() -> Value {
     }
     let floor = floor::fdatasync();
     let commit = micros(took);
-    let ratio = commit["p50_us"].as_f64().unwrap_or(0.0) / floor["fdatasync_us"]["p50_us"].as_f64().unwrap_or(1.0).max(1.0);
+    let ratio =
+        commit["p50_us"].as_f64().unwrap_or(0.0) / floor["fdatasync_us"]["p50_us"].as_f64().unwrap_or(1.0).max(1.0);
     json!({ "commit": commit, "floor": floor, "commit_p50_to_fdatasync_p50": ratio })
 }
 

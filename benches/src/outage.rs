@@ -32,10 +32,14 @@ pub(crate) async fn leader_kill() -> Value {
             Err(_) => failed += 1,
         }
         lab.start_voter(leader);
-        lab.until("all voters are up again", async |lab| {
-            let status = lab.status().await?;
-            Some(status["health"] == "ok")
-        }, true)
+        lab.until(
+            "all voters are up again",
+            async |lab| {
+                let status = lab.status().await?;
+                Some(status["health"] == "ok")
+            },
+            true,
+        )
         .await;
     }
     json!({ "trials": 10, "failed": failed, "outage": micros(took) })

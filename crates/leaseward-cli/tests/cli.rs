@@ -21,7 +21,9 @@ fn every_command_has_help() {
     let help = leaseward(&["--help"]);
     assert!(help.status.success());
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
-    for command in ["dev", "agent", "status", "events", "explain", "wait", "run", "lease", "server", "machine", "node", "config"] {
+    for command in
+        ["dev", "agent", "status", "events", "explain", "wait", "run", "lease", "server", "machine", "node", "config"]
+    {
         assert!(text.contains(command), "{command} is not in the help");
         assert!(leaseward(&[command, "--help"]).status.success(), "{command} --help");
     }
@@ -33,7 +35,10 @@ fn a_cluster_that_does_not_answer_is_exit_code_6_with_a_hint() {
     let output = leaseward(&["--addr", "127.0.0.1:1", "status"]);
     assert_eq!(output.status.code(), Some(6));
     let text = stderr(&output);
-    assert!(text.contains("error LW0501") && text.contains("do ") && text.contains("leaseward explain LW0501"), "{text}");
+    assert!(
+        text.contains("error LW0501") && text.contains("do ") && text.contains("leaseward explain LW0501"),
+        "{text}"
+    );
 }
 
 #[test]

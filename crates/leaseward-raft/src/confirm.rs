@@ -56,6 +56,15 @@ impl Confirmer {
     }
 }
 
+#[cfg(test)]
+impl Confirmer {
+    /// Returns a confirmer whose rounds a test answers by hand.
+    pub(crate) fn by_hand() -> (Self, mpsc::Receiver<oneshot::Sender<Option<Term>>>) {
+        let (waiters, rounds) = mpsc::channel(16);
+        (Self { waiters }, rounds)
+    }
+}
+
 async fn run(rounds: Rounds, mut queue: mpsc::Receiver<Waiter>) {
     while let Some(first) = queue.recv().await {
         let mut waiting = vec![first];
@@ -119,3 +128,26 @@ pub fn is_quorum(membership: &Membership, yes: &BTreeSet<NodeId>) -> bool {
 
 /// How long a round takes at most.
 pub const ROUND_MAX: Duration = CONFIRM_TIMEOUT;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_quorum_is_a_majority_of_every_set_of_voters() {
+        let of = |voters: &[&[u64]]| Membership {
+            voters: voters.iter().map(|set| set.iter().copied().collect()).collect(),
+            nodes: BTreeMap::new(),
+        };
+        let check = |voters: &[&[u64]], yes: &[u64]| is_quorum(&of(voters), &yes.iter().copied().collect());
+        assert!(check(&[&[1]], &[1]));
+        assert!(!check(&[&[1, 2]], &[1]), "half is no majority");
+        assert!(check(&[&[1, 2, 3]], &[1, 3]));
+        assert!(!check(&[&[1, 2, 3]], &[1, 4, 5]), "learners do not count");
+        assert!(!check(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 3]), "joint: the new set has no majority");
+        assert!(check(&[&[1, 2, 3], &[3, 4, 5]], &[1, 3, 4]));
+        assert!(!check(&[], &[1, 2, 3]), "without voters nobody decides");
+    }
+}

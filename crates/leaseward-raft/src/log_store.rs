@@ -4,6 +4,8 @@
 //! appended can be read at once. [`Promise`] is raised before a vote is written, so that whoever reads it never
 //! confirms an older term after a newer vote may have been given (rule R2).
 
+#![expect(clippy::result_large_err, reason = "openraft's error type, in openraft's signatures")]
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;

@@ -12,40 +12,39 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use leaseward_state::Term;
 use leaseward_state::config::Digest;
-use leaseward_state::{Generation, State, Term};
-use openraft::{Config, ServerState, SnapshotPolicy};
+use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::clock::{GrantClock, KernelClock};
 use crate::confirm::{Confirmer, Rounds, is_quorum};
-use crate::disk::{Disk, RealDisk};
 use crate::election::{Elections, Heard};
+use crate::housekeeping;
 use crate::identity::{DataDir, Identity, IdentityError};
 use crate::join;
-use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT};
+use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT, FRAME_BYTES_MAX};
 use crate::log_store::LogStore;
-use crate::machine::{Machine, Published};
+use crate::machine::Published;
 use crate::net::connection::CallError;
 use crate::net::links::Links;
 use crate::net::listener;
 use crate::net::wire::{Answer, Ask, Hello, NodeStatus, PROTOCOL, Purpose};
 use crate::network::Network;
+use crate::open::{self, Opened};
 use crate::proposer::Batcher;
 use crate::random;
 use crate::recall::Memory;
+use crate::reign;
 use crate::serve::Server;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
-use crate::sled_store::SledStore;
 use crate::snapshot::Snapshots;
-use crate::store::{AppliedTo, StateStore};
-use crate::stored::Membership;
 use crate::types::{NodeId, NodeInfo, Raft};
-use crate::wal::{Wal, WalError, WalIdentity, Writer};
+use crate::wal::WalError;
 
 /// How a data directory without an identity gets one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,12 +170,6 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
-struct Opened {
-    log: LogStore,
-    machine: Machine,
-    membership: Membership,
-}
-
 impl Replica {
     /// Starts a node. Returns once it listens; it takes part when its peers have said that it may
     /// ([`Replica::ready`]).
@@ -219,7 +212,7 @@ impl Replica {
             .map_err(|error| StartError::Io { what: format!("cannot listen on {}", settings.listen), error })?;
         let snapshots = Snapshots::open(&data.join("snapshots"), identity.cluster)
             .map_err(|error| StartError::Io { what: "cannot open the snapshots".into(), error })?;
-        let (opened, published, keeper) = open_stores(&settings, &data, &identity, &snapshots).await?;
+        let (opened, published, keeper) = open::stores(&settings, &data, &identity, &snapshots).await?;
 
         let links = Links::new(settings.transport, identity.cluster, identity.node, instance);
         let (core_started, _) = watch::channel(false);
@@ -372,77 +365,6 @@ impl Replica {
     }
 }
 
-async fn open_stores(
-    settings: &Settings,
-    data: &DataDir,
-    identity: &Identity,
-    snapshots: &Snapshots,
-) -> Result<(Opened, watch::Receiver<Published>, JoinHandle<()>), StartError> {
-    let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
-    let (identity, snapshots) = (identity.clone(), snapshots.clone());
-    let (segment_bytes, fatal) = (settings.segment_bytes, settings.fatal.clone());
-    let open = move || {
-        let io = |what: &str| {
-            let what = what.to_owned();
-            move |error| StartError::Io { what, error }
-        };
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&wal_dir).map_err(io("cannot open the log"))?);
-        let whose = WalIdentity { cluster: identity.cluster, node: identity.node };
-        let (wal, recovered) = Wal::open(Arc::clone(&disk), whose, segment_bytes)?;
-        let purged = recovered.purged.map_or(0, |purged| purged.index);
-        let in_log = recovered.memberships.last_key_value().map(|(_, membership)| membership.clone());
-        let writer = Writer::start(wal, disk, segment_bytes, fatal).map_err(io("cannot start the log"))?;
-        let log = LogStore::new(writer, recovered);
-
-        let mut store = SledStore::open(&state_dir).map_err(io("cannot open the state"))?;
-        let newest = snapshots.newest().map_err(io("cannot read the snapshots"))?;
-        let stored = load_store(&mut store, purged);
-        let current = newest.as_ref().map(|(file, head, _)| (head.applied.clone(), file.clone()));
-        let (applied, state) = match (stored, newest) {
-            (Some(stored), _) => stored,
-            (None, Some((_, head, state))) => {
-                let records: Vec<_> = state.records().collect();
-                store.replace(&records, &head.applied).map_err(|error| StartError::Core(error.to_string()))?;
-                (head.applied, state)
-            }
-            (None, None) if purged > 0 => {
-                return Err(StartError::Log(WalError::Hole(format!(
-                    "entries up to {purged} were purged, and no snapshot that covers them is readable"
-                ))));
-            }
-            (None, None) => (AppliedTo::default(), State::new(Generation(identity.generation))),
-        };
-        // The newest that is known, committed or not: the stored state may lag behind the log.
-        let membership = in_log.unwrap_or_else(|| applied.membership.membership.clone());
-        let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, Box::new(store));
-        Ok((Opened { log, machine, membership }, published, keeper))
-    };
-    tokio::task::spawn_blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
-}
-
-/// Returns the stored state if the log can take it on from there.
-fn load_store(store: &mut SledStore, purged: u64) -> Option<(AppliedTo, State)> {
-    let (applied, records) = match store.load() {
-        Ok(found) => found?,
-        Err(error) => {
-            warn!(%error, "rebuilding the state");
-            return None;
-        }
-    };
-    let index = applied.position.map_or(0, |position| position.index);
-    if index < purged {
-        warn!(index, purged, "the stored state is older than the log; rebuilding it");
-        return None;
-    }
-    match State::restore(records) {
-        Ok(state) => Some((applied, state)),
-        Err(error) => {
-            warn!(%error, "rebuilding the state");
-            None
-        }
-    }
-}
-
 impl Shared {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().expect("no holder of this lock panics").spawn(task);
@@ -529,7 +451,7 @@ impl Shared {
             max_payload_entries: 1_024,
             ..Config::default()
         };
-        debug_assert!(APPEND_BYTES_MAX < crate::limits::FRAME_BYTES_MAX, "an append fits a frame");
+        const { assert!(APPEND_BYTES_MAX < FRAME_BYTES_MAX, "an append fits a frame") };
         let config = match config.validate() {
             Ok(config) => Arc::new(config),
             Err(error) => return (self.settings.fatal)(&format!("openraft refuses its configuration: {error}")),
@@ -566,9 +488,9 @@ impl Shared {
         let replica = Replica { shared: Arc::clone(&self) };
         let sessions =
             Sessions::start(clock, confirmer.clone(), self.published.clone(), reign.clone(), replica.internal());
-        self.spawn(reigns(raft.clone(), reign_sender));
+        self.spawn(reign::follow(raft.clone(), reign_sender));
         self.spawn(elections.clone().run());
-        self.spawn(watchdog(raft.clone(), self.settings.fatal.clone()));
+        self.spawn(housekeeping::watchdog(raft.clone(), self.settings.fatal.clone()));
         let core =
             Core { raft, log, confirmer, batcher, sessions, reign, elections, changing: tokio::sync::Mutex::new(()) };
         if self.core.set(core).is_err() {
@@ -578,7 +500,7 @@ impl Shared {
         info!(node = self.identity.node, "takes part");
         let weak = Arc::downgrade(&self);
         drop(self);
-        housekeeping(weak).await;
+        housekeeping::run(weak).await;
     }
 
     pub(crate) fn status(&self) -> NodeStatus {
@@ -612,97 +534,5 @@ impl Shared {
 
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
         self.published.clone()
-    }
-}
-
-/// Publishes the term in which this node leads, from the moment on at which everything that was in the log when it
-/// began to lead is applied.
-///
-/// Waiting for the new leader's own first entry is not enough: a leader that is started again in its own term leads
-/// without a new one, and its log may hold the end of a session that it proposed before, not yet applied. It must
-/// not answer that session's renewals (rule R2).
-async fn reigns(raft: Raft, reign: watch::Sender<Option<Term>>) {
-    let mut metrics = raft.metrics();
-    let mut barrier: Option<(u64, u64)> = None;
-    loop {
-        let now = {
-            let metrics = metrics.borrow_and_update();
-            if metrics.state == ServerState::Leader {
-                let term = metrics.current_term;
-                let last = metrics.last_log_index.unwrap_or_default();
-                if barrier.is_none_or(|(of, _)| of != term) {
-                    barrier = Some((term, last));
-                }
-                let index = barrier.map_or(last, |(_, index)| index);
-                let applied = metrics.last_applied.as_ref();
-                applied.filter(|at| at.index >= index && at.leader_id.term == term).map(|_| Term(term))
-            } else {
-                barrier = None;
-                None
-            }
-        };
-        reign.send_if_modified(|known| std::mem::replace(known, now) != now);
-        if metrics.changed().await.is_err() {
-            reign.send_replace(None);
-            return;
-        }
-    }
-}
-
-/// Ends the process when the consensus core is gone: its metrics would still say that all is well.
-async fn watchdog(raft: Raft, fatal: crate::settings::Fatal) {
-    let mut ticks = interval(Duration::from_secs(1));
-    loop {
-        ticks.tick().await;
-        if let Err(gone) = raft.with_raft_state(|_| ()).await {
-            if !matches!(gone, openraft::error::Fatal::Stopped) {
-                fatal(&format!("the consensus core is gone: {gone}"));
-            }
-            return;
-        }
-    }
-}
-
-/// Snapshots by size, members that want to vote, free space.
-async fn housekeeping(weak: std::sync::Weak<Shared>) {
-    let mut ticks = interval(Duration::from_millis(200));
-    let mut bytes_at_snapshot = 0;
-    let mut snapshot_index = 0;
-    loop {
-        ticks.tick().await;
-        let Some(shared) = weak.upgrade() else { return };
-        let Some(core) = shared.core.get() else { return };
-        shared.look_at_disk();
-        let (leads, snapshot) = {
-            let metrics = core.raft.metrics();
-            let metrics = metrics.borrow();
-            (metrics.state == ServerState::Leader, metrics.snapshot.map_or(0, |at| at.index))
-        };
-        let bytes = core.log.appended_bytes();
-        if snapshot != snapshot_index {
-            snapshot_index = snapshot;
-            bytes_at_snapshot = bytes;
-        }
-        if bytes - bytes_at_snapshot > shared.settings.snapshot_after_bytes {
-            bytes_at_snapshot = bytes;
-            core.raft.trigger().snapshot().await.ok();
-        }
-        if leads {
-            shared.promote_who_caught_up().await;
-        }
-    }
-}
-
-impl Shared {
-    fn look_at_disk(&self) {
-        let Ok(stat) = rustix::fs::statvfs(&self.settings.data) else { return };
-        let full = stat.f_bavail * stat.f_frsize < self.settings.free_bytes_min;
-        if self.disk_full.swap(full, Ordering::Relaxed) != full {
-            if full {
-                error!(dir = %self.settings.data.display(), "LW0605: the disk is nearly full; no proposals are taken");
-            } else {
-                info!("the disk has room again");
-            }
-        }
     }
 }

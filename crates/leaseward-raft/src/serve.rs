@@ -54,16 +54,13 @@ impl Serve for Server {
             Some(node) if node == identity.node => {
                 return refused("LW0603", format!("this node is node {node}; another process claims to be it too"));
             }
-            Some(node) => {
-                if !shared.memory.arrive(node, hello.instance) {
-                    return refused(
-                        "LW0603",
-                        format!(
-                            "another process is node {node} already: one of the two runs on a copied data directory"
-                        ),
-                    );
-                }
+            Some(node) if !shared.memory.arrive(node, hello.instance) => {
+                return refused(
+                    "LW0603",
+                    format!("another process is node {node} already: one of the two runs on a copied data directory"),
+                );
             }
+            Some(_) => {}
         }
         Welcome::Welcome { cluster: identity.cluster, node: identity.node, instance: shared.instance }
     }

@@ -90,7 +90,8 @@ impl Sessions {
     /// cannot prove it now. Cancel safe: a renewal whose answer is dropped may count all the same.
     pub async fn renew(&self, renewals: &[Renewal]) -> Option<Vec<Renewed>> {
         // R2: the round starts after the renewals arrived.
-        let confirmed = self.shared.confirmer.confirm().await?;
+        let confirmed =
+            if broken(Rule::R2) { (*self.shared.reign.borrow())? } else { self.shared.confirmer.confirm().await? };
         if *self.shared.reign.borrow() != Some(confirmed) {
             return None;
         }
@@ -117,7 +118,9 @@ impl Sessions {
 fn renew_one(table: &mut Table, state: &State, now: Reading, renewal: &Renewal) -> Renewed {
     let id = renewal.session;
     let Some(session) = state.session(id).filter(|_| !table.closing.contains(&id)) else { return Renewed::Over };
-    table.set_session(id, now, Duration::from_millis(session.ttl_ms));
+    if !broken(Rule::R3) {
+        table.set_session(id, now, Duration::from_millis(session.ttl_ms));
+    }
     let leases = (session.leases_revision != renewal.known)
         .then(|| Held { revision: session.leases_revision, leases: state.held(session) });
     let orders = match &session.owner {
@@ -166,6 +169,10 @@ impl Table {
 
     /// R4: forgets everything of the reign before; deadlines are set anew by [`Table::follow`].
     fn begin_reign(&mut self, term: Option<Term>) {
+        if broken(Rule::R4) {
+            self.term = term;
+            return;
+        }
         *self = Self { term, ..Self::default() };
     }
 
@@ -189,6 +196,9 @@ impl Table {
 
     /// R6: nobody could be heard for so long, so nobody is to blame for it.
     fn shift(&mut self, gap: Duration) {
+        if broken(Rule::R6) {
+            return;
+        }
         self.due.clear();
         for (id, (deadline, _)) in &mut self.sessions {
             *deadline = deadline.after(gap);
@@ -211,7 +221,9 @@ impl Table {
                     let Some((deadline, _)) = self.sessions.get(&id).copied() else { continue };
                     if now.until(deadline).is_zero() {
                         self.due.remove(&(deadline.raw, Due::Session(id)));
-                        self.closing.insert(id);
+                        if !broken(Rule::R5) {
+                            self.closing.insert(id);
+                        }
                         sessions.push(id);
                     }
                 }
@@ -326,3 +338,25 @@ async fn insist(shared: &Shared, propose: &impl Propose, term: Term, command: Co
         }
     }
 }
+
+/// The rules that a test can switch off, to show that it would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    R2,
+    R3,
+    R4,
+    R5,
+    R6,
+}
+
+#[cfg(not(test))]
+fn broken(_: Rule) -> bool {
+    false
+}
+
+#[cfg(test)]
+use tests::broken;
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;

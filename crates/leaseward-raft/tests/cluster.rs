@@ -87,7 +87,7 @@ impl Cluster {
 }
 
 fn voters(node: &Replica) -> usize {
-    node.status().membership.voters.first().map_or(0, |voters| voters.len())
+    node.status().membership.voters.first().map_or(0, std::collections::BTreeSet::len)
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

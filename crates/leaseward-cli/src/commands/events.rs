@@ -17,7 +17,7 @@ pub(crate) async fn run(session: &Session, arguments: EventsArguments) -> Result
         let value = session.api.events_after(after, wait).await;
         let value = match value {
             // Too far back: the oldest that are kept come first.
-            Err(error) if error.code == "LW0410" && first => {
+            Err(error) if error.code == "LW0207" && first => {
                 after = session.revision().await?.saturating_sub(1_000);
                 continue;
             }

@@ -134,7 +134,7 @@ async fn acquire(
 }
 
 fn unexpected(reply: &Reply) -> Fault {
-    crate::problem::with_code("LW0000", format!("an answer that does not fit: {reply:?}")).into()
+    crate::problem::with_code("LW0607", format!("an answer that does not fit: {reply:?}")).into()
 }
 
 /// Somebody's wish for a lease while its request lives. A caller that hangs up withdraws it.

@@ -137,7 +137,7 @@ async fn change(api: &Api, write: &Write, change: MemberChange) -> Result<Status
     match api.replica.ask_self(Ask::Members(change)).await {
         Answer::Done => Ok(StatusCode::NO_CONTENT),
         Answer::Failed { code, why } => Err(problem::with_code(&code, why).into()),
-        other => Err(problem::with_code("LW0000", format!("an answer that does not fit: {other:?}")).into()),
+        other => Err(problem::with_code("LW0607", format!("an answer that does not fit: {other:?}")).into()),
     }
 }
 

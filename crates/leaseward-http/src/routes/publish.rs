@@ -81,7 +81,7 @@ async fn commit(
     let command = Command::Publish { sets: vec![publish], author, message };
     let (revision, reply) = api.commit(write, 0, Vec::new(), command).await?;
     let leaseward_state::Reply::Versions(versions) = reply else {
-        return Err(problem::with_code("LW0000", "no version was published").into());
+        return Err(problem::with_code("LW0607", "no version was published").into());
     };
     let state = api.here();
     let number = versions.first().map_or(0, |(_, number)| *number);

@@ -67,7 +67,7 @@ async fn open(
     let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, model::Duration::millis);
     let command = Command::OpenSession { name: body.name, ttl_ms };
     let (revision, reply) = api.commit(&write, 0, Vec::new(), command).await?;
-    let Reply::Session(id) = reply else { return Err(problem::with_code("LW0000", "no session was opened").into()) };
+    let Reply::Session(id) = reply else { return Err(problem::with_code("LW0607", "no session was opened").into()) };
     let state = api.here();
     let found = state.session(id).ok_or_else(|| api.refused(&Refusal::NoSession { session: id }))?;
     let object = view::session(&state, &api.remaining(), found);

@@ -41,7 +41,7 @@ async fn transaction(
     let command = Command::Atomic { conditions, commands };
     let (revision, reply) = api.commit(&write, 0, Vec::new(), command).await?;
     let Reply::Atomic(replies) = reply else {
-        return Err(problem::with_code("LW0000", "a transaction without answers").into());
+        return Err(problem::with_code("LW0607", "a transaction without answers").into());
     };
     let outcomes = replies.into_iter().map(outcome).collect();
     Ok(At(revision, Json(TransactionResult { revision: revision.into(), outcomes })))

@@ -1,0 +1,237 @@
+//! A cluster of values: a state, a master's clock, and short words for what happens.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use leaseward_failover::plan::{Observed, Plan, plan};
+use leaseward_state::command::{OpenMachine, ServerReport};
+use leaseward_state::machine::MachineProfile;
+use leaseward_state::server::{
+    Certificate, Exit, FenceLevel, FenceProof, ManagerKind, Placement, RestartPolicy, ServerSpec, Wanted,
+};
+use leaseward_state::session::Incarnation;
+use leaseward_state::{Command, Entry, FencingToken, MachineName, Reply, ServerName, State, Term, UnixMillis};
+
+#[derive(Clone, Default)]
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    state: State,
+    observed: Observed,
+    clock: u64,
+    instance: u128,
+    levels: BTreeMap<MachineName, FenceLevel>,
+    /// When this master saw that a copy's right was over, noted apart from the code under test.
+    over: BTreeMap<(ServerName, FencingToken), Duration>,
+}
+
+pub(crate) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) fn machines(names: &[&str]) -> Vec<MachineName> {
+    names.iter().map(|name| machine(name)).collect()
+}
+
+fn machine(name: &str) -> MachineName {
+    MachineName::new(name).expect("a name")
+}
+
+fn server(name: &str) -> ServerName {
+    ServerName::new(name).expect("a name")
+}
+
+/// A seeded source of numbers.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+impl World {
+    fn apply(&mut self, command: Command) -> Reply {
+        let entry = Entry {
+            revision: self.state.revision().next(),
+            term: Term(1),
+            at: UnixMillis(self.clock),
+            request: command.into(),
+        };
+        let reply = self.state.apply(&entry).reply;
+        self.state.check_invariants().expect("whole");
+        reply
+    }
+
+    pub(crate) fn clock(&mut self, later_ms: u64) {
+        self.clock += later_ms;
+        self.apply(Command::Cordon { machine: machine("m1"), reason: None });
+    }
+
+    pub(crate) fn machine(&mut self, name: &str, level: FenceLevel) {
+        self.levels.insert(machine(name), level);
+        self.machine_back(name, false);
+    }
+
+    /// Its agent starts again and finds no process of before.
+    pub(crate) fn machine_again(&mut self, name: &str) {
+        self.machine_back(name, true);
+    }
+
+    pub(crate) fn machine_back(&mut self, name: &str, swept: bool) {
+        self.instance += 1;
+        let fence = self.levels[&machine(name)];
+        self.apply(Command::OpenMachine(OpenMachine {
+            machine: machine(name),
+            incarnation: Incarnation { boot_id: "b".into(), instance: self.instance },
+            profile: MachineProfile { fence, ..MachineProfile::default() },
+            swept,
+            ttl_ms: 3_000,
+        }));
+    }
+
+    pub(crate) fn server(&mut self, name: &str, change: impl FnOnce(&mut ServerSpec)) {
+        let mut spec = ServerSpec {
+            command: vec!["serve".into()],
+            stop_command: Vec::new(),
+            environment: BTreeMap::new(),
+            directory: None,
+            user: None,
+            candidates: Vec::new(),
+            requires_fence: FenceLevel::F0,
+            grace_ms: None,
+            check: None,
+            start_timeout_ms: 1,
+            stop_grace_ms: 1,
+            restart: RestartPolicy::default(),
+            priority: 0,
+            addresses: Vec::new(),
+            mounts: Vec::new(),
+            hooks: BTreeMap::new(),
+            manager: ManagerKind::Agent,
+            needs_sets: Vec::new(),
+        };
+        change(&mut spec);
+        self.apply(Command::PutServer { server: server(name), spec: Box::new(spec), if_version: None });
+    }
+
+    pub(crate) fn close(&mut self, name: &str) {
+        let session = self.state.machine(&machine(name)).and_then(|machine| machine.session);
+        if let Some(session) = session {
+            self.apply(Command::CloseSessions { sessions: vec![session], term: Term(1) });
+        }
+    }
+
+    pub(crate) fn cordon(&mut self, name: &str, why: &str) {
+        self.apply(Command::Cordon { machine: machine(name), reason: Some(why.into()) });
+    }
+
+    fn report(&mut self, name: &str, report: impl FnOnce(FencingToken) -> ServerReport) {
+        let token = self.state.server(&server(name)).and_then(|server| server.last_token);
+        if let Some(token) = token {
+            self.apply(Command::ReportServer { server: server(name), token, report: report(token) });
+        }
+    }
+
+    pub(crate) fn crashed(&mut self, name: &str, restarts: u32) {
+        self.report(name, |_| ServerReport::Crashed { restarts, why: "exit 1".into() });
+    }
+
+    pub(crate) fn dead(&mut self, name: &str, failure: Option<&str>) {
+        self.report(name, |token| ServerReport::Dead {
+            certificate: Certificate { token, boot_id: "b".into(), proven_at_boottime_ns: 1, exit: Exit::Code(0) },
+            failure: failure.map(str::to_owned),
+        });
+    }
+
+    pub(crate) fn wanted(&mut self, name: &str, wanted: Wanted) {
+        self.apply(Command::SetWanted { server: server(name), wanted });
+    }
+
+    pub(crate) fn move_to(&mut self, name: &str, to: &str) {
+        self.apply(Command::Move { server: server(name), to: machine(to) });
+    }
+
+    /// Another member becomes the master: it knows the state, and nothing of what the one before saw.
+    pub(crate) fn new_master(&mut self) {
+        self.observed = Observed::default();
+        self.over.clear();
+    }
+
+    /// The same world as another member has it: read back from records.
+    pub(crate) fn copy(&self) -> Self {
+        let state = State::restore(self.state.records().collect::<Vec<_>>()).expect("whole");
+        Self { state, ..self.clone() }
+    }
+
+    pub(crate) fn plan(&mut self, term: Term) -> Plan {
+        self.observed.look(&self.state, self.now);
+        plan(&self.state, &self.observed, self.now, term)
+    }
+
+    /// Everything that is planned is proposed, and nothing of it is refused: the plan knows the state's rules.
+    pub(crate) fn carry_out(&mut self) {
+        for command in self.plan(Term(1)).commands {
+            let reply = self.apply(command.clone());
+            assert!(!matches!(reply, Reply::Refused(_)), "{command:?}: {reply:?}");
+        }
+    }
+
+    /// Nothing is placed or settled before the death of its last copy is proven, or its grace is over.
+    pub(crate) fn check_proofs(&mut self) {
+        let (state, now) = (self.state.clone(), self.now);
+        for (name, server) in state.servers() {
+            if let Placement::Expired(expired) = &server.placement {
+                self.over.entry((name.clone(), expired.token)).or_insert(now);
+            }
+        }
+        for command in self.plan(Term(1)).commands {
+            let (name, fence) = match &command {
+                Command::Assign(assign) => (&assign.server, &assign.fence),
+                Command::Settle { server, fence, .. } => (server, fence),
+                _ => continue,
+            };
+            let server = state.server(name).expect("it exists");
+            let Placement::Expired(expired) = &server.placement else { continue };
+            if expired.fence.is_some() {
+                continue;
+            }
+            let Some(FenceProof::Grace(given)) = fence else { panic!("{command:?} without a proof") };
+            let level = state.machine(&expired.machine).expect("it exists").profile.fence;
+            let needed = server.spec.grace_ms.or(level.grace_ms()).expect("a level without a grace is never passed");
+            assert_eq!(*given, needed);
+            let since = self.over[&(name.clone(), expired.token)];
+            assert!(now >= since + ms(needed), "{command:?} {:?} after {since:?}", now);
+        }
+    }
+
+    pub(crate) fn plan_text(&mut self) -> String {
+        let plan = self.plan(Term(1));
+        let mut out = String::new();
+        let proof = |fence: &Option<FenceProof>| match fence {
+            None => String::new(),
+            Some(FenceProof::Certificate(_)) => " proof Certificate".into(),
+            Some(other) => format!(" proof {other:?}"),
+        };
+        for command in &plan.commands {
+            let line = match command {
+                Command::Assign(assign) => {
+                    let (server, machine, cause) = (&assign.server, &assign.machine, assign.cause);
+                    format!("assign {server} to {machine} ({cause:?}){}", proof(&assign.fence))
+                }
+                Command::Settle { server, fence, .. } => format!("settle {server}{}", proof(fence)),
+                Command::GiveUp { server, why, .. } => format!("give up {server}: {why}"),
+                other => format!("{other:?}"),
+            };
+            writeln!(out, "{line}").expect("a string takes it");
+        }
+        for (server, why) in &plan.waiting {
+            writeln!(out, "{server} waits: {why}").expect("a string takes it");
+        }
+        if let Some(again) = plan.again {
+            writeln!(out, "again in {} ms", again.as_millis()).expect("a string takes it");
+        }
+        out
+    }
+}

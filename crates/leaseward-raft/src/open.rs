@@ -1,0 +1,103 @@
+//! Opening what a node has on its disk: the log, the state, the snapshots.
+//!
+//! Must stay true: the stored state is used only if the log can take it on from there; else the newest readable snapshot
+//! is; if neither can, the node does not start.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use leaseward_state::{Generation, State};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::disk::{Disk, RealDisk};
+use crate::identity::{DataDir, Identity};
+use crate::log_store::LogStore;
+use crate::machine::{Machine, Published};
+use crate::replica::StartError;
+use crate::settings::Settings;
+use crate::sled_store::SledStore;
+use crate::snapshot::Snapshots;
+use crate::store::{AppliedTo, StateStore};
+use crate::stored::Membership;
+use crate::wal::{Wal, WalError, WalIdentity, Writer};
+
+/// What a node has on its disk.
+pub(crate) struct Opened {
+    pub(crate) log: LogStore,
+    pub(crate) machine: Machine,
+    /// The newest members that are known, committed or not.
+    pub(crate) membership: Membership,
+}
+
+/// Opens everything. Returns what the state publishes, and the thread that keeps it on disk, too.
+pub(crate) async fn stores(
+    settings: &Settings,
+    data: &DataDir,
+    identity: &Identity,
+    snapshots: &Snapshots,
+) -> Result<(Opened, watch::Receiver<Published>, JoinHandle<()>), StartError> {
+    let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
+    let (identity, snapshots) = (identity.clone(), snapshots.clone());
+    let (segment_bytes, fatal) = (settings.segment_bytes, settings.fatal.clone());
+    let open = move || {
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |error| StartError::Io { what, error }
+        };
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&wal_dir).map_err(io("cannot open the log"))?);
+        let whose = WalIdentity { cluster: identity.cluster, node: identity.node };
+        let (wal, recovered) = Wal::open(Arc::clone(&disk), whose, segment_bytes)?;
+        let purged = recovered.purged.map_or(0, |purged| purged.index);
+        let in_log = recovered.memberships.last_key_value().map(|(_, membership)| membership.clone());
+        let writer = Writer::start(wal, disk, segment_bytes, fatal).map_err(io("cannot start the log"))?;
+        let log = LogStore::new(writer, recovered);
+
+        let mut store = SledStore::open(&state_dir).map_err(io("cannot open the state"))?;
+        let newest = snapshots.newest().map_err(io("cannot read the snapshots"))?;
+        let stored = load_store(&mut store, purged);
+        let current = newest.as_ref().map(|(file, head, _)| (head.applied.clone(), file.clone()));
+        let (applied, state) = match (stored, newest) {
+            (Some(stored), _) => stored,
+            (None, Some((_, head, state))) => {
+                let records: Vec<_> = state.records().collect();
+                store.replace(&records, &head.applied).map_err(|error| StartError::Core(error.to_string()))?;
+                (head.applied, state)
+            }
+            (None, None) if purged > 0 => {
+                return Err(StartError::Log(WalError::Hole(format!(
+                    "entries up to {purged} were purged, and no snapshot that covers them is readable"
+                ))));
+            }
+            (None, None) => (AppliedTo::default(), State::new(Generation(identity.generation))),
+        };
+        // The newest that is known, committed or not: the stored state may lag behind the log.
+        let membership = in_log.unwrap_or_else(|| applied.membership.membership.clone());
+        let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, Box::new(store));
+        Ok((Opened { log, machine, membership }, published, keeper))
+    };
+    tokio::task::spawn_blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
+}
+
+/// Returns the stored state if the log can take it on from there.
+fn load_store(store: &mut SledStore, purged: u64) -> Option<(AppliedTo, State)> {
+    let (applied, records) = match store.load() {
+        Ok(found) => found?,
+        Err(error) => {
+            warn!(%error, "rebuilding the state");
+            return None;
+        }
+    };
+    let index = applied.position.map_or(0, |position| position.index);
+    if index < purged {
+        warn!(index, purged, "the stored state is older than the log; rebuilding it");
+        return None;
+    }
+    match State::restore(records) {
+        Ok(state) => Some((applied, state)),
+        Err(error) => {
+            warn!(%error, "rebuilding the state");
+            None
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The rules of the timekeeper, each with a test, and each test shown to fail when its rule is switched off.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use leaseward_state::propose::{Committed, NotCommitted};
+use leaseward_state::{Entry, UnixMillis};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, timeout};
+
+use super::*;
+use crate::store::AppliedTo;
+
+thread_local! {
+    static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
+}
+
+pub(super) fn broken(rule: Rule) -> bool {
+    BROKEN.get() == Some(rule)
+}
+
+/// The story holds, and fails without the rule: so it is the rule that it tests.
+fn needs(rule: Rule, story: impl Fn()) {
+    story();
+    BROKEN.set(Some(rule));
+    let caught = catch_unwind(AssertUnwindSafe(&story)).is_err();
+    BROKEN.set(None);
+    assert!(caught, "nobody noticed that {rule:?} is broken");
+}
+
+/// As [`needs`], for a story on a paused clock.
+fn needs_paused<F: Future<Output = ()>>(rule: Rule, story: impl Fn() -> F) {
+    needs(rule, || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(story());
+    });
+}
+
+const TTL: u64 = 1_000;
+const ONE: SessionId = SessionId(1);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn at(millis: u64) -> Reading {
+    Reading { raw: ms(millis), monotonic: ms(millis) }
+}
+
+/// A state in which the sessions 1, 2, … are open.
+fn opened(count: u64) -> Arc<State> {
+    let mut state = State::default();
+    for revision in 1..=count {
+        let request = Command::OpenSession { name: "c".into(), ttl_ms: TTL }.into();
+        state.apply(&Entry { revision: Revision(revision), term: Term(1), at: UnixMillis(0), request });
+    }
+    Arc::new(state)
+}
+
+fn closed(state: &Arc<State>, session: SessionId) -> Arc<State> {
+    let mut state = State::clone(state);
+    let request = Command::EndSession { session }.into();
+    state.apply(&Entry { revision: state.revision().next(), term: Term(1), at: UnixMillis(0), request });
+    Arc::new(state)
+}
+
+fn reigning(state: &Arc<State>, now: Reading) -> Table {
+    let mut table = Table::default();
+    table.begin_reign(Some(Term(1)));
+    table.follow(state, now);
+    table
+}
+
+fn renew(table: &mut Table, state: &State, now: Reading) -> Renewed {
+    renew_one(table, state, now, &Renewal { session: ONE, known: Revision(1) })
+}
+
+fn is_alive(renewed: &Renewed) -> bool {
+    matches!(renewed, Renewed::Alive { .. })
+}
+
+#[test]
+fn r3_a_renewal_gives_a_whole_time_to_live_from_its_reading() {
+    needs(Rule::R3, || {
+        let state = opened(1);
+        let mut table = reigning(&state, at(0));
+        assert!(is_alive(&renew(&mut table, &state, at(900))));
+        assert_eq!(table.take_due(at(1_899)), (vec![], vec![]), "it has until 1,900");
+        assert_eq!(table.next(at(1_899)), Some(ms(1)), "exactly");
+        assert_eq!(table.take_due(at(1_900)).0, [ONE]);
+    });
+}
+
+#[test]
+fn r4_a_new_reign_gives_everybody_a_whole_time_to_live() {
+    needs(Rule::R4, || {
+        let state = opened(3);
+        let mut table = reigning(&state, at(0));
+        table.begin_reign(None);
+        table.begin_reign(Some(Term(2)));
+        table.follow(&state, at(990));
+        assert_eq!(table.take_due(at(1_989)).0, []);
+        assert_eq!(table.take_due(at(1_990)).0.len(), 3, "all in one entry");
+    });
+}
+
+#[test]
+fn r5_a_session_that_is_closing_is_never_answered_again() {
+    needs(Rule::R5, || {
+        let state = opened(1);
+        let mut table = reigning(&state, at(0));
+        assert_eq!(table.take_due(at(1_000)).0, [ONE]);
+        // Its end is proposed and not yet committed: the state still shows it.
+        assert!(state.session(ONE).is_some());
+        assert_eq!(renew(&mut table, &state, at(1_000)), Renewed::Over);
+        assert_eq!(table.take_due(at(9_000)).0, [], "and it is proposed once");
+        let state = closed(&state, ONE);
+        table.follow(&state, at(1_100));
+        assert_eq!(renew(&mut table, &state, at(1_100)), Renewed::Over);
+        assert!(table.closing.is_empty() && table.sessions.is_empty() && table.due.is_empty(), "nothing is left of it");
+    });
+}
+
+#[test]
+fn r6_a_deaf_leader_blames_nobody() {
+    needs(Rule::R6, || {
+        let state = opened(2);
+        let mut table = reigning(&state, at(0));
+        table.set_delay((LeaseName::new("a").expect("a name"), FencingToken(1)), at(500));
+        // Nothing was heard from 100 to 5,100.
+        table.shift(ms(5_000));
+        assert_eq!(table.take_due(at(5_100)), (vec![], vec![]));
+        assert_eq!(table.take_due(at(5_500)).1.len(), 1);
+        assert_eq!(table.take_due(at(5_999)).0, []);
+        assert_eq!(table.take_due(at(6_000)).0.len(), 2);
+    });
+}
+
+#[test]
+fn a_deadline_has_passed_only_when_both_clocks_say_so() {
+    let state = opened(1);
+    for (raw, monotonic) in [(2_000, 900), (900, 2_000)] {
+        let mut table = reigning(&state, at(0));
+        let now = Reading { raw: ms(raw), monotonic: ms(monotonic) };
+        assert_eq!(table.take_due(now).0, [], "{raw} on one clock, {monotonic} on the other");
+        assert_eq!(table.next(now), Some(ms(100)), "the slower clock decides when to look again");
+        assert_eq!(table.take_due(Reading { raw: ms(2_000), monotonic: ms(1_000) }).0, [ONE]);
+    }
+    let gap = Reading { raw: ms(500), monotonic: ms(90) }.since(at(0));
+    assert_eq!(gap, ms(90), "only what is certainly over");
+}
+
+#[test]
+fn timers_follow_the_state() {
+    let state = opened(2);
+    let mut table = reigning(&state, at(0));
+    assert_eq!(table.sessions.len(), 2);
+    let state = closed(&state, ONE);
+    table.follow(&state, at(10));
+    assert_eq!(table.sessions.keys().copied().collect::<Vec<_>>(), [SessionId(2)]);
+    assert_eq!(table.due.len(), 1, "no timer is left behind");
+    let lease = LeaseName::new("a").expect("a name");
+    table.set_delay((lease.clone(), FencingToken(1)), at(50));
+    table.set_delay((lease.clone(), FencingToken(2)), at(60));
+    assert_eq!(table.delays.len(), 1, "a later delay of a lease replaces the earlier one");
+    assert_eq!(table.take_due(at(70)).1, [(lease.clone(), FencingToken(2))]);
+    table.forget_delays(&lease);
+    assert_eq!((table.delays.len(), table.due.len()), (0, 1));
+}
+
+#[derive(Debug, Clone, Default)]
+struct HandClock(Arc<AtomicU64>);
+
+impl HandClock {
+    fn set(&self, millis: u64) {
+        self.0.store(millis, Ordering::SeqCst);
+    }
+}
+
+impl GrantClock for HandClock {
+    fn now(&self) -> Reading {
+        at(self.0.load(Ordering::SeqCst))
+    }
+}
+
+type Proposal = (Command, oneshot::Sender<Result<Committed, NotCommitted>>);
+
+#[derive(Clone)]
+struct HandPropose(mpsc::UnboundedSender<Proposal>);
+
+impl Propose for HandPropose {
+    async fn propose(&self, _: Request) -> Result<Committed, NotCommitted> {
+        panic!("the timekeeper proposes its own commands only")
+    }
+
+    async fn propose_internal(&self, request: Request) -> Result<Committed, NotCommitted> {
+        let (done, wait) = oneshot::channel();
+        self.0.send((request.command, done)).expect("the test listens");
+        wait.await.unwrap_or(Err(NotCommitted::Unknown))
+    }
+
+    fn leading(&self) -> Option<Term> {
+        None
+    }
+}
+
+/// A timekeeper whose clock, rounds, state and reign a test moves by hand.
+struct Bench {
+    sessions: Sessions,
+    clock: HandClock,
+    rounds: mpsc::Receiver<oneshot::Sender<Option<Term>>>,
+    published: watch::Sender<Published>,
+    reign: watch::Sender<Option<Term>>,
+    proposals: mpsc::UnboundedReceiver<Proposal>,
+}
+
+impl Bench {
+    async fn new(sessions: u64) -> Self {
+        let clock = HandClock::default();
+        let (confirmer, rounds) = Confirmer::by_hand();
+        let publish = Published { state: opened(sessions), applied: AppliedTo::default() };
+        let (published, states) = watch::channel(publish);
+        let (reign, reigns) = watch::channel(Some(Term(1)));
+        let (send, proposals) = mpsc::unbounded_channel();
+        let sessions = Sessions::start(Box::new(clock.clone()), confirmer, states, reigns, HandPropose(send));
+        let bench = Self { sessions, clock, rounds, published, reign, proposals };
+        bench.settle().await;
+        bench
+    }
+
+    /// Lets the timekeeper look at the clock: its tick is 25 ms.
+    async fn settle(&self) {
+        time::advance(ms(30)).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Moves the clock as time goes by for somebody who is awake.
+    async fn pass(&self, from: u64, to: u64) {
+        for now in (from..to).step_by(20) {
+            self.clock.set(now);
+            self.settle().await;
+        }
+        self.clock.set(to);
+        self.settle().await;
+    }
+
+    async fn renew(&mut self, confirmed: Option<Term>) -> Option<Vec<Renewed>> {
+        let sessions = self.sessions.clone();
+        let renewals = [Renewal { session: ONE, known: Revision(1) }];
+        let renewing = tokio::spawn(async move { sessions.renew(&renewals).await });
+        let round = timeout(ms(1), self.rounds.recv()).await.expect("rule R2: a round is asked for").expect("it runs");
+        assert!(!renewing.is_finished(), "rule R2: nobody is answered before the round");
+        round.send(confirmed).expect("somebody waits");
+        renewing.await.expect("no panic")
+    }
+}
+
+#[test]
+fn r2_a_renewal_is_answered_only_after_a_round_of_its_own() {
+    needs_paused(Rule::R2, || async {
+        let mut bench = Bench::new(1).await;
+        assert!(is_alive(&bench.renew(Some(Term(1))).await.expect("confirmed")[0]));
+        assert_eq!(bench.renew(None).await, None, "no quorum, no answer");
+        assert_eq!(bench.renew(Some(Term(2))).await, None, "confirmed for another term than its reign");
+        bench.reign.send_replace(None);
+        bench.settle().await;
+        assert_eq!(bench.renew(Some(Term(1))).await, None, "everything in its log is not applied yet");
+    });
+}
+
+#[test]
+fn r3_the_reading_is_taken_after_the_renewal_arrived() {
+    needs_paused(Rule::R3, || async {
+        let mut bench = Bench::new(1).await;
+        bench.pass(0, 600).await;
+        bench.renew(Some(Term(1))).await.expect("confirmed");
+        assert_eq!(bench.sessions.remaining()[&ONE], ms(TTL));
+        bench.pass(600, 1_590).await;
+        assert!(bench.proposals.try_recv().is_err(), "it lives until 1,600");
+        bench.pass(1_590, 1_600).await;
+        assert!(bench.proposals.try_recv().is_ok());
+    });
+}
+
+#[test]
+fn r5_the_end_is_proposed_in_its_own_term_until_it_is_committed() {
+    needs_paused(Rule::R5, || async {
+        let mut bench = Bench::new(1).await;
+        bench.pass(0, 1_000).await;
+        let (command, answer) = bench.proposals.try_recv().expect("it is due");
+        assert_eq!(command, Command::CloseSessions { sessions: vec![ONE], term: Term(1) });
+        assert_eq!(bench.renew(Some(Term(1))).await.expect("confirmed"), [Renewed::Over], "proposed, not committed");
+        answer.send(Err(NotCommitted::Unknown)).expect("somebody waits");
+        bench.settle().await;
+        time::advance(CLOSE_RETRY).await;
+        bench.settle().await;
+        let (again, answer) = bench.proposals.try_recv().expect("it insists");
+        assert_eq!(again, command);
+        // The reign ends: what this node judged does not count any more, and it stops.
+        bench.reign.send_replace(None);
+        answer.send(Err(NotCommitted::NoLeader)).expect("somebody waits");
+        bench.settle().await;
+        time::advance(CLOSE_RETRY).await;
+        bench.settle().await;
+        assert!(bench.proposals.try_recv().is_err(), "nobody proposes for a reign that is over");
+    });
+}
+
+#[test]
+fn r6_a_stall_of_the_leader_itself_ends_nobody() {
+    needs_paused(Rule::R6, || async {
+        let mut bench = Bench::new(1).await;
+        bench.pass(0, 200).await;
+        // Stopped for nine seconds.
+        bench.clock.set(9_200);
+        bench.settle().await;
+        assert!(bench.proposals.try_recv().is_err(), "it had 800 ms left, and nobody could be heard");
+        assert_eq!(bench.sessions.remaining()[&ONE], ms(800));
+        bench.pass(9_200, 10_100).await;
+        assert!(bench.proposals.try_recv().is_ok(), "after that it is due");
+    });
+}
+
+#[test]
+fn r4_a_new_reign_of_the_same_node_counts_anew() {
+    needs_paused(Rule::R4, || async {
+        let mut bench = Bench::new(1).await;
+        bench.pass(0, 900).await;
+        bench.reign.send_replace(None);
+        bench.settle().await;
+        bench.reign.send_replace(Some(Term(2)));
+        bench.settle().await;
+        assert_eq!(bench.sessions.remaining()[&ONE], ms(TTL));
+        bench.pass(900, 1_880).await;
+        assert!(bench.proposals.try_recv().is_err());
+        bench.pass(1_880, 1_900).await;
+        let (command, _) = bench.proposals.try_recv().expect("it is due");
+        assert_eq!(command, Command::CloseSessions { sessions: vec![ONE], term: Term(2) });
+    });
+}
+
+#[test]
+fn a_mass_expiry_is_one_entry() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let mut bench = Bench::new(500).await;
+        bench.pass(0, 1_000).await;
+        let (command, _) = bench.proposals.try_recv().expect("they are due");
+        let Command::CloseSessions { sessions, .. } = command else { panic!("{command:?}") };
+        assert_eq!(sessions.len(), 500);
+        assert!(bench.proposals.try_recv().is_err());
+        drop(bench.published);
+    });
+}

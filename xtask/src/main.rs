@@ -1,0 +1,71 @@
+//! The gate.
+//!
+//! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
+//! `cargo xtask tidy` looks at the source tree alone.
+
+mod dependencies;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let done = match wanted.as_str() {
+        "check" => check(),
+        "fix" => fix(),
+        "tidy" => step("tidy", || report("tidy", &tidy::problems(&root()))),
+        _ => {
+            eprintln!("cargo xtask check | fix | tidy");
+            return ExitCode::from(2);
+        }
+    };
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+/// Everything that must hold. Quick and cheap steps first.
+fn check() -> bool {
+    step("format", || cargo(&["fmt", "--all", "--check"], &[]))
+        && step("tidy", || report("tidy", &tidy::problems(&root())))
+        && step("dependencies", || report("dependencies", &dependencies::problems(&root())))
+        && step("clippy", || {
+            cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
+        })
+        // The README's second command.
+        && step("tests", || cargo(&["test", "--workspace", "--locked"], &[]))
+        && step("docs", || {
+            cargo(&["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")])
+        })
+}
+
+fn fix() -> bool {
+    cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"], &[])
+        && cargo(&["fmt", "--all"], &[])
+}
+
+fn step(name: &str, run: impl FnOnce() -> bool) -> bool {
+    println!("== {name}");
+    #[expect(clippy::disallowed_methods, reason = "a stopwatch for people; nothing depends on it")]
+    let began = Instant::now();
+    let passed = run();
+    println!("== {name}: {} after {:.0} s", if passed { "ok" } else { "FAILED" }, began.elapsed().as_secs_f64());
+    passed
+}
+
+fn report(name: &str, problems: &[String]) -> bool {
+    for problem in problems {
+        eprintln!("{name}: {problem}");
+    }
+    problems.is_empty()
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> bool {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    command.args(arguments).current_dir(root()).envs(environment.iter().copied());
+    command.status().is_ok_and(|status| status.success())
+}
