@@ -1,4 +1,5 @@
 //! Stories with real processes, real disks, real sockets.
 
 mod demo;
+mod failover;
 mod forgotten;

@@ -3,6 +3,8 @@
 //! Must stay true: it starts the `leaseward` binary as an operator would; everything it started is dead when it is
 //! dropped; it waits for conditions, with a bound, and never for time to pass.
 
+pub mod stamps;
+
 use std::fs::{self, File};
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -18,10 +20,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 /// Whatever is waited for must come within this.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So many labs at a time: each has up to a dozen processes, and two cores should carry them without being late.
+static LABS: Semaphore = Semaphore::const_new(2);
 
 /// How a lab is set up.
 #[derive(Debug, Clone)]
@@ -62,6 +68,7 @@ pub struct Lab {
     apis: Vec<SocketAddr>,
     peers: Vec<SocketAddr>,
     http: reqwest::Client,
+    _turn: SemaphorePermit<'static>,
 }
 
 /// Returns the `leaseward` binary of the profile that this program was built with.
@@ -102,11 +109,12 @@ fn local() -> SocketAddr {
 }
 
 impl Lab {
-    /// Starts a lab and waits until it is one cluster.
+    /// Starts a lab, once fewer than two others run in this program, and waits until it is one cluster.
     ///
     /// # Panics
     /// If it is not within [`PATIENCE`]; the logs of all processes are printed then.
     pub async fn start(plan: Plan) -> Self {
+        let turn = LABS.acquire().await.expect("it is never closed");
         // Short: the sockets below it have short names.
         let dir = tempfile::Builder::new().prefix("lw").tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("log")).expect("a directory");
@@ -123,6 +131,7 @@ impl Lab {
             peers: (0..plan.voters).map(|_| local()).collect(),
             http,
             dir,
+            _turn: turn,
         };
         for i in 0..plan.voters {
             lab.add_voter(&plan, i);

@@ -138,20 +138,6 @@ pub(crate) fn log_path(dir: &Path, server: &ServerName) -> PathBuf {
     dir.join(format!("{server}.log"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_names_fit_a_socket_path_and_stay_apart() {
-        let dir = Path::new("/run/leaseward/shims");
-        let (a, b) = (format!("{}a", "x".repeat(127)), format!("{}b", "x".repeat(127)));
-        let (a, b) = (Files::of(dir, &a).socket(), Files::of(dir, &b).socket());
-        assert!(a.as_os_str().len() <= SOCKET_PATH_BYTES_MAX && a != b);
-        assert_eq!(Files::of(dir, "pay-1").socket(), dir.join("pay-1.sock"));
-    }
-}
-
 /// Returns the process ids of the shims whose servers live, as far as `run_dir` knows. For whoever plays the death of
 /// a whole machine.
 #[must_use]
@@ -164,4 +150,18 @@ pub fn live_shims(run_dir: &Path) -> Vec<u32> {
         .filter(|live| live.shim.open().is_ok_and(|found| found.is_some()))
         .map(|live| live.shim.pid)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_fit_a_socket_path_and_stay_apart() {
+        let dir = Path::new("/run/leaseward/shims");
+        let (a, b) = (format!("{}a", "x".repeat(127)), format!("{}b", "x".repeat(127)));
+        let (a, b) = (Files::of(dir, &a).socket(), Files::of(dir, &b).socket());
+        assert!(a.as_os_str().len() <= SOCKET_PATH_BYTES_MAX && a != b);
+        assert_eq!(Files::of(dir, "pay-1").socket(), dir.join("pay-1.sock"));
+    }
 }

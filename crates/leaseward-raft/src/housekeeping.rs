@@ -8,6 +8,7 @@ use openraft::ServerState;
 use tokio::time::interval;
 use tracing::{error, info};
 
+use crate::limits::LOG_BYTES_KEPT;
 use crate::replica::Shared;
 use crate::types::Raft;
 
@@ -44,6 +45,9 @@ pub(crate) async fn run(weak: Weak<Shared>) {
         if snapshot != snapshot_index {
             snapshot_index = snapshot;
             bytes_at_snapshot = bytes;
+            if let Some(purge) = core.log.index_before(LOG_BYTES_KEPT) {
+                core.raft.trigger().purge_log(purge.min(snapshot)).await.ok();
+            }
         }
         if bytes - bytes_at_snapshot > shared.settings.snapshot_after_bytes {
             bytes_at_snapshot = bytes;

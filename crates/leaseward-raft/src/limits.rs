@@ -72,6 +72,9 @@ pub const SNAPSHOT_AFTER_BYTES: u64 = 64 << 20;
 /// Entries kept behind a snapshot, so that a follower that was away briefly needs no snapshot.
 pub const ENTRIES_KEPT: u64 = 10_000;
 
+/// Log bytes kept behind a snapshot, whatever the number of entries: the log is purged by size.
+pub const LOG_BYTES_KEPT: u64 = 64 << 20;
+
 /// Snapshots kept on disk.
 pub const SNAPSHOTS_KEPT: usize = 2;
 

@@ -56,6 +56,13 @@ struct Slot {
     place: Option<Place>,
 }
 
+impl Slot {
+    /// Returns the length of its encoded entry, in bytes.
+    fn size(&self) -> usize {
+        self.bytes.as_ref().map_or_else(|| self.place.map_or(0, |place| place.length as usize), |bytes| bytes.len())
+    }
+}
+
 #[derive(Default)]
 struct Index {
     slots: BTreeMap<u64, Slot>,
@@ -118,6 +125,20 @@ impl LogStore {
         self.lock().appended
     }
 
+    /// Returns the index up to which entries may go so that the rest has at most `bytes` bytes.
+    #[must_use]
+    pub fn index_before(&self, bytes: u64) -> Option<u64> {
+        let index = self.lock();
+        let mut kept = 0;
+        for (at, slot) in index.slots.iter().rev() {
+            kept += slot.size() as u64;
+            if kept > bytes {
+                return Some(*at);
+            }
+        }
+        None
+    }
+
     /// Returns the position of the last entry, or of the last purged one.
     #[must_use]
     pub fn last(&self) -> Option<LogPosition> {
@@ -146,11 +167,7 @@ impl LogStore {
             let index = self.lock();
             let mut total = 0;
             for slot in index.slots.range(range).map(|(_, slot)| slot) {
-                let size = slot
-                    .bytes
-                    .as_ref()
-                    .map_or_else(|| slot.place.map_or(0, |place| place.length as usize), |bytes| bytes.len());
-                total += size;
+                total += slot.size();
                 if total > max_bytes && !wanted.is_empty() {
                     break;
                 }

@@ -3,6 +3,7 @@
 //! Must stay true: exactly one answer per entry; the state is published only after the whole apply call, so readers
 //! see no half of a batch; the store may lag behind and is caught up by replaying the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -119,11 +120,27 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, JoinHandle<()>
     let keeper = std::thread::Builder::new()
         .name("state-store".into())
         .spawn(move || {
-            while let Ok(job) = work.recv() {
+            let mut next = None;
+            while let Some(job) = next.take().or_else(|| work.recv().ok()) {
                 let outcome = match job {
-                    Keep::Changes(changes, applied) => {
-                        // Several entries that wait are one batch: later changes win.
-                        store.write(&changes, &applied)
+                    Keep::Changes(changes, mut applied) => {
+                        // Everything that waits is one batch, and later changes win: the store may be slow, but its
+                        // backlog never holds more than the state itself.
+                        let mut all: BTreeMap<_, _> = changes.into_iter().collect();
+                        while let Ok(job) = work.try_recv() {
+                            match job {
+                                Keep::Changes(changes, newer) => {
+                                    all.extend(changes);
+                                    applied = newer;
+                                }
+                                replace => {
+                                    next = Some(replace);
+                                    break;
+                                }
+                            }
+                        }
+                        let all: Vec<Change> = all.into_iter().collect();
+                        store.write(&all, &applied)
                     }
                     Keep::Replace(state, applied) => {
                         let records: Vec<_> = state.records().collect();

@@ -116,14 +116,18 @@ impl Client {
         Err(last)
     }
 
+    /// Gives the connection up: the next question goes to another node.
+    pub async fn rotate(&self) {
+        self.shared.connection.lock().await.take();
+        self.shared.next.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Asks one node, once. After a silence or a break the next question goes to another node.
     async fn ask_once(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
         let connection = self.connection().await?;
         let answer = connection.call(ask, within).await;
         if answer.is_err() {
-            let mut slot = self.shared.connection.lock().await;
-            *slot = None;
-            self.shared.next.fetch_add(1, Ordering::Relaxed);
+            self.rotate().await;
         }
         answer
     }
@@ -143,8 +147,7 @@ impl Client {
             let error = match answer {
                 Ok(Answer::Failed { code, .. }) if code == "LW0501" => {
                     // This node may be cut off; another one may not be.
-                    self.shared.connection.lock().await.take();
-                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    self.rotate().await;
                     Error::Unavailable("nobody leads".into())
                 }
                 Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
@@ -184,15 +187,13 @@ impl Client {
                     Ok(committed) => return refused_or(committed),
                     Err(NotCommitted::Unknown) => maybe_applied = true,
                     Err(NotCommitted::NoLeader) => {
-                        self.shared.connection.lock().await.take();
-                        self.shared.next.fetch_add(1, Ordering::Relaxed);
+                        self.rotate().await;
                     }
                     Err(error @ NotCommitted::Overloaded(_)) if !maybe_applied => return Err(error.into()),
                     Err(NotCommitted::Overloaded(_)) => {}
                 },
                 Ok(Answer::Failed { code, .. }) if code == "LW0501" => {
-                    self.shared.connection.lock().await.take();
-                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    self.rotate().await;
                 }
                 Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
                 Ok(other) => return Err(strange(&other)),
@@ -215,8 +216,7 @@ impl Client {
         match self.ask_once(&Ask::Renew(renewals), within).await? {
             Answer::Renewed(renewed) => {
                 if renewed.is_none() {
-                    self.shared.connection.lock().await.take();
-                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    self.rotate().await;
                 }
                 Ok(renewed)
             }
@@ -233,8 +233,7 @@ impl Client {
         match self.ask_once(&ask, Duration::from_secs(12)).await? {
             Answer::View(view) => Ok(*view),
             Answer::Failed { code, why } => {
-                self.shared.connection.lock().await.take();
-                self.shared.next.fetch_add(1, Ordering::Relaxed);
+                self.rotate().await;
                 Err(CallError::Broken(format!("{code}: {why}")))
             }
             other => Err(CallError::Broken(format!("a strange answer: {other:?}"))),
@@ -262,8 +261,7 @@ impl Client {
             match self.ask_once(&Ask::GetBlob(digest), Duration::from_secs(10)).await {
                 Ok(Answer::Blob(Some(bytes))) => return Ok(bytes),
                 Ok(_) => {
-                    self.shared.connection.lock().await.take();
-                    self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    self.rotate().await;
                 }
                 Err(error) => last = error.into(),
             }

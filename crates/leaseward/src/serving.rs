@@ -86,7 +86,7 @@ impl Serving<'_> {
         }
         let mut helpers = JoinSet::new();
         let (publish, mut views) = watch::channel(MachineView::default());
-        helpers.spawn(follow_views(self.client.another(), self.config.clone(), publish));
+        helpers.spawn(follow_views(self.client.another(), self.config.clone(), self.keeper.standing(), publish));
         helpers.spawn(extend_deadlines(self.supervisor.clone(), self.keeper.standing()));
         let mut steps: JoinSet<Step> = JoinSet::new();
         let mut standing = self.keeper.standing();
@@ -424,10 +424,23 @@ async fn extend_deadlines(supervisor: Supervisor, mut standing: watch::Receiver<
 }
 
 /// Asks for the machine's view again and again; each question waits at the voter until something changes.
-async fn follow_views(client: Client, config: AgentConfig, publish: watch::Sender<MachineView>) {
+async fn follow_views(
+    client: Client,
+    config: AgentConfig,
+    mut standing: watch::Receiver<Standing>,
+    publish: watch::Sender<MachineView>,
+) {
     loop {
         let known = publish.borrow().revision;
-        match client.view(&config.machine, known).await {
+        let answer = tokio::select! {
+            answer = client.view(&config.machine, known) => answer,
+            () = overdue(&mut standing, known) => {
+                debug!("a voter keeps our orders from us; asking another one");
+                client.rotate().await;
+                continue;
+            }
+        };
+        match answer {
             // A voter that is behind must not take us back.
             Ok(view) if view.revision > known => {
                 publish.send_replace(view);
@@ -439,4 +452,13 @@ async fn follow_views(client: Client, config: AgentConfig, publish: watch::Sende
             }
         }
     }
+}
+
+/// Waits until the answers to renewals have spoken of newer orders for a while: then the voter that we asked for our
+/// view is stopped, or behind.
+async fn overdue(standing: &mut watch::Receiver<Standing>, known: Revision) {
+    if standing.wait_for(|standing| standing.orders > known).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(AGAIN).await;
 }

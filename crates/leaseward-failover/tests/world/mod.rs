@@ -202,7 +202,7 @@ impl World {
             let needed = server.spec.grace_ms.or(level.grace_ms()).expect("a level without a grace is never passed");
             assert_eq!(*given, needed);
             let since = self.over[&(name.clone(), expired.token)];
-            assert!(now >= since + ms(needed), "{command:?} {:?} after {since:?}", now);
+            assert!(now >= since + ms(needed), "{command:?} at {now:?}, over since {since:?}");
         }
     }
 

@@ -1,0 +1,339 @@
+//! Servers and the machines that die under them: one copy executes, and soon again after every kind of death.
+//!
+//! The witness is `leaseward-victim`, which stamps the boot clock and its token while it executes. In every story no
+//! two lives of a server overlap, whether under two tokens or under one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use leaseward_tests::stamps::{Life, Stamps, boot_ns};
+use leaseward_tests::{Lab, Plan, signal};
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Time to live of the machines' sessions.
+const TTL: Duration = Duration::from_secs(1);
+
+/// A machine without privileges has a grace of two seconds, and something has to start.
+const GRACE_AND_START: Duration = Duration::from_millis(2_500);
+
+/// The name of every server here.
+const NAME: &str = "pay";
+
+/// A lab with one server that stamps.
+struct Story {
+    lab: Lab,
+    stamps: Stamps,
+}
+
+fn victim() -> &'static str {
+    env!("CARGO_BIN_EXE_leaseward-victim")
+}
+
+impl Story {
+    /// Starts a lab whose machines can end servers; without that there is nothing to see, and it says so.
+    async fn lab() -> Option<Self> {
+        let lab = Lab::start(Plan { machines: 3, ttl: "1s", ..Plan::default() }).await;
+        let machines: Value = lab.until_some("machines are listed", async |lab| lab.get("/v1/machines").await).await;
+        let fence = machines["items"][0]["fence"].as_str().expect("a level").to_owned();
+        if fence == "F0" {
+            println!("left out: this system has no PID namespaces for us, so no server can be fenced");
+            return None;
+        }
+        let stamps = Stamps::at(&lab.dir().join("stamps"));
+        Some(Self { lab, stamps })
+    }
+
+    /// Starts a lab with a server that runs.
+    async fn start(options: &[&str], settings: &str) -> Option<Self> {
+        let story = Self::lab().await?;
+        story.apply(options, settings);
+        story.next_life(0).await;
+        Some(story)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.lab.dir().join(name)
+    }
+
+    /// Defines the server and waits until it runs.
+    fn apply(&self, options: &[&str], settings: &str) {
+        self.define(options, settings, &[]);
+    }
+
+    fn define(&self, options: &[&str], settings: &str, flags: &[&str]) {
+        let stamps = self.stamps.path().to_str().expect("text");
+        let command: Vec<String> =
+            [&[victim(), "stamp", stamps], options].concat().iter().map(|word| format!("{word:?}")).collect();
+        let file = self.path(&format!("{NAME}.toml"));
+        // What is stopped by signals only waits long enough to be noticed if it should not have to wait.
+        let text = format!("command = [{}]\nstop_grace = \"500ms\"\n{settings}\n", command.join(", "));
+        fs::write(&file, text).expect("the file is written");
+        let output = self.lab.cli(&[&["server", "apply", "-f", file.to_str().expect("text")], flags].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    async fn server(&self) -> Value {
+        self.lab.until_some("the server is shown", async |lab| lab.get(&format!("/v1/servers/{NAME}")).await).await
+    }
+
+    /// Returns the server once it has this phase.
+    async fn phase(&self, phase: &str) -> Value {
+        let look = async |lab: &Lab| {
+            let server: Value = lab.get(&format!("/v1/servers/{NAME}")).await?;
+            (server["phase"] == phase).then_some(server)
+        };
+        self.lab.until_some(&format!("the server is {phase}"), look).await
+    }
+
+    /// Returns the machine on which the server runs.
+    async fn machine(&self) -> usize {
+        machine_of(&self.phase("running").await)
+    }
+
+    /// Returns the first life under a token greater than this, once there is one.
+    async fn next_life(&self, token: u64) -> Life {
+        self.lab.until_some("it lives under a new token", async |_| self.stamps.after(token)).await
+    }
+
+    /// Returns the newest life, once it is another one than this.
+    async fn other_life(&self, than: &Life) -> Life {
+        let newer = async |_: &Lab| self.stamps.newest().filter(|life| life.first > than.first);
+        self.lab.until_some("it lives again", newer).await
+    }
+
+    /// Waits until this life's last stamp is later than `at`.
+    async fn lives_beyond(&self, life: &Life, at: u64) {
+        let beyond = async |_: &Lab| {
+            let now = self.stamps.lives().into_iter().find(|known| known.first == life.first)?;
+            (now.last > at).then_some(())
+        };
+        self.lab.until_some("it lives on", beyond).await;
+    }
+
+    fn newest(&self) -> Life {
+        self.stamps.newest().expect("it lives")
+    }
+
+    /// Runs a command of an operator. Returns its exit code.
+    fn operate(&self, words: &[&str]) -> i32 {
+        let output = self.lab.cli(&[words, &["--yes", "--timeout", "30s"]].concat());
+        let code = output.status.code().expect("it is not killed");
+        println!("{words:?}: {code} {}", String::from_utf8_lossy(&output.stderr).trim());
+        code
+    }
+}
+
+fn machine_of(server: &Value) -> usize {
+    let name = server["machine"].as_str().expect("it has a machine");
+    name.trim_start_matches('m').parse::<usize>().expect("a number") - 1
+}
+
+fn token_of(server: &Value) -> u64 {
+    server["token"].as_str().expect("it has a token").parse().expect("a number")
+}
+
+fn after(what: &str, since: u64, life: &Life, at_most: Duration) {
+    let took = Duration::from_nanos(life.first.saturating_sub(since));
+    println!("{what}: back after {took:?}");
+    assert!(took <= at_most, "{what}: back only after {took:?}; {at_most:?} are allowed");
+}
+
+#[tokio::test]
+async fn a_machine_dies_and_its_server_goes_elsewhere() {
+    let Some(mut story) = Story::start(&[], "").await else { return };
+    let here = story.machine().await;
+    let old = story.newest();
+    let killed = boot_ns();
+    story.lab.kill_machine(here);
+    let new = story.next_life(old.token).await;
+    after("machine killed", killed, &new, TTL + GRACE_AND_START);
+    assert_ne!(story.machine().await, here);
+    story.stamps.exclusive();
+}
+
+#[tokio::test]
+async fn an_agent_dies_for_good_and_the_kernel_ends_its_server_in_time() {
+    let Some(mut story) = Story::start(&["--ignore-term", "--daemon"], "").await else { return };
+    let here = story.machine().await;
+    let old = story.newest();
+    let killed = boot_ns();
+    story.lab.kill_agent(here);
+    let new = story.next_life(old.token).await;
+    after("agent killed", killed, &new, TTL + GRACE_AND_START);
+    assert_ne!(story.machine().await, here);
+    let lives = story.stamps.exclusive();
+    assert!(lives[0].last > killed, "it should have outlived its agent");
+    assert!(lives[0].last < killed + TTL.as_nanos() as u64, "it outlived its deadline");
+    assert_eq!(lives[0].processes, 2, "its daemon never stamped: {lives:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_at_once_adopts_its_server() {
+    let Some(mut story) = Story::start(&[], "").await else { return };
+    let before = story.phase("running").await;
+    let here = machine_of(&before);
+    let old = story.newest();
+    story.lab.kill_agent(here);
+    story.lab.start_machine(here);
+    story.lives_beyond(&old, boot_ns() + 3 * TTL.as_nanos() as u64).await;
+    let now = story.phase("running").await;
+    assert_eq!((&now["pid"], &now["token"], &now["machine"]), (&before["pid"], &before["token"], &before["machine"]));
+    assert_eq!(story.stamps.exclusive().len(), 1, "it was started again");
+}
+
+#[tokio::test]
+async fn an_agent_that_stands_still_loses_its_server_first() {
+    let Some(story) = Story::start(&["--ignore-term"], "").await else { return };
+    let here = story.machine().await;
+    let old = story.newest();
+    let stopped = boot_ns();
+    story.lab.signal_agent(here, Signal::STOP);
+    let new = story.next_life(old.token).await;
+    after("agent stopped", stopped, &new, TTL + GRACE_AND_START);
+    story.lives_beyond(&new, stopped + 5 * TTL.as_nanos() as u64).await;
+    story.lab.signal_agent(here, Signal::CONT);
+    let woke = boot_ns();
+    let connected = async |lab: &Lab| lab.status().await?["machines"]["connected"].as_u64();
+    story.lab.until("all machines are connected", connected, 3).await;
+    story.lives_beyond(&new, woke + TTL.as_nanos() as u64).await;
+    assert_eq!(story.stamps.exclusive().len(), 2, "the sleeper moved something");
+}
+
+#[tokio::test]
+async fn a_shim_or_a_server_dies_and_is_started_again_in_place() {
+    let Some(story) = Story::start(&["--daemon"], "[restart]\nin_place = 5\nbackoff = [\"0s\"]").await else { return };
+    let before = story.phase("running").await;
+    let here = machine_of(&before);
+    let old = story.newest();
+
+    let killed = boot_ns();
+    for shim in story.lab.shims(here) {
+        signal(shim, Signal::KILL);
+    }
+    let second = story.other_life(&old).await;
+    after("shim killed", killed, &second, TTL);
+    let restarted = async |lab: &Lab| {
+        let server: Value = lab.get(&format!("/v1/servers/{NAME}")).await?;
+        (server["phase"] == "running" && server["pid"] != before["pid"]).then_some(server)
+    };
+    let now = story.lab.until_some("it runs again", restarted).await;
+    assert_eq!((&now["token"], &now["machine"]), (&before["token"], &before["machine"]));
+
+    let killed = boot_ns();
+    signal(now["pid"].as_u64().expect("a process") as u32, Signal::KILL);
+    let third = story.other_life(&second).await;
+    after("server killed", killed, &third, TTL);
+    assert_eq!((third.token, second.token), (old.token, old.token));
+    assert_eq!(story.stamps.exclusive().len(), 3);
+}
+
+#[tokio::test]
+async fn a_shim_stands_still_and_its_agent_dies() {
+    let Some(mut story) = Story::start(&["--ignore-term", "--daemon"], "").await else { return };
+    let here = story.machine().await;
+    let old = story.newest();
+    for shim in story.lab.shims(here) {
+        signal(shim, Signal::STOP);
+    }
+    let killed = boot_ns();
+    story.lab.kill_agent(here);
+    let new = story.next_life(old.token).await;
+    after("shim stopped, agent killed", killed, &new, TTL + GRACE_AND_START);
+    story.stamps.exclusive();
+}
+
+#[tokio::test]
+async fn the_leader_dies_with_the_machine() {
+    let Some(mut story) = Story::start(&[], "").await else { return };
+    let here = story.machine().await;
+    let old = story.newest();
+    let leader = story.lab.leader().await;
+    let killed = boot_ns();
+    story.lab.kill_voter(leader);
+    story.lab.kill_machine(here);
+    let new = story.next_life(old.token).await;
+    after("leader and machine killed", killed, &new, TTL + Duration::from_secs(4));
+    assert_ne!(story.machine().await, here);
+    story.stamps.exclusive();
+}
+
+#[tokio::test]
+async fn a_server_that_always_crashes_is_restarted_then_moved_then_failed() {
+    let Some(story) = Story::lab().await else { return };
+    let crash = story.path("crash");
+    fs::write(&crash, "").expect("written");
+    let crash_if = ["--crash-if", crash.to_str().expect("text")];
+    let settings = "candidates = [\"m1\", \"m2\"]\n[restart]\nin_place = 1\ncluster = 4\nbackoff = [\"0s\"]";
+    story.define(&crash_if, settings, &["--no-wait"]);
+    let failed = story.phase("failed").await;
+    let lives = story.stamps.exclusive();
+    assert_eq!(lives.len(), 4, "once, once more, and both again elsewhere: {lives:?}");
+    assert_eq!(lives[0].token, lives[1].token);
+    assert!(lives[1].token < lives[2].token);
+    assert_eq!(lives[2].token, lives[3].token);
+    let failures = failed["failures"].as_array().expect("a list");
+    let machines: Vec<_> = failures.iter().map(|failure| failure["machine"].as_str().expect("a name")).collect();
+    assert_eq!(machines, ["m1", "m1", "m2", "m2"], "{failed}");
+
+    fs::remove_file(&crash).expect("removed");
+    assert_eq!(story.operate(&["server", "start", NAME]), 0);
+    let new = story.next_life(lives[3].token).await;
+    story.lives_beyond(&new, new.first + TTL.as_nanos() as u64).await;
+    assert_eq!(story.stamps.exclusive().len(), 5);
+}
+
+#[tokio::test]
+async fn an_operator_stops_starts_and_moves() {
+    let settings = "candidates = [\"m2\", \"m3\", \"m1\"]";
+    let Some(mut story) = Story::start(&["--ignore-term"], settings).await else { return };
+    assert_eq!(story.machine().await, 1, "its first candidate");
+
+    assert_eq!(story.operate(&["server", "stop", NAME]), 0);
+    assert_eq!(story.server().await["phase"], "stopped");
+    let stopped = story.newest();
+    assert_eq!(story.operate(&["server", "start", NAME]), 0);
+    let started = story.next_life(stopped.token).await;
+
+    assert_eq!(story.operate(&["server", "move", NAME, "--to", "m1"]), 0);
+    assert_eq!(story.machine().await, 0);
+    let moved = story.next_life(started.token).await;
+
+    assert_eq!(story.operate(&["server", "stop", "nobody"]), 3, "there is no such server");
+    assert_ne!(story.operate(&["server", "move", NAME, "--to", "m9"]), 0, "there is no such machine");
+    assert_eq!(story.newest(), Life { last: story.newest().last, ..moved.clone() }, "a refused move moved it");
+
+    // The best candidate is cordoned: the next one is taken.
+    assert_eq!(story.operate(&["machine", "cordon", "m2", "-m", "its fan is loud"]), 0);
+    story.lab.kill_machine(0);
+    story.next_life(moved.token).await;
+    assert_eq!(story.machine().await, 2, "not the cordoned one");
+    let lives = story.stamps.exclusive();
+    assert_eq!(lives.len(), 4, "{lives:?}");
+}
+
+#[tokio::test]
+async fn a_hung_server_is_started_again() {
+    let Some(story) = Story::lab().await else { return };
+    let hang = story.path("hang");
+    let check = format!(
+        "[restart]\nbackoff = [\"0s\"]\n[check]\ntype = \"command\"\ncommand = [{:?}, \"absent\", {:?}]\n\
+         interval = \"100ms\"\ntimeout = \"1s\"\nmisses = 3",
+        victim(),
+        hang.to_str().expect("text")
+    );
+    story.apply(&["--ignore-term"], &check);
+    let old = story.next_life(0).await;
+    let token = token_of(&story.phase("running").await);
+    fs::write(&hang, "").expect("written");
+    let new = story.other_life(&old).await;
+    fs::remove_file(&hang).expect("removed");
+    let now = story.phase("running").await;
+    assert_eq!((new.token, token_of(&now)), (token, token), "it was not restarted in place");
+    story.lives_beyond(&new, new.first + TTL.as_nanos() as u64).await;
+    assert_eq!(story.stamps.exclusive().len(), 2);
+    let (status, _) = story.lab.call(Method::GET, &format!("/v1/servers/{NAME}"), None).await.expect("an answer");
+    assert_eq!(status, 200);
+}

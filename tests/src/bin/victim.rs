@@ -1,0 +1,114 @@
+//! A server that tells on itself: it stamps the time and its token into a shared file, about once a millisecond.
+//!
+//! Must stay true: a stamp is the clock read by a process that executes at that moment, so the file shows exactly who
+//! executed when, whatever the cluster believed. `CLOCK_BOOTTIME` is one clock for the whole machine.
+//!
+//! `stamp FILE [--ignore-term] [--daemon] [--crash-if PATH] [--for MS]`, `absent PATH`, `exit CODE`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// From one stamp to the next.
+const PAUSE: Duration = Duration::from_millis(1);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match *words.as_slice() {
+        ["absent", path] => ExitCode::from(u8::from(std::path::Path::new(path).exists())),
+        ["exit", code] => ExitCode::from(code.parse::<u8>().expect("a code")),
+        ["daemon-start", ref rest @ ..] => {
+            // The second of two forks: the daemon's parent is gone, and it leads no session.
+            rustix::process::setsid().ok();
+            start(&[&["stamp"], rest].concat());
+            ExitCode::SUCCESS
+        }
+        ["stamp", file, ref options @ ..] => stamp(file, options),
+        _ => panic!("not understood: {words:?}"),
+    }
+}
+
+/// What `stamp` should do besides.
+#[derive(Default)]
+struct Options {
+    ignore_term: bool,
+    daemon: bool,
+    crash_if: Option<PathBuf>,
+    lasting: Option<Duration>,
+    life: Option<u64>,
+}
+
+impl Options {
+    fn read(words: &[&str]) -> Self {
+        let mut options = Self::default();
+        let mut words = words.iter().copied();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().expect("a value");
+            match word {
+                "--ignore-term" => options.ignore_term = true,
+                "--daemon" => options.daemon = true,
+                "--crash-if" => options.crash_if = Some(PathBuf::from(value())),
+                "--for" => options.lasting = Some(Duration::from_millis(value().parse().expect("milliseconds"))),
+                "--life" => options.life = Some(value().parse().expect("a life")),
+                _ => panic!("not understood: {word}"),
+            }
+        }
+        options
+    }
+}
+
+fn stamp(path: &str, words: &[&str]) -> ExitCode {
+    let options = Options::read(words);
+    let began = now_ns();
+    let life = options.life.unwrap_or(began);
+    let token = std::env::var("LEASEWARD_TOKEN").expect("a server is told its token");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _entered = runtime.enter();
+    // Once somebody listens, SIGTERM ends nothing any more.
+    let _listening = options.ignore_term.then(|| {
+        let terminate = tokio::signal::unix::SignalKind::terminate();
+        tokio::signal::unix::signal(terminate).expect("signals can be listened to")
+    });
+    let mut file = open(path);
+    if options.daemon {
+        let life = life.to_string();
+        start(&["daemon-start", path, "--ignore-term", "--life", &life]);
+    }
+    loop {
+        let now = now_ns();
+        let line = format!("{now} {token} {} {life}\n", std::process::id());
+        // One write of one line to the end: writers do not tear each other's.
+        file.write_all(line.as_bytes()).expect("a stamp");
+        if options.crash_if.as_deref().is_some_and(std::path::Path::exists) {
+            return ExitCode::FAILURE;
+        }
+        if options.lasting.is_some_and(|lasting| Duration::from_nanos(now - began) >= lasting) {
+            return ExitCode::SUCCESS;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn start(arguments: &[&str]) {
+    let me = std::env::current_exe().expect("a program knows where it is");
+    let mut child = Command::new(me);
+    child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = child.spawn().expect("it starts");
+    if arguments[0] == "daemon-start" {
+        child.wait().expect("it ends");
+    }
+}
+
+fn open(path: &str) -> File {
+    OpenOptions::new().create(true).append(true).open(path).expect("the stamps can be written")
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,102 @@
+//! Who executed when: reads what `leaseward-victim` stamped.
+//!
+//! Must stay true: the stamps are the only witness. They know nothing of leases, so they cannot be wrong together with
+//! the cluster.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A file of stamps.
+#[derive(Debug, Clone)]
+pub struct Stamps {
+    path: PathBuf,
+}
+
+/// One life of a server: from its main process' start until its last process' last stamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The token it ran under.
+    pub token: u64,
+    /// Its first stamp, in nanoseconds of the boot clock.
+    pub first: u64,
+    /// Its last stamp so far.
+    pub last: u64,
+    /// Its processes that stamped.
+    pub processes: usize,
+}
+
+/// Returns the boot clock, in nanoseconds.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Stamps {
+    /// Returns the stamps in this file, which need not exist yet.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Returns the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the lives so far, by their first stamps.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Life> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let mut lives: BTreeMap<(u64, u64), (Life, Vec<u64>)> = BTreeMap::new();
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            let fields: Vec<u64> = line.split(' ').map(|field| field.parse().expect("a whole stamp")).collect();
+            let [at, token, pid, life] = fields[..] else { panic!("not a stamp: {line}") };
+            let new = || (Life { token, first: at, last: at, processes: 0 }, Vec::new());
+            let (life, pids) = lives.entry((life, token)).or_insert_with(new);
+            (life.first, life.last) = (life.first.min(at), life.last.max(at));
+            if !pids.contains(&pid) {
+                pids.push(pid);
+                life.processes += 1;
+            }
+        }
+        let mut lives: Vec<Life> = lives.into_values().map(|(life, _)| life).collect();
+        lives.sort_by_key(|life| life.first);
+        lives
+    }
+
+    /// Returns the newest life.
+    #[must_use]
+    pub fn newest(&self) -> Option<Life> {
+        self.lives().pop()
+    }
+
+    /// Returns the first life under a greater token.
+    #[must_use]
+    pub fn after(&self, token: u64) -> Option<Life> {
+        self.lives().into_iter().find(|life| life.token > token)
+    }
+
+    /// Returns the lives after it is certain that no two of them overlap, and that tokens never get smaller.
+    ///
+    /// # Panics
+    /// If two lives overlap.
+    pub fn exclusive(&self) -> Vec<Life> {
+        let lives = self.lives();
+        for pair in lives.windows(2) {
+            let [before, after] = pair else { continue };
+            assert!(
+                before.last < after.first,
+                "two at a time, for {:?}: {before:?} and {after:?}",
+                Duration::from_nanos(before.last - after.first)
+            );
+            assert!(before.token <= after.token, "a token got smaller: {before:?}, then {after:?}");
+        }
+        lives
+    }
+}
