@@ -83,7 +83,7 @@ pub struct Meta {
     pub compacted: Revision,
 }
 
-/// A session as it is stored.
+/// A session as it is stored. Its leases are not: they know their session, and a session may hold thousands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// Whose it is.
@@ -92,9 +92,7 @@ pub struct SessionRecord {
     pub ttl_ms: u64,
     /// When it was opened.
     pub opened_at: UnixMillis,
-    /// The leases it holds, ascending.
-    pub leases: Vec<LeaseName>,
-    /// The entry that changed them last.
+    /// The entry that changed its leases last.
     pub leases_revision: Revision,
 }
 
@@ -144,7 +142,6 @@ impl State {
                     owner: session.owner.clone(),
                     ttl_ms: session.ttl_ms,
                     opened_at: session.opened_at,
-                    leases: session.leases.iter().cloned().collect(),
                     leases_revision: session.leases_revision,
                 })
             }
@@ -215,7 +212,7 @@ impl State {
                         owner: record.owner,
                         ttl_ms: record.ttl_ms,
                         opened_at: record.opened_at,
-                        leases: record.leases.into_iter().collect::<OrdSet<_>>(),
+                        leases: OrdSet::new(),
                         leases_revision: record.leases_revision,
                     };
                     state.sessions.insert(id, session);
@@ -259,6 +256,13 @@ impl State {
                 return Err(NotWhole(format!("version {number} of {name} has no set")));
             };
             set.versions.insert(number, version);
+        }
+        for (name, lease) in &state.leases {
+            if let Some(grant) = lease.grant()
+                && let Some(session) = state.sessions.get_mut(&grant.session)
+            {
+                session.leases.insert(name.clone());
+            }
         }
         state.check_invariants().map_err(NotWhole)?;
         Ok(state)

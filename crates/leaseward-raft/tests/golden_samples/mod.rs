@@ -354,7 +354,6 @@ pub(crate) fn records() -> Vec<Record> {
             owner: Owner::Machine(machine()),
             ttl_ms: 1,
             opened_at: UnixMillis(2),
-            leases: vec![lease()],
             leases_revision: Revision(3),
         }),
         Record::Lease(Lease {
