@@ -1,5 +1,10 @@
 //! Stories with real processes, real disks, real sockets.
 
+mod bad_input;
+mod crash;
 mod demo;
 mod failover;
 mod forgotten;
+mod leases;
+mod run;
+mod sync;

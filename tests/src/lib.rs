@@ -6,7 +6,6 @@
 pub mod stamps;
 
 use std::fs::{self, File};
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -42,11 +41,13 @@ pub struct Plan {
     pub ttl: &'static str,
     /// Log filter of all processes.
     pub log: &'static str,
+    /// Where the last voter keeps its data, if not beside the others'.
+    pub last_voter_data: Option<PathBuf>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { voters: 3, machines: 0, profile: "fast", ttl: "1s", log: "info" }
+        Self { voters: 3, machines: 0, profile: "fast", ttl: "1s", log: "info", last_voter_data: None }
     }
 }
 
@@ -65,6 +66,7 @@ pub struct Lab {
     binary: PathBuf,
     voters: Vec<Process>,
     machines: Vec<Process>,
+    voter_data: Vec<PathBuf>,
     apis: Vec<SocketAddr>,
     peers: Vec<SocketAddr>,
     http: reqwest::Client,
@@ -127,12 +129,17 @@ impl Lab {
             binary: binary(),
             voters: Vec::new(),
             machines: Vec::new(),
+            voter_data: Vec::new(),
             apis: (0..plan.voters).map(|_| local()).collect(),
             peers: (0..plan.voters).map(|_| local()).collect(),
             http,
             dir,
             _turn: turn,
         };
+        lab.voter_data = (1..=plan.voters).map(|i| lab.dir.path().join(format!("n{i}"))).collect();
+        if let (Some(last), Some(data)) = (lab.voter_data.last_mut(), &plan.last_voter_data) {
+            last.clone_from(data);
+        }
         for i in 0..plan.voters {
             lab.add_voter(&plan, i);
         }
@@ -201,7 +208,7 @@ impl Lab {
     /// Returns the data directory of a voter.
     #[must_use]
     pub fn voter_data(&self, i: usize) -> PathBuf {
-        self.dir.path().join(format!("n{}", i + 1))
+        self.voter_data[i].clone()
     }
 
     /// Returns where a machine keeps a config set.
@@ -284,6 +291,12 @@ impl Lab {
         self.voters[i].child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Returns the settings file of a voter.
+    #[must_use]
+    pub fn voter_settings(&self, i: usize) -> &Path {
+        &self.voters[i].settings
+    }
+
     /// Returns the address of a voter's API.
     #[must_use]
     pub fn api(&self, i: usize) -> SocketAddr {
@@ -324,6 +337,28 @@ impl Lab {
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         let (status, body) = self.call(Method::GET, path, None).await?;
         if status == 200 { serde_json::from_value(body).ok() } else { None }
+    }
+
+    /// Returns an object as one voter shows it; the others are not asked.
+    pub async fn get_at(&self, voter: usize, path: &str) -> Option<Value> {
+        let url = format!("http://{}{path}", self.apis[voter]);
+        let response = self.http.get(url).timeout(Duration::from_secs(12)).send().await.ok()?;
+        if response.status().as_u16() == 200 { response.json().await.ok() } else { None }
+    }
+
+    /// Returns all items of a list of one voter, page after page.
+    pub async fn list_at(&self, voter: usize, path: &str) -> Option<Vec<Value>> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let mut items = Vec::new();
+        let mut page = String::new();
+        loop {
+            let mut list = self.get_at(voter, &format!("{path}{separator}limit=1000{page}")).await?;
+            items.append(list["items"].as_array_mut()?);
+            match list["next_page"].as_str() {
+                Some(next) => page = format!("&page={next}"),
+                None => return Some(items),
+            }
+        }
     }
 
     /// Returns the cluster's status.
@@ -433,7 +468,7 @@ pub fn signal(pid: u32, what: Signal) {
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`].
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "never: {what}");

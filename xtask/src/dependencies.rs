@@ -45,6 +45,9 @@ const BANNED: &[(&str, &str)] = &[
     ("async-std", "unmaintained"),
 ];
 
+/// Where packages may come from.
+const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
 /// Licences that may be in the binary.
 const LICENCES: &[&str] = &[
     "MIT",
@@ -74,7 +77,11 @@ pub(crate) fn problems(root: &Path) -> Vec<String> {
         .filter(|output| output.status.success())
         .and_then(|output| serde_json::from_slice(&output.stdout).ok());
     match metadata {
-        Some(metadata) => judge(&metadata),
+        Some(metadata) => {
+            // For people: each costs time and bytes, none is wrong.
+            println!("packages that stand twice: {}", twice(&metadata).join(", "));
+            judge(&metadata)
+        }
         None => vec!["cargo metadata --locked fails: is Cargo.lock up to date?".into()],
     }
 }
@@ -89,6 +96,9 @@ fn judge(metadata: &Value) -> Vec<String> {
             problems.push(format!("{name} is in the build: {why}"));
         }
         let ours = package["source"].is_null();
+        if !ours && !package["source"].as_str().is_some_and(|source| source.starts_with(CRATES_IO)) {
+            problems.push(format!("{name} comes from {}, not from crates.io", package["source"]));
+        }
         if !ours && !is_allowed(package["license"].as_str().unwrap_or_default()) {
             problems.push(format!("{name} has the licence {}", package["license"]));
         }
@@ -106,6 +116,17 @@ fn judge(metadata: &Value) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Returns the packages of which there is more than one version, by name.
+fn twice(metadata: &Value) -> Vec<String> {
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let (name, version) = (package["name"].as_str(), package["version"].as_str());
+        versions.entry(name.unwrap_or_default()).or_default().insert(version.unwrap_or_default());
+    }
+    let several = versions.into_iter().filter(|(_, versions)| versions.len() > 1);
+    several.map(|(name, versions)| format!("{name} {}", Vec::from_iter(versions).join(" and "))).collect()
 }
 
 /// Returns whether a licence expression can be met with allowed licences.
@@ -143,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_banned_package_and_a_strange_licence_are_found() {
-        let metadata = |name: &str, licence: &str| json!({ "packages": [{ "name": name, "source": "registry", "license": licence, "dependencies": [] }] });
+        let metadata = |name: &str, licence: &str| json!({ "packages": [{ "name": name, "source": CRATES_IO, "license": licence, "dependencies": [] }] });
         assert_eq!(judge(&metadata("openssl-sys", "MIT")).len(), 1);
         assert_eq!(judge(&metadata("x", "GPL-3.0")).len(), 1);
         for good in [
@@ -154,5 +175,19 @@ mod tests {
         ] {
             assert_eq!(judge(&metadata("x", good)), Vec::<String>::new(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_package_from_elsewhere_is_found() {
+        let source = "git+https://example.org/x";
+        let package = json!({ "name": "x", "source": source, "license": "MIT", "dependencies": [] });
+        assert_eq!(judge(&json!({ "packages": [package] })).len(), 1);
+    }
+
+    #[test]
+    fn packages_that_stand_twice_are_named() {
+        let of = |name: &str, version: &str| json!({ "name": name, "version": version });
+        let metadata = json!({ "packages": [of("a", "1.0.0"), of("b", "1.0.0"), of("a", "2.0.0")] });
+        assert_eq!(twice(&metadata), ["a 1.0.0 and 2.0.0"]);
     }
 }

@@ -74,6 +74,9 @@ struct Here {
     busy: BTreeSet<ServerName>,
     /// Those that we end ourselves: their end is no failure.
     ending: BTreeSet<(ServerName, FencingToken)>,
+    /// The last token of each server whose end was reported: nothing is done under it again, whatever a view says that
+    /// does not know of the report yet.
+    ended: BTreeMap<ServerName, FencingToken>,
     applied: BTreeMap<SetName, u64>,
     waiting_for_sets: BTreeMap<ServerName, Instant>,
 }
@@ -162,7 +165,8 @@ impl Serving<'_> {
             return;
         }
         for order in &view.orders {
-            if here.busy.contains(&order.server) {
+            let ended = here.ended.get(&order.server).is_some_and(|token| *token >= order.token);
+            if ended || here.busy.contains(&order.server) {
                 continue;
             }
             let running = here.running.get(&order.server);
@@ -256,7 +260,7 @@ impl Serving<'_> {
                     Err(error @ (leaseward_node::Error::Launch { .. } | leaseward_node::Error::BadOrder { .. })) => {
                         warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
                         let report = ServerReport::NotStarted { why: error.to_string() };
-                        self.report(order.server, order.token, report).await;
+                        self.report(here, order.server, order.token, report).await;
                     }
                     Err(error) => debug!(server = %order.server, %error, "not started yet"),
                 }
@@ -267,14 +271,14 @@ impl Serving<'_> {
                     Ok(certificate) => {
                         here.running.remove(&server);
                         if report {
-                            self.report(server, token, ServerReport::Dead { certificate, failure: None }).await;
+                            self.report(here, server, token, ServerReport::Dead { certificate, failure: None }).await;
                         }
                     }
                     Err(leaseward_node::Error::NotHere { .. }) => {
                         // Nothing of it ever ran here, or its end was told before.
                         here.running.remove(&server);
                         if report {
-                            self.report(server, token, ServerReport::Absent).await;
+                            self.report(here, server, token, ServerReport::Absent).await;
                         }
                     }
                     Err(error) => warn!(%server, %token, %error, "not stopped yet"),
@@ -322,10 +326,13 @@ impl Serving<'_> {
                 return;
             }
         };
-        self.report(server, token, report).await;
+        self.report(here, server, token, report).await;
     }
 
-    async fn report(&self, server: ServerName, token: FencingToken, report: ServerReport) {
+    async fn report(&self, here: &mut Here, server: ServerName, token: FencingToken, report: ServerReport) {
+        if matches!(report, ServerReport::Dead { .. } | ServerReport::NotStarted { .. } | ServerReport::Absent) {
+            here.ended.insert(server.clone(), token);
+        }
         self.reports.send(Command::ReportServer { server, token, report }).await.ok();
     }
 
