@@ -308,12 +308,18 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
         assert!(lab.voter_lives(voter) && lab.voter_pid(voter) == pids[voter], "a voter with room died");
     }
 
+    // It cannot keep its log: it says so, and ends rather than acknowledge what it does not have.
+    eventually("the full voter ends", async || !lab.voter_lives(2)).await;
+    let log = fs::read_to_string(lab.dir().join("log/n3.log")).expect("readable");
+    println!("the full voter's last words: {}", log.lines().next_back().unwrap_or_default());
+    assert!(log.contains("LW0605"), "it never said why");
+    let again = lab.command(&["agent", "--config"]).arg(lab.voter_settings(2)).output().expect("it starts");
+    let said = said(&again);
+    println!("started on the full disk: {} {said}", again.status);
+    assert!(!again.status.success() && said.contains("LW0605"), "{said}");
     small.free();
-    println!("the full voter lives: {}", lab.voter_lives(2));
-    if !lab.voter_lives(2) {
-        lab.kill_voter(2);
-        lab.start_voter(2);
-    }
+    lab.kill_voter(2);
+    lab.start_voter(2);
     eventually("writes are taken", async || acquire(&lab, &mut held).status.success()).await;
     let wanted = held.len();
     println!("disk full: {wanted} leases were granted");

@@ -57,7 +57,7 @@ pub fn plan(state: &State, observed: &Observed, now: Duration, term: Term) -> Pl
     for (name, server) in servers {
         let fence = match &server.placement {
             Placement::Unplaced { .. } => None,
-            Placement::Expired(expired) => match fenced(state, observed, now, name, server, expired) {
+            Placement::Expired(expired) => match fenced(observed, now, name, server, expired) {
                 Fenced::Yes(proof) => Some(proof),
                 Fenced::In(left) => {
                     plan.again = Some(plan.again.map_or(left, |again| again.min(left)));
@@ -93,19 +93,11 @@ enum Fenced {
     Never,
 }
 
-fn fenced(
-    state: &State,
-    observed: &Observed,
-    now: Duration,
-    name: &ServerName,
-    server: &Server,
-    expired: &Expired,
-) -> Fenced {
+fn fenced(observed: &Observed, now: Duration, name: &ServerName, server: &Server, expired: &Expired) -> Fenced {
     if let Some(proof) = &expired.fence {
         return Fenced::Yes(proof.clone());
     }
-    let level = state.machine(&expired.machine).map(|machine| machine.profile.fence).unwrap_or_default();
-    let Some(grace_ms) = server.spec.grace_ms.or(level.grace_ms()) else { return Fenced::Never };
+    let Some(grace_ms) = server.spec.grace_ms.or(expired.level.grace_ms()) else { return Fenced::Never };
     let Some(seen) = observed.expired.get(&(name.clone(), expired.token)) else {
         return Fenced::In(Duration::from_millis(grace_ms));
     };

@@ -94,6 +94,19 @@ fn without_a_proof_the_grace_is_waited_for_on_the_masters_own_clock() {
 }
 
 #[test]
+fn the_grace_is_that_of_the_level_under_which_the_copy_was_started() {
+    let mut world = World::default();
+    world.machine("m1", FenceLevel::F1);
+    world.machine("m2", FenceLevel::F2);
+    world.server("a", |spec| spec.candidates = world::machines(&["m1", "m2"]));
+    world.carry_out();
+    world.close("m1");
+    // Its agent returns with more privileges; that says nothing of the copy that it cannot prove dead.
+    world.machine("m1", FenceLevel::F2);
+    check(&mut world, &expect!["a waits: grace: 2000 ms are left\nagain in 2000 ms\n"]);
+}
+
+#[test]
 fn a_new_master_counts_the_grace_anew() {
     let mut world = World::default();
     world.machine("m1", FenceLevel::F2);

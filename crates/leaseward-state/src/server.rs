@@ -248,6 +248,9 @@ pub struct Assignment {
     pub session: SessionId,
     /// The fencing token of this right.
     pub token: FencingToken,
+    /// How surely the machine could stop it when it was given: an agent that returns with more privileges says nothing
+    /// of the copy that was started before.
+    pub level: FenceLevel,
     /// When it was given.
     pub at: UnixMillis,
     /// Why it was given.
@@ -313,6 +316,8 @@ pub struct Expired {
     pub machine: MachineName,
     /// The token that is over.
     pub token: FencingToken,
+    /// How surely the machine can stop this copy.
+    pub level: FenceLevel,
     /// The entry that ended it.
     pub since: Revision,
     /// Why it ended.

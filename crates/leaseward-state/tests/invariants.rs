@@ -176,7 +176,15 @@ fn servers_and_their_leases_tell_one_story() {
     });
     let expired = |token| {
         let since = Revision(9);
-        Placement::Expired(Expired { machine: machine("m1"), token, since, cause: Cause::MachineLost, fence: None })
+        let level = FenceLevel::F2;
+        Placement::Expired(Expired {
+            machine: machine("m1"),
+            token,
+            level,
+            since,
+            cause: Cause::MachineLost,
+            fence: None,
+        })
     };
     noticed(broken, |records| record!(records, web(), Server).placement = expired(FencingToken(9)));
     noticed(broken, |records| {

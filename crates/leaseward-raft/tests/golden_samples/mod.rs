@@ -297,6 +297,7 @@ pub(crate) fn placements() -> Vec<Placement> {
             machine: machine(),
             session: SessionId(3),
             token: TOKEN,
+            level: FenceLevel::F2,
             at: UnixMillis(4),
             cause: Cause::Started,
             status: ServerStatus::Ordered,
@@ -306,6 +307,7 @@ pub(crate) fn placements() -> Vec<Placement> {
         Placement::Expired(Expired {
             machine: machine(),
             token: TOKEN,
+            level: FenceLevel::F2,
             since: Revision(4),
             cause: Cause::MachineLost,
             fence: Some(FenceProof::Swept),

@@ -149,6 +149,7 @@ impl State {
         if machine.session != Some(assign.session) {
             return Err(outdated("the machine's session is another one"));
         }
+        let level = machine.profile.fence;
         let fence = match &server.placement {
             Placement::Unplaced { .. } => None,
             Placement::Expired(expired) => Some(
@@ -177,6 +178,7 @@ impl State {
             machine: assign.machine.clone(),
             session: assign.session,
             token,
+            level,
             at: self.now,
             cause: assign.cause,
             status: ServerStatus::Ordered,
@@ -349,7 +351,8 @@ impl State {
         self.touched.insert(RecordKey::Lease(name.lease()));
         self.orders_changed(&assignment.machine);
         events.push(Event::LeaseEnded { lease: name.lease(), token: assignment.token, why: GrantEnd::Released });
-        let exit = certificate.map_or_else(|| "never started".to_owned(), |certificate| certificate.exit.to_string());
+        let exit =
+            certificate.map_or_else(|| "nothing of it was here".to_owned(), |certificate| certificate.exit.to_string());
         events.push(Event::ServerStopped {
             server: name.clone(),
             machine: assignment.machine,
@@ -365,6 +368,7 @@ impl State {
         let expired = Expired {
             machine: assignment.machine.clone(),
             token: assignment.token,
+            level: assignment.level,
             since: self.revision,
             cause,
             fence: None,
