@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use crate::figures::micros;
 use crate::floor;
 
-const QUIET: Plan = Plan { voters: 3, machines: 0, profile: "default", ttl: "3s", log: "warn" };
+fn quiet() -> Plan {
+    Plan { profile: "default", ttl: "3s", log: "warn", ..Plan::default() }
+}
 
 /// Clients that ask at the same time.
 const CLIENTS: usize = 64;
@@ -52,7 +54,7 @@ async fn at_leader(lab: &Lab) -> Client {
 
 /// One client, one commit after the other.
 pub(crate) async fn commit_latency() -> Value {
-    let lab = Lab::start(QUIET).await;
+    let lab = Lab::start(quiet()).await;
     let client = at_leader(&lab).await;
     let session = open(&client, 3_600_000).await;
     let mut took = Vec::new();
@@ -70,7 +72,7 @@ pub(crate) async fn commit_latency() -> Value {
 
 /// Many clients, each acquires one lease after the other: one commit each.
 pub(crate) async fn acquire_rate() -> Value {
-    let lab = Lab::start(QUIET).await;
+    let lab = Lab::start(quiet()).await;
     let done = Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
     let until = Instant::now() + SPAN;
@@ -100,7 +102,7 @@ pub(crate) async fn acquire_rate() -> Value {
 
 /// Many connections renew many sessions, several in a question.
 pub(crate) async fn renewal_rate() -> Value {
-    let lab = Lab::start(QUIET).await;
+    let lab = Lab::start(quiet()).await;
     let (sessions_each, batch) = (16, 16);
     let done = Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
@@ -150,7 +152,7 @@ pub(crate) async fn renewal_rate() -> Value {
 
 /// From the moment at which a session may be ended to the moment at which a waiter has its lease.
 pub(crate) async fn expiry_overshoot() -> Value {
-    let lab = Lab::start(QUIET).await;
+    let lab = Lab::start(quiet()).await;
     let client = at_leader(&lab).await;
     let waiter = open(&client, 3_600_000).await;
     let ttl = Duration::from_millis(500);

@@ -12,7 +12,7 @@ use crate::figures::micros;
 /// From SIGKILL of the leader to the answer of a write that is sent at that moment through another node, which is not
 /// sent again by its caller; and how many of them failed.
 pub(crate) async fn leader_kill() -> Value {
-    let plan = Plan { voters: 3, machines: 0, profile: "default", ttl: "3s", log: "warn" };
+    let plan = Plan { machines: 0, profile: "default", ttl: "3s", log: "warn", ..Plan::default() };
     let mut lab = Lab::start(plan).await;
     let mut took = Vec::new();
     let mut failed = 0;

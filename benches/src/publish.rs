@@ -11,7 +11,7 @@ use crate::figures::micros;
 
 /// A set of one small file, and a set of two hundred files of which one changes, on three members.
 pub(crate) async fn publish_to_applied() -> Value {
-    let plan = Plan { voters: 3, machines: 3, profile: "default", ttl: "3s", log: "warn" };
+    let plan = Plan { machines: 3, profile: "default", ttl: "3s", log: "warn", ..Plan::default() };
     let lab = Lab::start(plan).await;
     let dir = tempfile::tempdir().expect("a directory");
     let small = dir.path().join("small");

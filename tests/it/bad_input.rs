@@ -255,8 +255,8 @@ async fn grow_log(lab: &Lab) {
 async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
     let Some(small) = Small::mount(192) else { return };
     let data = small.path().join("n3");
-    let mut lab = Lab::start(Plan { last_voter_data: Some(data), ..Plan::default() }).await;
-    let pids: Vec<u32> = (0..3).map(|voter| lab.voter_pid(voter)).collect();
+    let mut lab = Lab::start(Plan { last_voter_data: Some(data.clone()), ..Plan::default() }).await;
+    let pids = [lab.voter_pid(0), lab.voter_pid(1)];
     let mut held = Vec::new();
     let acquire = |lab: &Lab, held: &mut Vec<(String, String)>| {
         let name = format!("kept/{}", held.len());
@@ -304,19 +304,20 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
     let publish = lab.cli(&["config", "publish", "large", "--from", large.to_str().expect("text"), "--timeout", "20s"]);
     assert!(publish.status.success(), "two of three can keep it: {}", said(&publish));
     grow_log(&lab).await;
-    for voter in 0..2 {
-        assert!(lab.voter_lives(voter) && lab.voter_pid(voter) == pids[voter], "a voter with room died");
+    for (voter, pid) in pids.into_iter().enumerate() {
+        assert!(lab.voter_lives(voter) && lab.voter_pid(voter) == pid, "a voter with room died");
     }
 
     // It cannot keep its log: it says so, and ends rather than acknowledge what it does not have.
     eventually("the full voter ends", async || !lab.voter_lives(2)).await;
     let log = fs::read_to_string(lab.dir().join("log/n3.log")).expect("readable");
     println!("the full voter's last words: {}", log.lines().next_back().unwrap_or_default());
-    assert!(log.contains("LW0605"), "it never said why");
+    assert!(log.contains("LW0605: the log cannot be written"), "it never said why");
     let again = lab.command(&["agent", "--config"]).arg(lab.voter_settings(2)).output().expect("it starts");
     let said = said(&again);
     println!("started on the full disk: {} {said}", again.status);
     assert!(!again.status.success() && said.contains("LW0605"), "{said}");
+    assert!(!data.join("state.bad-0").exists(), "a full disk is no damage: what is moved aside fills it further");
     small.free();
     lab.kill_voter(2);
     lab.start_voter(2);

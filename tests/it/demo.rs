@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use std::io::{BufRead, BufReader};
 
-use leaseward_tests::binary;
+use leaseward_tests::{binary, signal};
+use rustix::process::Signal;
 
 /// Starts the demo, reads all it says, and looks that nothing of it lives on.
 #[test]
@@ -50,10 +51,41 @@ fn dev_tells_its_story_and_leaves_nothing_behind() {
         assert!(said.contains(part), "it never said {part:?}:\n{said}");
     }
     assert!(!std::path::Path::new(&dir).exists(), "{dir} is still there");
-    let left = std::fs::read_dir("/proc")
+    assert_eq!(processes_of(&dir), 0, "processes of the demo live on");
+}
+
+/// Returns how many processes were started for this directory.
+fn processes_of(dir: &str) -> usize {
+    std::fs::read_dir("/proc")
         .expect("readable")
         .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
-        .filter(|line| String::from_utf8_lossy(line).contains(&dir))
-        .count();
-    assert_eq!(left, 0, "processes of the demo live on");
+        .filter(|line| String::from_utf8_lossy(line).contains(dir))
+        .count()
+}
+
+/// An operator plays with a cluster and presses Ctrl-C.
+#[test]
+fn an_interrupt_leaves_no_process_behind() {
+    let home = tempfile::tempdir().expect("a directory");
+    let keep = home.path().join("kept");
+    let mut child = Command::new(binary())
+        .args(["dev", "--no-demo", "--keep", &keep.display().to_string()])
+        .env("HOME", home.path())
+        .env_remove("XDG_CONFIG_HOME")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let stdout = child.stdout.take().expect("piped");
+    let said: Vec<String> = BufReader::new(stdout)
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| !line.contains("Ctrl-C stops"))
+        .collect();
+    assert!(said.iter().any(|line| line.contains("3 machines")), "{said:?}");
+    let dir = keep.canonicalize().expect("it exists").display().to_string();
+    assert_eq!(processes_of(&dir), 7, "three voters, three machines, and the one that started them");
+    signal(child.id(), Signal::INT);
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(processes_of(&dir), 0, "processes live on");
+    assert!(keep.join("n1").is_dir(), "what was to be kept is kept");
 }

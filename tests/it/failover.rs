@@ -303,7 +303,7 @@ async fn an_operator_stops_starts_and_moves() {
 
     assert_eq!(story.operate(&["server", "stop", "nobody"]), 3, "there is no such server");
     assert_ne!(story.operate(&["server", "move", NAME, "--to", "m9"]), 0, "there is no such machine");
-    assert_eq!(story.newest(), Life { last: story.newest().last, ..moved.clone() }, "a refused move moved it");
+    assert_eq!(story.newest().first, moved.first, "what was refused did something");
 
     // The best candidate is cordoned: the next one is taken.
     assert_eq!(story.operate(&["machine", "cordon", "m2", "-m", "its fan is loud"]), 0);

@@ -46,16 +46,18 @@ impl SledStore {
     /// Opens the store in `dir`. What cannot be opened is moved aside, and the store is empty.
     ///
     /// # Errors
-    /// What the operating system says if even an empty store cannot be made.
+    /// What the operating system says if even an empty store cannot be made, or if the disk is full: that is no
+    /// damage, and what is moved aside at every start would only fill it further.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         remove_half_snapshots(dir)?;
         match open_patiently(dir) {
             Ok(db) => Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() }),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
             Err(why) => {
                 warn!(%why, "the state store cannot be opened and is rebuilt");
                 set_aside(dir)?;
-                let db = open_guarded(dir).map_err(io::Error::other)?;
+                let db = open_guarded(dir)?;
                 Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() })
             }
         }
@@ -219,11 +221,11 @@ fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
 
 /// Waits for a former handle of this process to let go: sled's own threads end a little after it is dropped. Nobody
 /// else can hold its lock, because the whole data directory is locked.
-fn open_patiently(dir: &Path) -> Result<sled::Db, String> {
+fn open_patiently(dir: &Path) -> io::Result<sled::Db> {
     let mut waited = Duration::ZERO;
     loop {
         match open_guarded(dir) {
-            Err(why) if why.contains("could not acquire lock") && waited < SLED_LOCK_WITHIN => {
+            Err(error) if error.to_string().contains("could not acquire lock") && waited < SLED_LOCK_WITHIN => {
                 sleep(SLED_LOCK_RETRY);
                 waited += SLED_LOCK_RETRY;
             }
@@ -232,13 +234,15 @@ fn open_patiently(dir: &Path) -> Result<sled::Db, String> {
     }
 }
 
-fn open_guarded(dir: &Path) -> Result<sled::Db, String> {
+fn open_guarded(dir: &Path) -> io::Result<sled::Db> {
     let config =
         sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(500)).mode(sled::Mode::LowSpace);
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it panicked at opening".to_owned()),
+        // As the operating system said it, with its kind.
+        Ok(Err(sled::Error::Io(error))) => Err(error),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::Error::other("it panicked at opening")),
     }
 }
 

@@ -91,4 +91,29 @@ mod tests {
         assert_eq!(left(500, 500, 0), 498, "the wall clock was stepped backwards: the others know better");
         assert_eq!(left(2_000, 0, 0), 0);
     }
+
+    /// The rule, broken: a holder that counted from the answer would believe in what somebody else has.
+    #[test]
+    fn counted_from_the_answer_two_would_believe() {
+        let ttl = Duration::from_millis(1_000);
+        // Sent at 0, with the leader at 10, answered at 900: the leader may grant it again 1000 ms after 10.
+        let (sent, answered) = (moment(0, 0, 0), moment(900, 900, 900));
+        let regranted = moment(1_010, 1_010, 1_010);
+        assert!(Validity::from_send(sent, ttl).remaining_at(&regranted).is_zero());
+        let mutant = Validity::from_send(answered, ttl);
+        assert!(!mutant.remaining_at(&regranted).is_zero(), "the mutant believes 888 ms too long");
+    }
+
+    /// And without the margin for the clocks' rates: a holder's clock that is slow by r, a leader's that is fast by r.
+    #[test]
+    fn without_the_margin_a_slow_clock_believes_too_long() {
+        let ttl = Duration::from_secs(1_000);
+        let regranted_after = ttl.mul_f64(1.0 / (1.0 + crate::limits::CLOCK_RATE_ERROR));
+        let on_holders_clock = regranted_after.mul_f64(1.0 - crate::limits::CLOCK_RATE_ERROR);
+        let then = Moment { raw: on_holders_clock, boot: on_holders_clock, wall: on_holders_clock };
+        let with_margin = Validity::from_send(moment(0, 0, 0), ttl);
+        assert!(with_margin.remaining_at(&then) <= Duration::from_micros(1));
+        let mutant = Validity { sent: moment(0, 0, 0), span: ttl };
+        assert!(mutant.remaining_at(&then) > Duration::from_secs(1));
+    }
 }

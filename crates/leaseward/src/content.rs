@@ -237,6 +237,7 @@ impl QuorumContent {
         let mut seen = std::collections::BTreeMap::new();
         loop {
             let state = Arc::clone(&published.borrow_and_update().state);
+            let mut incomplete = false;
             for (name, set) in state.sets() {
                 let newest = (set.head, set.newest().manifest);
                 if seen.get(name) == Some(&newest) {
@@ -249,13 +250,17 @@ impl QuorumContent {
                         }
                         seen.insert(name.clone(), newest);
                     }
-                    Err(error) => warn!(set = %name, version = newest.0, %error, "content is not here yet"),
+                    Err(error) => {
+                        incomplete = true;
+                        warn!(set = %name, version = newest.0, %error, "content is not here yet");
+                    }
                 }
             }
-            let incomplete = seen.len() < state.sets().count();
-            tokio::select! {
-                changed = published.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(Duration::from_secs(1)), if incomplete => {}
+            if incomplete {
+                // Not at every change of the state: on a full disk nothing comes of it but load and words.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            } else if published.changed().await.is_err() {
+                return;
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *words.as_slice() {
-        ["absent", path] => ExitCode::from(u8::from(std::path::Path::new(path).exists())),
+        ["absent", path] => ExitCode::from(u8::from(Path::new(path).exists())),
         ["exit", code] => ExitCode::from(code.parse::<u8>().expect("a code")),
         ["daemon-start", ref rest @ ..] => {
             // The second of two forks: the daemon's parent is gone, and it leads no session.
             rustix::process::setsid().ok();
-            start(&[&["stamp"], rest].concat());
+            leave_behind(again(&[&["stamp"], rest].concat()));
             ExitCode::SUCCESS
         }
         ["stamp", file, ref options @ ..] => stamp(file, options),
@@ -77,31 +77,37 @@ fn stamp(path: &str, words: &[&str]) -> ExitCode {
     let mut file = open(path);
     if options.daemon {
         let life = life.to_string();
-        start(&["daemon-start", path, "--ignore-term", "--life", &life]);
+        again(&["daemon-start", path, "--ignore-term", "--life", &life]).status().expect("it starts");
     }
     loop {
         let now = now_ns();
         let line = format!("{now} {token} {} {life}\n", std::process::id());
         // One write of one line to the end: writers do not tear each other's.
         file.write_all(line.as_bytes()).expect("a stamp");
-        if options.crash_if.as_deref().is_some_and(std::path::Path::exists) {
+        if options.crash_if.as_deref().is_some_and(Path::exists) {
             return ExitCode::FAILURE;
         }
         if options.lasting.is_some_and(|lasting| Duration::from_nanos(now - began) >= lasting) {
+            return ExitCode::SUCCESS;
+        }
+        if !Path::new(path).exists() {
+            // The test is over, and nobody was there to end this.
             return ExitCode::SUCCESS;
         }
         std::thread::sleep(PAUSE);
     }
 }
 
-fn start(arguments: &[&str]) {
+fn again(arguments: &[&str]) -> Command {
     let me = std::env::current_exe().expect("a program knows where it is");
     let mut child = Command::new(me);
     child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = child.spawn().expect("it starts");
-    if arguments[0] == "daemon-start" {
-        child.wait().expect("it ends");
-    }
+    child
+}
+
+#[expect(clippy::zombie_processes, reason = "a daemon outlives who started it; this process ends at once")]
+fn leave_behind(mut daemon: Command) {
+    daemon.spawn().expect("it starts");
 }
 
 fn open(path: &str) -> File {

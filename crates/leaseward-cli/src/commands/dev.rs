@@ -3,6 +3,14 @@
 //! Must stay true: everything is the real thing, started as an operator would start it; whatever way this process
 //! ends, nothing that it started lives on for longer than a lease.
 
+/// Prints a line. Whoever reads it may have gone away; that must not keep us from cleaning up.
+macro_rules! show {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($text)*).ok();
+    }};
+}
+
 mod cluster;
 mod story;
 
@@ -24,12 +32,12 @@ pub(crate) async fn run(arguments: DevArguments) -> Result<(), Diagnostic> {
         None => (std::env::temp_dir().join(format!("leaseward-dev-{}", std::process::id())), false),
     };
     let nodes = arguments.nodes;
-    println!("leaseward dev: {nodes} voters and {nodes} machines, a process each; state in {}", dir.display());
+    show!("leaseward dev: {nodes} voters and {nodes} machines, a process each; state in {}", dir.display());
     let mut cluster = DevCluster::new(dir, nodes, arguments.port)?;
     let told = tokio::select! {
         told = tell(&mut cluster, &arguments, began) => told,
         () = interrupted() => {
-            println!("stopping …");
+            show!("stopping …");
             Ok(())
         }
     };
@@ -44,7 +52,7 @@ pub(crate) async fn run(arguments: DevArguments) -> Result<(), Diagnostic> {
 async fn tell(cluster: &mut DevCluster, arguments: &DevArguments, began: Instant) -> Result<(), Diagnostic> {
     cluster.start(began).await?;
     write_context(cluster.apis())?;
-    println!("  API http://{}       CLI   export LEASEWARD_CONTEXT=dev", cluster.apis()[0]);
+    show!("  API http://{}       CLI   export LEASEWARD_CONTEXT=dev", cluster.apis()[0]);
     if !arguments.no_demo {
         story::tell(cluster, began).await?;
     }
@@ -52,7 +60,7 @@ async fn tell(cluster: &mut DevCluster, arguments: &DevArguments, began: Instant
         return Ok(());
     }
     let what = if arguments.keep.is_some() { "keeps" } else { "deletes" };
-    println!("\nCtrl-C stops everything and {what} {}.", cluster.dir().display());
+    show!("\nCtrl-C stops everything and {what} {}.", cluster.dir().display());
     std::future::pending::<()>().await;
     Ok(())
 }

@@ -220,8 +220,9 @@ impl Thread {
             }
             Err(error) => {
                 // After a failed sync the kernel may have thrown the pages away: what is durable is unknown.
-                let why = format!("the log cannot be written: {error}");
-                error!(%error, "the log cannot be written; nothing more is acknowledged");
+                let code = if error.kind() == io::ErrorKind::StorageFull { "LW0605" } else { "LW0600" };
+                let why = format!("{code}: the log cannot be written: {error}");
+                error!(code, %error, "the log cannot be written; nothing more is acknowledged");
                 self.failed = Some(why.clone());
                 (self.fatal)(&why);
                 Err(error)

@@ -20,6 +20,9 @@ use crate::target::Target;
 /// The cluster must be up within this.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
+/// Longest directory of sockets, in bytes: with the machine's and the server's names it must fit a socket's address.
+const RUN_DIR_BYTES_MAX: usize = 60;
+
 /// One process.
 struct Process {
     name: String,
@@ -125,7 +128,7 @@ impl DevCluster {
             }
         };
         let leader = status.leader.unwrap_or_default();
-        println!(
+        show!(
             "✓ {count} voters, leader {leader}, term {}                                    {:.1} s",
             status.term,
             began.elapsed().as_secs_f64()
@@ -136,7 +139,7 @@ impl DevCluster {
                 Ok(machines) if machines.items.iter().filter(|machine| machine.connected).count() == count => {
                     let fence =
                         machines.items.first().map(|machine| format!("{:?}", machine.fence)).unwrap_or_default();
-                    println!(
+                    show!(
                         "✓ {count} machines ({}), fence level {fence}                       {:.1} s",
                         machines.items.iter().map(|machine| machine.name.as_str()).collect::<Vec<_>>().join(" "),
                         began.elapsed().as_secs_f64()
@@ -180,8 +183,14 @@ impl DevCluster {
     }
 
     fn run_dir(&self, machine: &str) -> PathBuf {
-        // Sockets have short names.
-        self.dir.join("run").join(machine)
+        // Sockets have short names, whatever the directory's own.
+        let base = self.dir.join("run");
+        let base = if base.as_os_str().len() > RUN_DIR_BYTES_MAX {
+            std::env::temp_dir().join(format!("leaseward-run-{}", std::process::id()))
+        } else {
+            base
+        };
+        base.join(machine)
     }
 
     /// Kills a machine: its agent and everything that runs on it, at once.
@@ -236,6 +245,7 @@ impl DevCluster {
     /// Removes everything that was stored.
     pub(super) fn remove(&self) {
         fs::remove_dir_all(&self.dir).ok();
+        fs::remove_dir_all(self.run_dir("")).ok();
     }
 }
 

@@ -23,18 +23,18 @@ pub(super) async fn tell(cluster: &mut DevCluster, began: Instant) -> Result<(),
     let address = cluster.server_address();
     let source = cluster.dir().join("demo");
     let v1 = publish(&api, &source, "version one").await?;
-    println!("✓ config set `demo` v{v1} published                             {:.1} s", began.elapsed().as_secs_f64());
+    show!("✓ config set `demo` v{v1} published                             {:.1} s", began.elapsed().as_secs_f64());
     define_server(cluster, &api).await?;
     let server = until(&api, "`hello` runs", |server| server.phase == ServerPhase::Running).await?;
     let home = server.machine.clone().unwrap_or_default();
-    println!(
+    show!(
         "✓ server `hello` on {home}, address {address}, fencing token {}        {:.1} s",
         token(&server),
         began.elapsed().as_secs_f64()
     );
-    println!("  GET http://{address} says: {}", first_line(&get(address).await?));
+    show!("  GET http://{address} says: {}", first_line(&get(address).await?));
 
-    println!("\nThe demo now kills {home}. Watch the server come back:");
+    show!("\nThe demo now kills {home}. Watch the server come back:");
     let before = revision(&api).await?;
     let killed_at = leaseward_raft::clock::wall_millis();
     let killed = Instant::now();
@@ -49,7 +49,7 @@ pub(super) async fn tell(cluster: &mut DevCluster, began: Instant) -> Result<(),
     let new_home = server.machine.clone().unwrap_or_default();
     phases(&api, before, killed_at, &new_home).await?;
     say(out_of_service, &new_home, "`hello` answers: 200 OK");
-    println!(
+    show!(
         "✓ out of service for {:.1} s. GET http://{address} now says: {}",
         out_of_service.as_secs_f64(),
         first_line(&page)
@@ -68,11 +68,11 @@ async fn catch_up(cluster: &mut DevCluster, api: &Api, source: &Path, home: &str
     let took = published.elapsed().as_millis();
     let on: Vec<_> =
         members.items.iter().filter(|member| is_at(member, v2)).map(|member| member.machine.as_str()).collect();
-    println!(
+    show!(
         "✓ config set `demo` v{v2} published: on {} after {took} ms; {home} is behind (down) and will catch up",
         on.join(" and ")
     );
-    println!("  the page says: {}", last_line(&get(cluster.server_address()).await?));
+    show!("  the page says: {}", last_line(&get(cluster.server_address()).await?));
     let back = Instant::now();
     cluster.start_machine(home)?;
     synced(api, v2, |members| {
@@ -80,7 +80,7 @@ async fn catch_up(cluster: &mut DevCluster, api: &Api, source: &Path, home: &str
     })
     .await?;
     let greeting = fs::read_to_string(cluster.sets_of(home).join("demo").join("greeting.txt")).unwrap_or_default();
-    println!(
+    show!(
         "✓ {home} is back and has `demo` v{v2} ({}) after {:.1} s; `hello` stays where it is",
         greeting.trim(),
         back.elapsed().as_secs_f64()
@@ -180,7 +180,7 @@ async fn phases(api: &Api, after: u64, killed_at: u64, new_home: &str) -> Result
 }
 
 fn say(at: Duration, who: &str, what: &str) {
-    println!("  {:06.3}  {who:<8} {what}", at.as_secs_f64());
+    show!("  {:06.3}  {who:<8} {what}", at.as_secs_f64());
 }
 
 fn token(server: &Server) -> String {
