@@ -98,10 +98,10 @@ fn fenced(observed: &Observed, now: Duration, name: &ServerName, server: &Server
         return Fenced::Yes(proof.clone());
     }
     let Some(grace_ms) = server.spec.grace_ms.or(expired.level.grace_ms()) else { return Fenced::Never };
-    let Some(seen) = observed.expired.get(&(name.clone(), expired.token)) else {
-        return Fenced::In(Duration::from_millis(grace_ms));
-    };
-    let due = *seen + Duration::from_millis(grace_ms);
+    // First the copy's own deadline, then the grace for the fence to have worked.
+    let wait = Duration::from_millis(expired.wait_ms + grace_ms);
+    let Some(seen) = observed.expired.get(&(name.clone(), expired.token)) else { return Fenced::In(wait) };
+    let due = *seen + wait;
     if now >= due { Fenced::Yes(FenceProof::Grace(grace_ms)) } else { Fenced::In(due - now) }
 }
 

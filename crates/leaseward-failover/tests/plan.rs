@@ -107,6 +107,19 @@ fn the_grace_is_that_of_the_level_under_which_the_copy_was_started() {
 }
 
 #[test]
+fn a_session_that_was_superseded_early_leaves_its_copy_a_whole_time_to_live() {
+    let mut world = World::default();
+    world.machine("m1", FenceLevel::F2);
+    world.server("a", |_| ());
+    world.carry_out();
+    // The agent of m1 starts again without its memory: the copy of before may have been extended a moment ago.
+    world.machine_back("m1", false);
+    check(&mut world, &expect!["a waits: grace: 3100 ms are left\nagain in 3100 ms\n"]);
+    world.now = ms(3_100);
+    check(&mut world, &expect!["assign a to m1 (MachineRestarted) proof Grace(100)\n"]);
+}
+
+#[test]
 fn a_new_master_counts_the_grace_anew() {
     let mut world = World::default();
     world.machine("m1", FenceLevel::F2);

@@ -44,13 +44,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn take(status: Status, stream: UnixStream) -> Result<Self, String> {
+    fn take(status: Status, lines: Lines) -> Result<Self, String> {
         let open = |process: ProcessId| match process.open() {
             Ok(found) => Ok(found.map(Arc::new)),
             Err(error) => Err(format!("open process {}: {error}", process.pid)),
         };
         let (init, shim) = (open(status.init)?, open(status.shim)?);
-        let (link, over) = Link::over(&status.server, stream);
+        let (link, over) = Link::over(&status.server, lines);
         Ok(Self { status, link, over, init, shim })
     }
 }
@@ -116,7 +116,7 @@ async fn begin(ours: std::os::unix::net::UnixStream, order: &Order) -> Result<Ru
     let mut lines = Lines::new(stream.map_err(|e| format!("use the socket: {e}"))?);
     lines.write(order).await.map_err(|e| format!("send the order: {e}"))?;
     match lines.read().await {
-        Ok(Reply::Started(status)) => Running::take(status, lines.into_stream()),
+        Ok(Reply::Started(status)) => Running::take(status, lines),
         Ok(Reply::Failed { why }) => Err(why),
         Ok(other) => Err(format!("the shim answered {other:?}")),
         Err(error) => Err(format!("the shim ended before its server began: {error}")),
@@ -164,7 +164,7 @@ pub(crate) async fn find(files: &Files, boot_id: &str) -> Result<Running, String
         let mut lines = Lines::new(stream);
         lines.write(&Request::Status).await.map_err(|e| format!("ask: {e}"))?;
         match lines.read().await {
-            Ok(Reply::Status(status)) if status.boot_id == boot_id => Running::take(status, lines.into_stream()),
+            Ok(Reply::Status(status)) if status.boot_id == boot_id => Running::take(status, lines),
             Ok(other) => Err(format!("the shim answered {other:?}")),
             Err(error) => Err(format!("read its status: {error}")),
         }

@@ -30,11 +30,12 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Takes over a connection. The receiver hears how the server ended, if the shim lives to say it.
-    pub(crate) fn over(server: &str, stream: UnixStream) -> (Self, oneshot::Receiver<Exit>) {
+    /// Takes over a connection, with what was read of it already: the end of a short command may have come together
+    /// with the word that it began. The receiver hears how the server ended, if the shim lives to say it.
+    pub(crate) fn over(server: &str, lines: Lines) -> (Self, oneshot::Receiver<Exit>) {
         let (asks, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (over, when_over) = oneshot::channel();
-        tokio::spawn(carry(Lines::new(stream), asked, over));
+        tokio::spawn(carry(lines, asked, over));
         (Self { server: server.to_owned(), asks }, when_over)
     }
 
@@ -93,11 +94,6 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn new(stream: UnixStream) -> Self {
         Self { stream, pending: Vec::new() }
-    }
-
-    pub(crate) fn into_stream(self) -> UnixStream {
-        // A shim speaks unasked only when all is over, and then the process descriptors tell it, too.
-        self.stream
     }
 
     /// Writes one value. Gives up on a socket that stays full. Not cancel safe.

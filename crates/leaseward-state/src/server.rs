@@ -318,6 +318,9 @@ pub struct Expired {
     pub token: FencingToken,
     /// How surely the machine can stop this copy.
     pub level: FenceLevel,
+    /// How long the copy's own deadline may still lie ahead, in milliseconds: zero if the session ran out of time, its
+    /// whole time to live if something else ended it. The grace comes on top.
+    pub wait_ms: u64,
     /// The entry that ended it.
     pub since: Revision,
     /// Why it ended.

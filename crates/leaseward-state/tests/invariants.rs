@@ -181,6 +181,7 @@ fn servers_and_their_leases_tell_one_story() {
             machine: machine("m1"),
             token,
             level,
+            wait_ms: 0,
             since,
             cause: Cause::MachineLost,
             fence: None,

@@ -162,7 +162,6 @@ impl Agent {
                 Ended::SessionOver => {
                     warn!(machine = %self.config.machine, "the session is over: every server here is stopped");
                     adopted = Vec::new();
-                    self.forget_session();
                 }
             }
         }
@@ -174,13 +173,11 @@ impl Agent {
         self.config.data.join("session.json")
     }
 
-    fn forget_session(&self) {
-        fs::remove_file(self.memory_path()).ok();
-    }
-
     /// Returns the session of this machine: the one of an earlier run in this boot, or a new one.
     async fn session(&self, adopted: &mut Vec<Adopted>, reports: &mpsc::Sender<Command>) -> Keeper {
-        if let Some(memory) = Memory::load(&self.memory_path(), &self.boot_id)
+        let memory =
+            Memory::load(&self.memory_path(), &self.boot_id).filter(|memory| memory.run_dir == self.config.run_dir);
+        if let Some(memory) = &memory
             && memory.ttl_ms == self.config.ttl.as_millis() as u64
             && let Some(keeper) = self.resume(memory.session()).await
         {
@@ -188,7 +185,8 @@ impl Agent {
             return keeper;
         }
         let certificates = self.sweep(adopted).await;
-        let swept = certificates.is_some();
+        // Without a memory of this boot there may be servers that we cannot find: their proofs may be gone with it.
+        let swept = certificates.is_some() && memory.is_some();
         let incarnation = Incarnation { boot_id: self.boot_id.clone(), instance: random::unique() };
         loop {
             let sent = Moment::now();
@@ -241,6 +239,7 @@ impl Agent {
             boot_id: incarnation.boot_id.clone(),
             instance: format!("{:032x}", incarnation.instance),
             ttl_ms: self.config.ttl.as_millis() as u64,
+            run_dir: self.config.run_dir.clone(),
         };
         if let Err(error) = memory.save(&self.memory_path()) {
             warn!(%error, "cannot remember the session; a restart of the agent will end it");

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use leaseward_state::SessionId;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ pub(crate) struct Memory {
     pub(crate) boot_id: String,
     pub(crate) instance: String,
     pub(crate) ttl_ms: u64,
+    /// Where the sockets and proofs of running servers are: nothing is known of servers elsewhere.
+    pub(crate) run_dir: PathBuf,
 }
 
 impl Memory {

@@ -308,6 +308,7 @@ pub(crate) fn placements() -> Vec<Placement> {
             machine: machine(),
             token: TOKEN,
             level: FenceLevel::F2,
+            wait_ms: 5,
             since: Revision(4),
             cause: Cause::MachineLost,
             fence: Some(FenceProof::Swept),

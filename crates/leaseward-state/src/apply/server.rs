@@ -362,13 +362,24 @@ impl State {
     }
 
     /// The machine's session is over, so its right to run the server is; the copy may live on for a while.
-    pub(super) fn expire_server(&mut self, name: &ServerName, why: GrantEnd, cause: Cause, events: &mut Vec<Event>) {
+    ///
+    /// A session that did not run out of time may have been renewed a moment ago, so the copy's deadline may lie a whole
+    /// time to live ahead.
+    pub(super) fn expire_server(
+        &mut self,
+        name: &ServerName,
+        why: GrantEnd,
+        cause: Cause,
+        ttl_ms: u64,
+        events: &mut Vec<Event>,
+    ) {
         let Some(server) = self.servers.get(name) else { return };
         let Placement::Assigned(assignment) = server.placement.clone() else { return };
         let expired = Expired {
             machine: assignment.machine.clone(),
             token: assignment.token,
             level: assignment.level,
+            wait_ms: if why == GrantEnd::Expired { 0 } else { ttl_ms },
             since: self.revision,
             cause,
             fence: None,

@@ -85,7 +85,7 @@ impl State {
         for session in &ended {
             for lease in &session.leases {
                 match lease.server() {
-                    Some(server) => self.expire_server(&server, end, cause, events),
+                    Some(server) => self.expire_server(&server, end, cause, session.ttl_ms, events),
                     None => self.end_grant(lease, end, session.ttl_ms, events),
                 }
             }
