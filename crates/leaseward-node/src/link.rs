@@ -63,7 +63,14 @@ async fn carry(mut lines: Lines, mut asked: mpsc::Receiver<Asked>, over: oneshot
             ask = asked.recv() => {
                 let Some(Asked { request, answer }) = ask else { return };
                 if waiting.len() >= REQUESTS_WAITING_MAX || lines.write(&request).await.is_err() {
-                    // Dropping `answer` tells the caller; a shim that reads nothing any more is no use.
+                    // Dropping `answer` tells the caller; a shim that reads nothing any more is no use. But one that
+                    // ended while we wrote has said before how its server ended.
+                    drop(answer);
+                    while let Ok(Ok(reply)) = timeout(ACK_WAIT, lines.read()).await {
+                        let Reply::Over { exit } = reply else { continue };
+                        let _ = over.take().map(|over| over.send(exit));
+                        return;
+                    }
                     return;
                 }
                 waiting.push_back(answer);

@@ -38,11 +38,21 @@ impl State {
         if old.is_none() && self.sessions.len() >= SESSIONS_MAX {
             return Err(Refusal::TooMany { what: "open sessions".into(), max: SESSIONS_MAX as u64 });
         }
+        // A machine that boots again is not told apart from a second one of the same name. While the first one renews its
+        // session, the other stays out; after a real reboot nobody does, and it runs out of time.
+        let rebooted = known.as_ref().is_some_and(|machine| machine.incarnation.boot_id != open.incarnation.boot_id);
+        if rebooted && old.is_some() {
+            return Err(Refusal::InUse {
+                kind: "machine".into(),
+                name: open.machine.to_string(),
+                why: "it is connected from another boot; after a reboot its old session ends within its time to live"
+                    .into(),
+            });
+        }
         if let Some(old) = old {
             self.finish_sessions(&[old], SessionEnd::Superseded, events);
         }
         let id = self.new_session(Owner::Machine(open.machine.clone()), open.ttl_ms, events)?;
-        let rebooted = known.as_ref().is_some_and(|machine| machine.incarnation.boot_id != open.incarnation.boot_id);
         let machine = Machine {
             created: known.as_ref().map_or(self.revision, |machine| machine.created),
             modified: self.revision,
