@@ -91,7 +91,8 @@ fn ends_trees() -> bool {
 #[tokio::test]
 async fn its_exit_code_is_the_commands_or_says_why_there_was_none() {
     let (lab, stamps) = lab().await;
-    for code in [0, 7, 120] {
+    // Often: the end of a short command may be told together with its beginning.
+    for code in (0..12).chain([120]) {
         assert_eq!(Run::start(&lab, &[], &[victim(), "exit", &code.to_string()]).code().await, code);
     }
     assert_eq!(Run::start(&lab, &[], &["/nowhere/to/be/found"]).code().await, 127);

@@ -100,3 +100,37 @@ impl Stamps {
         lives
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamps(lines: &str) -> (tempfile::TempDir, Stamps) {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("stamps"), lines).expect("written");
+        let stamps = Stamps::at(&dir.path().join("stamps"));
+        (dir, stamps)
+    }
+
+    #[test]
+    fn lives_one_after_the_other_are_told_apart_by_token_and_start() {
+        // The last line is still being written.
+        let (_dir, stamps) = stamps("10 7 2 10\n11 7 3 10\n12 7 2 10\n20 7 2 20\n30 9 2 30\n31 9");
+        let lives = stamps.exclusive();
+        assert_eq!(lives[0], Life { token: 7, first: 10, last: 12, processes: 2 });
+        assert_eq!(lives.iter().map(|life| (life.token, life.first)).collect::<Vec<_>>(), [(7, 10), (7, 20), (9, 30)]);
+        assert_eq!(stamps.after(7), stamps.newest());
+    }
+
+    #[test]
+    #[should_panic(expected = "two at a time")]
+    fn a_single_stamp_that_comes_too_late_is_noticed() {
+        stamps("10 7 2 10\n20 9 2 20\n21 7 3 10\n").1.exclusive();
+    }
+
+    #[test]
+    #[should_panic(expected = "a token got smaller")]
+    fn an_old_token_that_comes_back_is_noticed() {
+        stamps("10 9 2 10\n20 7 2 20\n").1.exclusive();
+    }
+}

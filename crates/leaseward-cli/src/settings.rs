@@ -200,7 +200,7 @@ impl Settings {
         let settings: Self = toml::from_str(text).map_err(|error| {
             let code = if error.message().starts_with("unknown field") { "LW0103" } else { "LW0104" };
             let place = error.span().map_or_else(String::new, |span| {
-                let line = text[..span.start.min(text.len())].lines().count().max(1);
+                let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
                 format!(" line {line}")
             });
             let diagnostic = Diagnostic::new(code, format!("{origin}{place}: {}", error.message()));
