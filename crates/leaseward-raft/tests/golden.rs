@@ -94,7 +94,8 @@ fn commands() {
         OpenSession { .. }, OpenMachine(_), EndSession { .. }, CloseSessions { .. }, Acquire(_), Withdraw { .. },
         Release { .. }, Revoke { .. }, EndDelay { .. }, Cordon { .. }, RemoveMachine { .. }, PutServer { .. },
         RemoveServer { .. }, SetWanted { .. }, Move { .. }, Assign(_), GiveUp { .. }, ReportServer { .. },
-        Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. });
+        Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
+        AcquireOpening { .. });
     check("request", &samples::requests());
 }
 

@@ -61,6 +61,14 @@ impl State {
             Command::RemoveSet { set } => self.remove_set(set, events),
             Command::ReportSync { machine, sets } => self.report_sync(machine, sets, events),
             Command::Atomic { conditions, commands } => self.atomic(conditions, commands, term, events),
+            Command::AcquireOpening { name, ttl_ms, acquire } => {
+                let before = self.clone();
+                let outcome = self.acquire_opening(name, *ttl_ms, acquire, events);
+                if outcome.is_err() {
+                    *self = before;
+                }
+                outcome
+            }
             Command::Settle { server, token, fence, term: judged } => {
                 own_term(*judged, term)?;
                 self.settle(server, *token, fence.as_ref(), events)

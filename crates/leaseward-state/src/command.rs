@@ -207,6 +207,16 @@ pub enum Command {
         /// The term of the leader that decided it.
         term: Term,
     },
+    /// Opens a client's session and takes a lease with it, or queues for it, in one commit. Answers both; if the lease is
+    /// refused, no session is opened.
+    AcquireOpening {
+        /// What the client calls itself.
+        name: String,
+        /// Time to live of the session, in milliseconds.
+        ttl_ms: u64,
+        /// What is taken; its session is the one that is opened.
+        acquire: Acquire,
+    },
 }
 
 /// Opens a machine's session.
@@ -387,6 +397,7 @@ impl Command {
             Self::ReportSync { .. } => "report_sync",
             Self::Atomic { .. } => "atomic",
             Self::Settle { .. } => "settle",
+            Self::AcquireOpening { .. } => "acquire_opening",
         }
     }
 

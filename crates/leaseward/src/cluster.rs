@@ -9,7 +9,7 @@ use leaseward_raft::net::transport::Transport;
 use leaseward_raft::random;
 use leaseward_raft::{Settings, Start};
 use leaseward_state::command::Acquire;
-use leaseward_state::{Command, LeaseName, Reply};
+use leaseward_state::{Command, LeaseName, Reply, SessionId};
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::Client;
@@ -255,30 +255,26 @@ impl LeaseRequest {
 
     async fn acquire_until(self, deadline: Option<Instant>) -> Result<Option<Lease>> {
         let ttl_ms = self.ttl.as_millis() as u64;
-        // Rule R1 holds for the opening too: the clock is read before it is sent.
-        let sent = Moment::now();
-        let open = Command::OpenSession { name: self.owner.clone(), ttl_ms };
-        let Reply::Session(session) = self.client.write(open).await? else {
-            return Err(Error::Failed { code: "LW0701".into(), why: "a strange answer".into() });
-        };
-        let keeper = Keeper::start(self.client.clone(), session, self.ttl, sent);
         let holder = format!("{:016x}", random::unique() as u64);
         let acquire = Acquire {
             lease: self.lease.clone(),
-            session,
+            session: SessionId(0),
             holder: format!("{}#{holder}", self.owner.chars().take(96).collect::<String>()),
             wait: deadline.is_none_or(|deadline| deadline > Instant::now()),
             priority: self.priority,
             lock_delay_ms: self.lock_delay.as_millis() as u64,
             meta: self.meta.clone(),
         };
-        let reply = match self.client.write(Command::Acquire(acquire)).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                self.client.write(Command::EndSession { session }).await.ok();
-                return Err(error);
-            }
+        // Rule R1 holds for the opening too: the clock is read before it is sent.
+        let sent = Moment::now();
+        let command = Command::AcquireOpening { name: self.owner.clone(), ttl_ms, acquire };
+        let strange = || Error::Failed { code: "LW0701".into(), why: "a strange answer".into() };
+        let Reply::Atomic(replies) = self.client.write(command).await? else { return Err(strange()) };
+        let (Some(Reply::Session(session)), Some(reply)) = (replies.first(), replies.get(1)) else {
+            return Err(strange());
         };
+        let session = *session;
+        let keeper = Keeper::start(self.client.clone(), session, self.ttl, sent);
         let token = match reply {
             Reply::Granted { grant, .. } => Some(grant.token),
             _ => self.wait_for_grant(&keeper, deadline).await?,

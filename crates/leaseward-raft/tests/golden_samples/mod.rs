@@ -145,6 +145,7 @@ pub(crate) fn commands() -> Vec<Command> {
             commands: vec![Command::Acquire(acquire())],
         },
         Command::Settle { server: server(), token: TOKEN, fence, term: Term(2) },
+        Command::AcquireOpening { name: "c".into(), ttl_ms: 3000, acquire: acquire() },
     ]
 }
 

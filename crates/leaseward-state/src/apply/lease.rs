@@ -51,6 +51,23 @@ impl State {
         Ok(Reply::Queued { ahead: place as u32 })
     }
 
+    /// Opens a session and acquires with it. The caller takes back what a refusal leaves behind.
+    pub(super) fn acquire_opening(
+        &mut self,
+        name: &str,
+        ttl_ms: u64,
+        acquire: &Acquire,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let mut happened = Vec::new();
+        self.open_session(name, ttl_ms, &mut happened)?;
+        let session = SessionId(self.revision.0);
+        let reply = self.acquire(&Acquire { session, ..acquire.clone() }, &mut happened)?;
+        events.append(&mut happened);
+        // Both, because a retry gets this answer under a later revision.
+        Ok(Reply::Atomic(vec![Reply::Session(session), reply]))
+    }
+
     pub(super) fn withdraw(&mut self, name: &LeaseName, session: SessionId, holder: &str) -> Reply {
         if let Some(lease) = self.leases.get(name)
             && position(&lease.waiters, session, holder).is_some()
