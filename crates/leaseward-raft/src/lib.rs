@@ -6,6 +6,7 @@
 //! `machine.rs` (applied, published). A renewal's life is `sessions.rs` → `confirm.rs`. A leader's death is
 //! `election.rs`. Everything is put together in `replica.rs`.
 
+mod background;
 pub mod clock;
 pub mod codec;
 pub mod confirm;

@@ -75,8 +75,17 @@ pub const ENTRIES_KEPT: u64 = 10_000;
 /// Log bytes kept behind a snapshot, whatever the number of entries: the log is purged by size.
 pub const LOG_BYTES_KEPT: u64 = 64 << 20;
 
+/// What nodes acknowledged is told and kept this often while it changes: what a whole-cluster stop may forget of it.
+pub const REMEMBER_EACH: Duration = Duration::from_secs(5);
+
+/// Nodes that are remembered, each with one number, in encoded bytes.
+pub const RECALL_BYTES_MAX: usize = 64 << 10;
+
 /// Snapshots kept on disk.
 pub const SNAPSHOTS_KEPT: usize = 2;
+
+/// Changes of the state are gathered for so long before they go to the store. A restart replays as much of the log.
+pub const STORE_GATHERS_FOR: Duration = Duration::from_millis(500);
 
 /// Largest value in sled, in bytes. Larger ones leak space there.
 pub const SLED_VALUE_BYTES_MAX: usize = 32 << 10;

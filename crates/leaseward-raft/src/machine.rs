@@ -1,12 +1,13 @@
 //! openraft's state machine: applies entries to the state, publishes it, and keeps it on disk in the background.
 //!
 //! Must stay true: exactly one answer per entry; the state is published only after the whole apply call, so readers
-//! see no half of a batch; the store may lag behind and is caught up by replaying the log.
+//! see no half of a batch; the store may lag behind, for commits go first, and is caught up by replaying the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use leaseward_state::{Entry, Revision, State, Term};
 use openraft::storage::RaftStateMachine;
@@ -17,6 +18,8 @@ use openraft::{
 use tokio::sync::watch;
 use tracing::{debug, error, info};
 
+use crate::background;
+use crate::limits::STORE_GATHERS_FOR;
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::store::{AppliedTo, Change, StateStore};
 use crate::stored::{LogPosition, StoredMembership};
@@ -120,14 +123,16 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, JoinHandle<()>
     let keeper = std::thread::Builder::new()
         .name("state-store".into())
         .spawn(move || {
+            background::yield_to_commits();
             let mut next = None;
             while let Some(job) = next.take().or_else(|| work.recv().ok()) {
                 let outcome = match job {
                     Keep::Changes(changes, mut applied) => {
-                        // Everything that waits is one batch, and later changes win: the store may be slow, but its
-                        // backlog never holds more than the state itself.
+                        // Everything of a moment is one batch, and later changes win: an event that is kept and
+                        // dropped again costs nothing, and a slow store's backlog never outgrows the state itself.
+                        let until = Instant::now() + STORE_GATHERS_FOR;
                         let mut all: BTreeMap<_, _> = changes.into_iter().collect();
-                        while let Ok(job) = work.try_recv() {
+                        while let Ok(job) = work.recv_timeout(until.saturating_duration_since(Instant::now())) {
                             match job {
                                 Keep::Changes(changes, newer) => {
                                     all.extend(changes);

@@ -8,15 +8,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use leaseward_state::record::{Record, RecordKey};
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::background;
 use crate::codec::{self, Kind};
 use crate::limits::{SLED_LOCK_RETRY, SLED_LOCK_WITHIN, SLED_VALUE_BYTES_MAX, STATE_RECORD_BYTES_MAX};
 use crate::store::{AppliedTo, Change, StateStore, Unusable};
@@ -28,11 +27,7 @@ const APPLIED: Kind = Kind { name: "applied marker", code: 0x21, version: 1, max
 const APPLIED_KEY: &[u8] = &[0];
 
 /// What a record's values hold together.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    key: RecordKey,
-    record: Record,
-}
+type Stored = (RecordKey, Record);
 
 /// The store.
 pub struct SledStore {
@@ -65,8 +60,7 @@ impl SledStore {
 
     fn put(&mut self, batch: &mut sled::Batch, key: &RecordKey, record: Option<&Record>) -> Result<(), Unusable> {
         let name = key_bytes(key);
-        let value = record
-            .map(|record| codec::seal(STORED, &codec::encode(&Stored { key: key.clone(), record: record.clone() })));
+        let value = record.map(|record| codec::seal(STORED, &codec::encode(&(key, record))));
         let pieces: Vec<&[u8]> = value.iter().flat_map(|value| value.chunks(SLED_VALUE_BYTES_MAX)).collect();
         if pieces.len() > usize::from(PARTS_MAX) {
             return Err(Unusable(format!("{key:?} is too large")));
@@ -148,7 +142,7 @@ impl StateStore for SledStore {
                 let stored: Stored = codec::open(STORED, whole)
                     .and_then(|bytes| codec::decode(STORED.name, bytes))
                     .map_err(|error| unusable(&error))?;
-                records.push((stored.key, stored.record));
+                records.push(stored);
                 whole.clear();
             }
             Ok(())
@@ -236,8 +230,14 @@ fn open_patiently(dir: &Path) -> io::Result<sled::Db> {
 
 fn open_guarded(dir: &Path) -> io::Result<sled::Db> {
     let config =
-        sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(500)).mode(sled::Mode::LowSpace);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(2_000)).mode(sled::Mode::LowSpace);
+    // On a thread of its own, because sled's own threads inherit its priority. A panic at opening is one of its ways
+    // to say that it cannot.
+    let open = move || {
+        background::yield_to_commits();
+        config.open()
+    };
+    match std::thread::Builder::new().name("state-open".into()).spawn(open)?.join() {
         Ok(Ok(db)) => Ok(db),
         // As the operating system said it, with its kind.
         Ok(Err(sled::Error::Io(error))) => Err(error),

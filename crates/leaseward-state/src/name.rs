@@ -1,10 +1,12 @@
 //! Names that operators choose: leases, servers, machines, config sets.
 //!
 //! Must stay true: every name that reaches the state has passed [`check`], so names can stand in paths, URLs,
-//! log fields and keys without escaping. Left out on purpose: case folding; `Pay` and `pay` are two names.
+//! log fields and keys without escaping. A clone of a name shares its text: names stand in keys of persistent maps,
+//! whose nodes are copied often. Left out on purpose: case folding; `Pay` and `pay` are two names.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +64,7 @@ macro_rules! name_type {
     ($(#[$doc:meta])* $type:ident, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Returns the name, if it is legal.
@@ -72,7 +74,7 @@ macro_rules! name_type {
             pub fn new(name: impl Into<String>) -> Result<Self, BadName> {
                 let name = name.into();
                 $check(&name)?;
-                Ok(Self(name))
+                Ok(Self(name.into()))
             }
 
             /// Returns the name as text.
@@ -121,7 +123,7 @@ impl ServerName {
     /// Returns the lease that a server's one running copy holds: `server/<name>`.
     #[must_use]
     pub fn lease(&self) -> LeaseName {
-        LeaseName(format!("server/{self}"))
+        LeaseName(format!("server/{self}").into())
     }
 }
 

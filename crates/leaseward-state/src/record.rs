@@ -3,6 +3,8 @@
 //! Must stay true: `State::restore(state.records())` is the same state, and a store that writes
 //! [`State::take_touched`] after each entry holds the same records.
 
+use std::sync::Arc;
+
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
@@ -49,23 +51,23 @@ pub enum Record {
     /// The numbers of the whole state.
     Meta(Meta),
     /// A machine.
-    Machine(Machine),
+    Machine(Arc<Machine>),
     /// A session.
     Session(SessionRecord),
     /// A lease.
-    Lease(Lease),
+    Lease(Arc<Lease>),
     /// A server.
-    Server(Box<Server>),
+    Server(Arc<Server>),
     /// A config set, without its versions.
     Set(SetRecord),
     /// A version of a set.
-    Version(Version),
+    Version(Arc<Version>),
     /// How far a member is with a set.
-    Sync(MemberSync),
+    Sync(Arc<MemberSync>),
     /// An answer kept for retries.
-    Answer(Answer),
+    Answer(Arc<Answer>),
     /// An event.
-    Ledger(Recorded),
+    Ledger(Arc<Recorded>),
 }
 
 /// The numbers of the whole state.
@@ -146,7 +148,7 @@ impl State {
                 })
             }
             RecordKey::Lease(name) => Record::Lease(self.leases.get(name)?.clone()),
-            RecordKey::Server(name) => Record::Server(Box::new(self.servers.get(name)?.clone())),
+            RecordKey::Server(name) => Record::Server(self.servers.get(name)?.clone()),
             RecordKey::Set(name) => {
                 let set = self.sets.get(name)?;
                 Record::Set(SetRecord { created: set.created, modified: set.modified, head: set.head })
@@ -192,7 +194,7 @@ impl State {
     pub fn restore(records: impl IntoIterator<Item = (RecordKey, Record)>) -> Result<Self, NotWhole> {
         let mut state = Self::default();
         let mut found_meta = false;
-        let mut versions: Vec<(SetName, u64, Version)> = Vec::new();
+        let mut versions: Vec<(SetName, u64, Arc<Version>)> = Vec::new();
         for (key, record) in records {
             match (key, record) {
                 (RecordKey::Meta, Record::Meta(meta)) => {
@@ -215,13 +217,13 @@ impl State {
                         leases: OrdSet::new(),
                         leases_revision: record.leases_revision,
                     };
-                    state.sessions.insert(id, session);
+                    state.sessions.insert(id, Arc::new(session));
                 }
                 (RecordKey::Lease(name), Record::Lease(lease)) => {
                     state.leases.insert(name, lease);
                 }
                 (RecordKey::Server(name), Record::Server(server)) => {
-                    state.servers.insert(name, *server);
+                    state.servers.insert(name, server);
                 }
                 (RecordKey::Set(name), Record::Set(set)) => {
                     let set = ConfigSet {
@@ -261,7 +263,7 @@ impl State {
             if let Some(grant) = lease.grant()
                 && let Some(session) = state.sessions.get_mut(&grant.session)
             {
-                session.leases.insert(name.clone());
+                Arc::make_mut(session).leases.insert(name.clone());
             }
         }
         state.check_invariants().map_err(NotWhole)?;
@@ -271,7 +273,8 @@ impl State {
     pub(crate) fn remember_answer(&mut self, key: RequestKey, named: bool, reply: &Reply) {
         let kept = if named { NAMED_ANSWER_KEPT_MS } else { ANSWER_KEPT_MS };
         let until = UnixMillis(self.now.0.saturating_add(kept));
-        self.answers.insert(key, Answer { reply: reply.clone(), revision: self.revision, until });
+        let answer = Answer { reply: reply.clone(), revision: self.revision, until };
+        self.answers.insert(key, Arc::new(answer));
         self.answers_by_expiry.insert((until, key), ());
         self.touched.insert(RecordKey::Answer(key));
     }

@@ -1,9 +1,10 @@
 //! The replicated state: one value, cheap to clone, so that readers keep the moment they looked at.
 //!
 //! Must stay true: only [`State::apply`] changes it. Maps are persistent (`imbl`), so a clone shares everything and
-//! costs a few pointer counts. Left out on purpose: deadlines, connections, file contents.
+//! costs a few pointer counts; their values are shared too, so that a change next to them copies pointers only. Left out on purpose: deadlines, connections, file contents.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 
@@ -38,7 +39,7 @@ pub struct ConfigSet {
     /// The number of its newest version.
     pub head: u64,
     /// Its versions that are kept, by number.
-    pub versions: OrdMap<u64, Version>,
+    pub versions: OrdMap<u64, Arc<Version>>,
 }
 
 impl ConfigSet {
@@ -57,15 +58,15 @@ pub struct State {
     pub(crate) generation: Generation,
     pub(crate) feature_level: u32,
     pub(crate) compacted: Revision,
-    pub(crate) machines: OrdMap<MachineName, Machine>,
-    pub(crate) sessions: OrdMap<SessionId, Session>,
-    pub(crate) leases: OrdMap<LeaseName, Lease>,
-    pub(crate) servers: OrdMap<ServerName, Server>,
+    pub(crate) machines: OrdMap<MachineName, Arc<Machine>>,
+    pub(crate) sessions: OrdMap<SessionId, Arc<Session>>,
+    pub(crate) leases: OrdMap<LeaseName, Arc<Lease>>,
+    pub(crate) servers: OrdMap<ServerName, Arc<Server>>,
     pub(crate) sets: OrdMap<SetName, ConfigSet>,
-    pub(crate) syncs: OrdMap<(SetName, MachineName), MemberSync>,
-    pub(crate) answers: OrdMap<RequestKey, Answer>,
+    pub(crate) syncs: OrdMap<(SetName, MachineName), Arc<MemberSync>>,
+    pub(crate) answers: OrdMap<RequestKey, Arc<Answer>>,
     pub(crate) answers_by_expiry: OrdMap<(UnixMillis, RequestKey), ()>,
-    pub(crate) ledger: OrdMap<(Revision, u32), Recorded>,
+    pub(crate) ledger: OrdMap<(Revision, u32), Arc<Recorded>>,
     pub(crate) touched: BTreeSet<RecordKey>,
 }
 
@@ -105,7 +106,7 @@ impl State {
         for (part, event) in (0..).zip(events) {
             let key = (self.revision, part);
             let recorded = Recorded { revision: self.revision, part, at: self.now, event: event.clone() };
-            self.ledger.insert(key, recorded);
+            self.ledger.insert(key, Arc::new(recorded));
             self.touched.insert(RecordKey::Ledger(self.revision, part));
         }
         while self.ledger.len() > LEDGER_MAX {
@@ -153,35 +154,35 @@ impl State {
 
     /// Returns the machines by ascending names.
     pub fn machines(&self) -> impl Iterator<Item = (&MachineName, &Machine)> {
-        self.machines.iter()
+        self.machines.iter().map(|(name, found)| (name, &**found))
     }
 
     /// Returns a machine.
     #[must_use]
     pub fn machine(&self, name: &MachineName) -> Option<&Machine> {
-        self.machines.get(name)
+        self.machines.get(name).map(|found| &**found)
     }
 
     /// Returns the open sessions by ascending ids.
     pub fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
-        self.sessions.iter()
+        self.sessions.iter().map(|(name, found)| (name, &**found))
     }
 
     /// Returns an open session.
     #[must_use]
     pub fn session(&self, id: SessionId) -> Option<&Session> {
-        self.sessions.get(&id)
+        self.sessions.get(&id).map(|found| &**found)
     }
 
     /// Returns the leases by ascending names.
     pub fn leases(&self) -> impl Iterator<Item = (&LeaseName, &Lease)> {
-        self.leases.iter()
+        self.leases.iter().map(|(name, found)| (name, &**found))
     }
 
     /// Returns a lease that is held, delayed or waited for.
     #[must_use]
     pub fn lease(&self, name: &LeaseName) -> Option<&Lease> {
-        self.leases.get(name)
+        self.leases.get(name).map(|found| &**found)
     }
 
     /// Returns the token under which a lease is held now.
@@ -192,13 +193,13 @@ impl State {
 
     /// Returns the servers by ascending names.
     pub fn servers(&self) -> impl Iterator<Item = (&ServerName, &Server)> {
-        self.servers.iter()
+        self.servers.iter().map(|(name, found)| (name, &**found))
     }
 
     /// Returns a server.
     #[must_use]
     pub fn server(&self, name: &ServerName) -> Option<&Server> {
-        self.servers.get(name)
+        self.servers.get(name).map(|found| &**found)
     }
 
     /// Returns the config sets by ascending names.
@@ -214,13 +215,13 @@ impl State {
 
     /// Returns how far each member is with each set, by ascending names.
     pub fn syncs(&self) -> impl Iterator<Item = (&(SetName, MachineName), &MemberSync)> {
-        self.syncs.iter()
+        self.syncs.iter().map(|(name, found)| (name, &**found))
     }
 
     /// Returns how far a member is with a set, if it ever said so.
     #[must_use]
     pub fn sync(&self, set: &SetName, machine: &MachineName) -> Option<&MemberSync> {
-        self.syncs.get(&(set.clone(), machine.clone()))
+        self.syncs.get(&(set.clone(), machine.clone())).map(|found| &**found)
     }
 
     /// Returns the kept events after `revision`, oldest first, or `None` if some of them are no longer kept.
@@ -229,11 +230,11 @@ impl State {
         if revision < self.compacted {
             return None;
         }
-        Some(self.ledger.range((revision.next(), 0)..).map(|(_, recorded)| recorded))
+        Some(self.ledger.range((revision.next(), 0)..).map(|(_, recorded)| &**recorded))
     }
 
     /// Returns all kept events, oldest first.
     pub fn ledger(&self) -> impl DoubleEndedIterator<Item = &Recorded> {
-        self.ledger.iter().map(|(_, recorded)| recorded)
+        self.ledger.iter().map(|(_, recorded)| &**recorded)
     }
 }

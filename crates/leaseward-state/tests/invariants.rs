@@ -1,6 +1,7 @@
 //! A stored state that contradicts itself is not loaded: each invariant is broken by hand and must be noticed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leaseward_state::command::{Acquire, Assign, OpenMachine, PublishSet};
 use leaseward_state::config::Digest;
@@ -127,6 +128,13 @@ macro_rules! record {
     };
 }
 
+/// As `record!`, for the kinds whose values are shared.
+macro_rules! shared {
+    ($records:expr, $key:expr, $kind:ident) => {
+        Arc::make_mut(record!($records, $key, $kind))
+    };
+}
+
 /// Which leases a session holds is read off the leases themselves, so they cannot disagree about it.
 #[test]
 fn whoever_holds_or_waits_is_open() {
@@ -136,18 +144,18 @@ fn whoever_holds_or_waits_is_open() {
 
 #[test]
 fn tokens_are_of_the_past_and_waiters_in_order() {
-    noticed("from the future", |records| match &mut record!(records, RecordKey::Lease(lease("job")), Lease).state {
+    noticed("from the future", |records| match &mut shared!(records, RecordKey::Lease(lease("job")), Lease).state {
         LeaseState::Held(grant) => grant.token = FencingToken(1_000),
         LeaseState::Delayed { .. } => panic!("it is held"),
     });
     noticed("from the future", |records| {
-        record!(records, RecordKey::Lease(lease("job")), Lease).state =
+        shared!(records, RecordKey::Lease(lease("job")), Lease).state =
             LeaseState::Delayed { token: FencingToken(1_000), delay_ms: 1 };
     });
     noticed("from the future", |records| record!(records, RecordKey::Meta, Meta).revision = Revision(2));
     let waiters = |tamper: fn(&mut Vec<Waiter>)| {
         noticed("out of order", |records| {
-            tamper(&mut record!(records, RecordKey::Lease(lease("job")), Lease).waiters);
+            tamper(&mut shared!(records, RecordKey::Lease(lease("job")), Lease).waiters);
         });
     };
     waiters(|waiters| waiters.reverse());
@@ -163,14 +171,14 @@ fn servers_and_their_leases_tell_one_story() {
         records.remove(&web_lease());
     };
     noticed(broken, forget);
-    noticed(broken, |records| record!(records, web(), Server).placement = Placement::Unplaced { target: None });
-    noticed(broken, |records| record!(records, web(), Server).placement = Placement::Failed { why: String::new() });
-    noticed(broken, |records| record!(records, web(), Server).last_token = Some(FencingToken(1)));
-    noticed(broken, |records| match &mut record!(records, web(), Server).placement {
+    noticed(broken, |records| shared!(records, web(), Server).placement = Placement::Unplaced { target: None });
+    noticed(broken, |records| shared!(records, web(), Server).placement = Placement::Failed { why: String::new() });
+    noticed(broken, |records| shared!(records, web(), Server).last_token = Some(FencingToken(1)));
+    noticed(broken, |records| match &mut shared!(records, web(), Server).placement {
         Placement::Assigned(assignment) => assignment.token = FencingToken(1),
         other => panic!("{other:?}"),
     });
-    noticed(broken, |records| match &mut record!(records, web(), Server).placement {
+    noticed(broken, |records| match &mut shared!(records, web(), Server).placement {
         Placement::Assigned(assignment) => assignment.machine = machine("m2"),
         other => panic!("{other:?}"),
     });
@@ -187,11 +195,11 @@ fn servers_and_their_leases_tell_one_story() {
             fence: None,
         })
     };
-    noticed(broken, |records| record!(records, web(), Server).placement = expired(FencingToken(9)));
+    noticed(broken, |records| shared!(records, web(), Server).placement = expired(FencingToken(9)));
     noticed(broken, |records| {
-        let lease = record!(records, web_lease(), Lease);
+        let lease = shared!(records, web_lease(), Lease);
         lease.state = LeaseState::Delayed { token: FencingToken(9), delay_ms: 0 };
-        record!(records, web(), Server).placement = expired(FencingToken(8));
+        shared!(records, web(), Server).placement = expired(FencingToken(8));
     });
     noticed("belongs to no server", |records| drop(records.remove(&web())));
 }
@@ -200,14 +208,14 @@ fn servers_and_their_leases_tell_one_story() {
 fn machines_have_their_own_sessions() {
     let m1 = || RecordKey::Machine(machine("m1"));
     noticed("is not that machine's session", |records| {
-        record!(records, m1(), Machine).session = None;
+        shared!(records, m1(), Machine).session = None;
         records.remove(&RecordKey::Lease(lease("server/web")));
         records.remove(&RecordKey::Server(server("web")));
     });
     noticed("which is not its own", |records| {
-        let mut second = record!(records, m1(), Machine).clone();
+        let mut second = shared!(records, m1(), Machine).clone();
         second.session = Some(SessionId(1));
-        records.insert(RecordKey::Machine(machine("m2")), Record::Machine(second));
+        records.insert(RecordKey::Machine(machine("m2")), Record::Machine(Arc::new(second)));
     });
 }
 

@@ -102,7 +102,7 @@ async fn versions(
 /// Returns a version that is kept.
 pub(crate) fn find<'a>(state: &'a Clustered, set: &SetName, number: u64) -> Result<&'a Version, Fault> {
     let found = state.set(set).ok_or_else(|| not_found("config", set))?;
-    found.versions.get(&number).ok_or_else(|| not_found("config", format!("{set} v{number}")))
+    found.versions.get(&number).map(|version| &**version).ok_or_else(|| not_found("config", format!("{set} v{number}")))
 }
 
 fn number(text: &str) -> Result<u64, Fault> {

@@ -3,6 +3,7 @@
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use leaseward_raft::NodeInfo;
 use leaseward_raft::store::AppliedTo;
@@ -344,7 +345,7 @@ pub(crate) fn records() -> Vec<Record> {
             feature_level: 4,
             compacted: Revision(5),
         }),
-        Record::Machine(Machine {
+        Record::Machine(Arc::new(Machine {
             created: Revision(1),
             modified: Revision(2),
             profile: profile(),
@@ -353,20 +354,20 @@ pub(crate) fn records() -> Vec<Record> {
             since: UnixMillis(4),
             cordoned: Some("c".into()),
             orders_revision: Revision(5),
-        }),
+        })),
         Record::Session(SessionRecord {
             owner: Owner::Machine(machine()),
             ttl_ms: 1,
             opened_at: UnixMillis(2),
             leases_revision: Revision(3),
         }),
-        Record::Lease(Lease {
+        Record::Lease(Arc::new(Lease {
             created: Revision(1),
             modified: Revision(2),
             state: lease_states().remove(0),
             waiters: vec![waiter],
-        }),
-        Record::Server(Box::new(Server {
+        })),
+        Record::Server(Arc::new(Server {
             spec: spec(),
             version: 1,
             created: Revision(2),
@@ -378,7 +379,7 @@ pub(crate) fn records() -> Vec<Record> {
             last_machine: Some(machine()),
         })),
         Record::Set(SetRecord { created: Revision(1), modified: Revision(2), head: 3 }),
-        Record::Version(Version {
+        Record::Version(Arc::new(Version {
             number: 1,
             parent: 0,
             manifest: Digest([9; 32]),
@@ -388,10 +389,20 @@ pub(crate) fn records() -> Vec<Record> {
             message: "m".into(),
             at: UnixMillis(4),
             revision: Revision(5),
-        }),
-        Record::Sync(MemberSync { applied: 1, state: SyncState::Applied, reported: Revision(2), at: UnixMillis(3) }),
-        Record::Answer(Answer { reply: Reply::Done, revision: Revision(1), until: UnixMillis(2) }),
-        Record::Ledger(Recorded { revision: Revision(1), part: 2, at: UnixMillis(3), event: events().remove(0) }),
+        })),
+        Record::Sync(Arc::new(MemberSync {
+            applied: 1,
+            state: SyncState::Applied,
+            reported: Revision(2),
+            at: UnixMillis(3),
+        })),
+        Record::Answer(Arc::new(Answer { reply: Reply::Done, revision: Revision(1), until: UnixMillis(2) })),
+        Record::Ledger(Arc::new(Recorded {
+            revision: Revision(1),
+            part: 2,
+            at: UnixMillis(3),
+            event: events().remove(0),
+        })),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use leaseward_raft::sled_store::SledStore;
 use leaseward_raft::store::{AppliedTo, Change, MemoryStore, StateStore};
@@ -29,12 +30,12 @@ fn lease(waiters: usize) -> Record {
         meta: BTreeMap::new(),
         lock_delay_ms: 0,
     };
-    Record::Lease(Lease {
+    Record::Lease(Arc::new(Lease {
         created: Revision(1),
         modified: Revision(2),
         state: LeaseState::Delayed { token: FencingToken(1), delay_ms: 1 },
         waiters: (0..waiters).map(waiter).collect(),
-    })
+    }))
 }
 
 fn key(random: &mut SmallRng) -> RecordKey {
@@ -58,7 +59,7 @@ fn record(random: &mut SmallRng) -> Record {
         return lease(random.gen_range(0..1_500));
     }
     let revision = Revision(random.gen_range(0..1_000));
-    Record::Answer(Answer { reply: Reply::Done, revision, until: UnixMillis(1) })
+    Record::Answer(Arc::new(Answer { reply: Reply::Done, revision, until: UnixMillis(1) }))
 }
 
 fn check(store: &mut dyn StateStore, model: &Model, index: u64) {

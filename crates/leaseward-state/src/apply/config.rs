@@ -1,5 +1,7 @@
 //! Config sets are published; members say how far they are.
 
+use std::sync::Arc;
+
 use imbl::OrdMap;
 
 use super::Outcome;
@@ -88,7 +90,7 @@ impl State {
             at: self.now,
             revision: self.revision,
         };
-        set.versions.insert(set.head, version);
+        set.versions.insert(set.head, Arc::new(version));
         self.touched.insert(RecordKey::Version(publish.set.clone(), set.head));
         while set.versions.len() > VERSIONS_KEPT_MAX {
             let Some(oldest) = set.versions.get_min().map(|(number, _)| *number) else { break };
@@ -136,7 +138,7 @@ impl State {
             }
             let sync = MemberSync { applied: *applied, state: state.clone(), reported: self.revision, at: self.now };
             self.touched.insert(RecordKey::Sync(key.0.clone(), key.1.clone()));
-            self.syncs.insert(key, sync);
+            self.syncs.insert(key, Arc::new(sync));
             events.push(Event::SyncReported {
                 machine: machine.clone(),
                 set: set.clone(),

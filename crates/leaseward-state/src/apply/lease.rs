@@ -1,5 +1,7 @@
 //! Granting, queueing for, and ending leases.
 
+use std::sync::Arc;
+
 use imbl::OrdSet;
 
 use super::Outcome;
@@ -42,7 +44,7 @@ impl State {
         if lease.waiters.len() >= WAITERS_MAX {
             return Err(Refusal::TooMany { what: format!("waiters for {}", acquire.lease), max: WAITERS_MAX as u64 });
         }
-        let mut lease = lease.clone();
+        let mut lease = Lease::clone(lease);
         // Behind everybody of the same or a higher priority.
         let place = lease.waiters.partition_point(|other| other.priority >= acquire.priority);
         lease.waiters.insert(place, waiter(acquire, self.revision));
@@ -72,7 +74,7 @@ impl State {
         if let Some(lease) = self.leases.get(name)
             && position(&lease.waiters, session, holder).is_some()
         {
-            let mut lease = lease.clone();
+            let mut lease = Lease::clone(lease);
             lease.waiters.retain(|waiter| waiter.session != session || waiter.holder != holder);
             self.put_lease(name, lease);
         }
@@ -116,7 +118,7 @@ impl State {
     ///
     /// Whoever was revoked or superseded may believe in its lease for as long as its session's time to live.
     pub(super) fn end_grant(&mut self, name: &LeaseName, why: GrantEnd, ttl_ms: u64, events: &mut Vec<Event>) {
-        let Some(grant) = self.leases.get(name).and_then(Lease::grant).cloned() else { return };
+        let Some(grant) = self.leases.get(name).and_then(|lease| lease.grant()).cloned() else { return };
         self.drop_from_session(name, grant.session);
         events.push(Event::LeaseEnded { lease: name.clone(), token: grant.token, why });
         let delay_ms = match why {
@@ -127,14 +129,15 @@ impl State {
         if delay_ms == 0 {
             self.pass_on(name, events);
         } else {
-            let mut lease = self.leases.get(name).expect("it was granted just now").clone();
+            let mut lease = Lease::clone(self.leases.get(name).expect("it was granted just now"));
             lease.state = LeaseState::Delayed { token: grant.token, delay_ms };
             self.put_lease(name, lease);
         }
     }
 
     fn ttl_ms(&self, name: &LeaseName) -> u64 {
-        let session = self.leases.get(name).and_then(Lease::grant).and_then(|grant| self.sessions.get(&grant.session));
+        let session =
+            self.leases.get(name).and_then(|lease| lease.grant()).and_then(|grant| self.sessions.get(&grant.session));
         session.map_or(0, |session| session.ttl_ms)
     }
 
@@ -169,9 +172,9 @@ impl State {
         };
         let created = self.leases.get(name).map_or(self.revision, |lease| lease.created);
         let lease = Lease { created, modified: self.revision, state: LeaseState::Held(grant.clone()), waiters };
-        self.leases.insert(name.clone(), lease);
+        self.leases.insert(name.clone(), Arc::new(lease));
         self.touched.insert(RecordKey::Lease(name.clone()));
-        let session = self.sessions.get_mut(&to.session).expect("grants go to open sessions only");
+        let session = Arc::make_mut(self.sessions.get_mut(&to.session).expect("grants go to open sessions only"));
         session.leases.insert(name.clone());
         session.leases_revision = self.revision;
         self.touched.insert(RecordKey::Session(to.session));
@@ -186,12 +189,12 @@ impl State {
 
     pub(super) fn put_lease(&mut self, name: &LeaseName, mut lease: Lease) {
         lease.modified = self.revision;
-        self.leases.insert(name.clone(), lease);
+        self.leases.insert(name.clone(), Arc::new(lease));
         self.touched.insert(RecordKey::Lease(name.clone()));
     }
 
     pub(super) fn drop_from_session(&mut self, lease: &LeaseName, session: SessionId) {
-        if let Some(session) = self.sessions.get_mut(&session) {
+        if let Some(session) = self.sessions.get_mut(&session).map(Arc::make_mut) {
             session.leases.remove(lease);
             session.leases_revision = self.revision;
             let id = session.id;
@@ -207,7 +210,7 @@ impl State {
             .map(|(name, _)| name.clone())
             .collect();
         for name in waited {
-            let mut lease = self.leases.get(&name).expect("it was found just now").clone();
+            let mut lease = Lease::clone(self.leases.get(&name).expect("it was found just now"));
             lease.waiters.retain(|waiter| !gone.contains(&waiter.session));
             self.put_lease(&name, lease);
         }

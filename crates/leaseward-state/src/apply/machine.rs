@@ -1,5 +1,7 @@
 //! Machines come, go, and are kept free.
 
+use std::sync::Arc;
+
 use super::Outcome;
 use super::session::check_ttl;
 use crate::command::{OpenMachine, Reply};
@@ -60,10 +62,10 @@ impl State {
             incarnation: open.incarnation.clone(),
             session: Some(id),
             since: self.now,
-            cordoned: known.and_then(|machine| machine.cordoned),
+            cordoned: known.and_then(|machine| machine.cordoned.clone()),
             orders_revision: self.revision,
         };
-        self.machines.insert(open.machine.clone(), machine);
+        self.machines.insert(open.machine.clone(), Arc::new(machine));
         self.touched.insert(RecordKey::Machine(open.machine.clone()));
         if rebooted {
             self.prove_all_dead(&open.machine, &FenceProof::Rebooted, events);
@@ -98,6 +100,7 @@ impl State {
         let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.session == Some(session)) else {
             return;
         };
+        let machine = Arc::make_mut(machine);
         machine.session = None;
         machine.since = now;
         machine.modified = revision;
@@ -111,6 +114,7 @@ impl State {
         let revision = self.revision;
         let machine = self.machines.get_mut(name).ok_or_else(|| not_found(name))?;
         if machine.cordoned.as_ref() != reason {
+            let machine = Arc::make_mut(machine);
             machine.cordoned = reason.cloned();
             machine.modified = revision;
             self.touched.insert(RecordKey::Machine(name.clone()));
@@ -146,7 +150,7 @@ impl State {
     /// Tells a machine's agent that its orders changed.
     pub(super) fn orders_changed(&mut self, name: &MachineName) {
         let revision = self.revision;
-        if let Some(machine) = self.machines.get_mut(name) {
+        if let Some(machine) = self.machines.get_mut(name).map(Arc::make_mut) {
             machine.orders_revision = revision;
             self.touched.insert(RecordKey::Machine(name.clone()));
         }

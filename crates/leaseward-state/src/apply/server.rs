@@ -1,5 +1,7 @@
 //! Servers are defined, wanted, placed, reported and proven dead.
 
+use std::sync::Arc;
+
 use super::Outcome;
 use super::machine::not_found as no_machine;
 use crate::command::{Assign, Reply, ServerReport};
@@ -25,7 +27,7 @@ impl State {
     ) -> Outcome {
         check_spec(spec)?;
         let known = self.servers.get(name);
-        check_version(name, known, if_version)?;
+        check_version(name, known.map(|known| &**known), if_version)?;
         let version = known.map_or(1, |server| server.version + 1);
         if known.is_some_and(|server| server.spec == *spec) {
             return Ok(Reply::Version(version - 1));
@@ -34,7 +36,7 @@ impl State {
             return Err(Refusal::TooMany { what: "servers".into(), max: SERVERS_MAX as u64 });
         }
         let server = match known {
-            Some(server) => Server { spec: spec.clone(), version, modified: self.revision, ..server.clone() },
+            Some(server) => Server { spec: spec.clone(), version, modified: self.revision, ..Server::clone(server) },
             None => Server {
                 spec: spec.clone(),
                 version,
@@ -48,7 +50,7 @@ impl State {
             },
         };
         let machine = assigned(&server).map(|assignment| assignment.machine.clone());
-        self.servers.insert(name.clone(), server);
+        self.servers.insert(name.clone(), Arc::new(server));
         self.touched.insert(RecordKey::Server(name.clone()));
         if let Some(machine) = machine {
             self.orders_changed(&machine);
@@ -386,7 +388,7 @@ impl State {
         };
         self.set_placement(name, Placement::Expired(expired));
         let lease = name.lease();
-        if let Some(mut found) = self.leases.get(&lease).cloned() {
+        if let Some(mut found) = self.lease(&lease).cloned() {
             found.state = LeaseState::Delayed { token: assignment.token, delay_ms: 0 };
             self.put_lease(&lease, found);
         }
@@ -400,7 +402,7 @@ impl State {
     }
 
     pub(super) fn set_placement(&mut self, name: &ServerName, placement: Placement) {
-        if let Some(mut server) = self.servers.get(name).cloned() {
+        if let Some(mut server) = self.server(name).cloned() {
             server.placement = placement;
             self.put(name, server);
         }
@@ -408,12 +410,12 @@ impl State {
 
     fn put(&mut self, name: &ServerName, mut server: Server) {
         server.modified = self.revision;
-        self.servers.insert(name.clone(), server);
+        self.servers.insert(name.clone(), Arc::new(server));
         self.touched.insert(RecordKey::Server(name.clone()));
     }
 
     fn known_server(&self, name: &ServerName) -> Result<&Server, Refusal> {
-        self.servers.get(name).ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
+        self.server(name).ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
     }
 
     /// Counts a failure once per token and restart, however often it is reported.

@@ -1,5 +1,7 @@
 //! Opening and ending sessions.
 
+use std::sync::Arc;
+
 use imbl::OrdSet;
 
 use super::Outcome;
@@ -41,7 +43,7 @@ impl State {
             leases: OrdSet::new(),
             leases_revision: self.revision,
         };
-        self.sessions.insert(id, session);
+        self.sessions.insert(id, Arc::new(session));
         self.touched.insert(RecordKey::Session(id));
         events.push(Event::SessionOpened { session: id, owner });
         Ok(id)
