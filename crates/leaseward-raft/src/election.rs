@@ -69,6 +69,11 @@ impl Heard {
         self.lock().at.unwrap_or(since_start).elapsed()
     }
 
+    /// Returns how long ago the leader was heard, if it ever was in this run.
+    pub(crate) fn ago(&self) -> Option<Duration> {
+        self.lock().at.map(|at| at.elapsed())
+    }
+
     fn is_lost(&self) -> bool {
         self.lock().lost
     }

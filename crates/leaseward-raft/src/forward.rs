@@ -105,7 +105,12 @@ impl Shared {
         if self.disk_full.load(Ordering::Relaxed) {
             return Err(NotCommitted::Overloaded("LW0605: the leader's disk is nearly full".into()));
         }
-        timeout(ATTEMPT, core.batcher.submit(request)).await.unwrap_or(Err(NotCommitted::Unknown))
+        let needs = request.command.feature_level();
+        let submit = async {
+            self.admit(core, needs).await?;
+            core.batcher.submit(request).await
+        };
+        timeout(ATTEMPT, submit).await.unwrap_or(Err(NotCommitted::Unknown))
     }
 
     pub(crate) async fn propose(&self, mut request: Request, may_forward: bool) -> Result<Committed, NotCommitted> {
@@ -123,7 +128,15 @@ impl Shared {
         loop {
             let outcome = match self.leader() {
                 Some((id, _)) if id == self.identity.node => self.propose_here(request.clone()).await,
-                Some((id, info)) if may_forward => self.propose_there(id, &info, request.clone()).await,
+                Some((id, info)) if may_forward => {
+                    let needs = request.command.feature_level();
+                    match self.may_forward_level(needs).await {
+                        true => self.propose_there(id, &info, request.clone()).await,
+                        false => Err(NotCommitted::Overloaded(format!(
+                            "LW0612: this needs feature level {needs}, and the cluster is below it"
+                        ))),
+                    }
+                }
                 Some(_) => return Err(NotCommitted::NoLeader),
                 None => Err(NotCommitted::NoLeader),
             };

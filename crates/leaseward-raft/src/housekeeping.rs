@@ -1,16 +1,16 @@
 //! What a node looks after from time to time: its core, its snapshots, its disk, learners that want to vote.
 
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::ServerState;
-use tokio::time::interval;
-use tracing::{error, info};
+use tokio::time::{Instant, interval};
+use tracing::{error, info, warn};
 
-use crate::limits::LOG_BYTES_KEPT;
-use crate::replica::Shared;
-use crate::types::Raft;
+use crate::limits::REMEMBER_EACH;
+use crate::replica::{Core, Shared};
+use crate::types::{NodeId, Raft};
 
 /// Ends the process when the consensus core is gone: its metrics would still say that all is well.
 pub(crate) async fn watchdog(raft: Raft, fatal: crate::settings::Fatal) {
@@ -29,8 +29,12 @@ pub(crate) async fn watchdog(raft: Raft, fatal: crate::settings::Fatal) {
 /// Snapshots by size, members that want to vote, free space.
 pub(crate) async fn run(weak: Weak<Shared>) {
     let mut ticks = interval(Duration::from_millis(200));
-    let mut bytes_at_snapshot = 0;
-    let mut snapshot_index = 0;
+    let mut snapshot_index = None;
+    // What the log holds behind the snapshot, what was there at the start too: a node that is started again often
+    // makes snapshots all the same.
+    let mut behind = 0;
+    let mut counted = 0;
+    let mut remember = Remember::default();
     loop {
         ticks.tick().await;
         let Some(shared) = weak.upgrade() else { return };
@@ -41,20 +45,49 @@ pub(crate) async fn run(weak: Weak<Shared>) {
             let metrics = metrics.borrow();
             (metrics.state == ServerState::Leader, metrics.snapshot.map_or(0, |at| at.index))
         };
-        let bytes = core.log.appended_bytes();
-        if snapshot != snapshot_index {
-            snapshot_index = snapshot;
-            bytes_at_snapshot = bytes;
-            if let Some(purge) = core.log.index_before(LOG_BYTES_KEPT) {
+        let appended = core.log.appended_bytes();
+        behind += appended - counted;
+        counted = appended;
+        if snapshot_index != Some(snapshot) {
+            snapshot_index = Some(snapshot);
+            behind = core.log.bytes_after(snapshot);
+            if let Some(purge) = core.log.index_before(shared.settings.log_bytes_kept).filter(|_| snapshot > 0) {
                 core.raft.trigger().purge_log(purge.min(snapshot)).await.ok();
             }
         }
-        if bytes - bytes_at_snapshot > shared.settings.snapshot_after_bytes {
-            bytes_at_snapshot = bytes;
+        if behind > shared.settings.snapshot_after_bytes {
+            behind = 0;
             core.raft.trigger().snapshot().await.ok();
         }
         if leads {
             shared.promote_who_caught_up().await;
+        }
+        remember.now_and_then(&shared, core).await;
+    }
+}
+
+/// Keeps on disk what this node knows of the others, and tells them, now and then; never if nothing changed.
+#[derive(Default)]
+struct Remember {
+    at: Option<Instant>,
+    told: Vec<(NodeId, u64)>,
+}
+
+impl Remember {
+    async fn now_and_then(&mut self, shared: &Arc<Shared>, core: &Core) {
+        if self.at.is_some_and(|at| at.elapsed() < REMEMBER_EACH) {
+            return;
+        }
+        self.at = Some(Instant::now());
+        let acknowledged = shared.memory.as_leader(&core.raft);
+        if !acknowledged.is_empty() && acknowledged != self.told && core.confirmer.confirm().await.is_some() {
+            // The round carried it to the others.
+            self.told = acknowledged;
+        }
+        let memory = Arc::clone(&shared.memory);
+        let kept = tokio::task::spawn_blocking(move || memory.keep()).await;
+        if let Ok(Err(error)) = kept {
+            warn!(%error, "what the others acknowledged is not kept on disk");
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn ask(
         replaces: None,
     };
     let hello = Hello { protocol: PROTOCOL, cluster: None, node: None, instance, purpose: Purpose::Client };
-    let question = Ask::Join { info, voter, replace };
+    let question = Ask::Join { info, voter, replace, feature_level: settings.feature_level };
     let mut told = false;
     loop {
         for address in addresses {

@@ -36,6 +36,7 @@ pub mod snapshot;
 pub mod store;
 pub mod stored;
 pub mod types;
+mod upgrade;
 pub mod wal;
 
 pub use forward::Internal;

@@ -139,6 +139,12 @@ impl LogStore {
         None
     }
 
+    /// Returns the bytes of the entries behind `position`. Looks at each of them.
+    #[must_use]
+    pub fn bytes_after(&self, position: u64) -> u64 {
+        self.lock().slots.range(position + 1..).map(|(_, slot)| slot.size() as u64).sum()
+    }
+
     /// Returns the position of the last entry, or of the last purged one.
     #[must_use]
     pub fn last(&self) -> Option<LogPosition> {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use leaseward_state::{Entry, Revision, State, Term};
 use openraft::storage::RaftStateMachine;
@@ -16,6 +15,7 @@ use openraft::{
     StorageError, StorageIOError,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::background;
@@ -85,7 +85,6 @@ impl Machine {
                 Answers::default()
             }
             EntryPayload::Normal(batch) => {
-                let first = self.state.revision().next();
                 let mut replies = Vec::with_capacity(batch.requests.len());
                 for request in batch.requests {
                     let revision = self.state.revision().next();
@@ -94,14 +93,14 @@ impl Machine {
                     for event in &applied.events {
                         debug!(%revision, ?event, "applied");
                     }
-                    replies.push(applied.reply);
+                    replies.push((applied.revision, applied.reply));
                 }
                 let touched = self.state.take_touched();
                 changes.extend(touched.into_iter().map(|key| {
                     let record = self.state.record(&key);
                     (key, record)
                 }));
-                Answers { first, replies }
+                Answers { replies }
             }
         }
     }
@@ -142,6 +141,9 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, JoinHandle<()>
                                     next = Some(replace);
                                     break;
                                 }
+                            }
+                            if Instant::now() >= until {
+                                break;
                             }
                         }
                         let all: Vec<Change> = all.into_iter().collect();

@@ -34,9 +34,22 @@ fn not_now() -> Answer {
 
 impl Shared {
     /// Lets a node in as a learner. Returns its id.
-    pub(crate) async fn let_in(self: &Arc<Self>, mut info: NodeInfo, voter: bool, replace: bool) -> Answer {
+    pub(crate) async fn let_in(
+        self: &Arc<Self>,
+        mut info: NodeInfo,
+        voter: bool,
+        replace: bool,
+        feature_level: u32,
+    ) -> Answer {
         let Some(core) = self.core.get() else { return not_now() };
         let _one_at_a_time = core.changing.lock().await;
+        // Whoever does not reign yet may not know the level.
+        if self.leading().is_none() {
+            return not_now();
+        }
+        if let Some(refused) = self.too_old(feature_level) {
+            return refused;
+        }
         let membership = self.status().membership;
         let namesakes: Vec<NodeId> =
             membership.nodes.iter().filter(|(_, node)| node.name == info.name).map(|(id, _)| *id).collect();
@@ -154,6 +167,7 @@ impl Shared {
                     _ => Ok(()),
                 }
             }
+            MemberChange::FinishUpgrade => return self.finish_upgrade().await,
             MemberChange::Transfer(to) => return self.transfer(&voters, &membership, to).await,
         };
         outcome.map_or_else(|answer| answer, |()| Answer::Done)

@@ -39,7 +39,8 @@ pub(crate) async fn stores(
 ) -> Result<(Opened, watch::Receiver<Published>, JoinHandle<()>), StartError> {
     let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
     let (identity, snapshots) = (identity.clone(), snapshots.clone());
-    let (segment_bytes, fatal) = (settings.segment_bytes, settings.fatal.clone());
+    let (segment_bytes, feature_level, fatal) =
+        (settings.segment_bytes, settings.feature_level, settings.fatal.clone());
     let open = move || {
         let io = |what: &str| {
             let what = what.to_owned();
@@ -55,6 +56,7 @@ pub(crate) async fn stores(
 
         let mut store = SledStore::open(&state_dir).map_err(io("cannot open the state"))?;
         let newest = snapshots.newest().map_err(io("cannot read the snapshots"))?;
+        let newest = newest.filter(|(_, head, _)| head.applied.position.map_or(0, |at| at.index) >= purged);
         let stored = load_store(&mut store, purged);
         let current = newest.as_ref().map(|(file, head, _)| (head.applied.clone(), file.clone()));
         let (applied, state) = match (stored, newest) {
@@ -71,6 +73,15 @@ pub(crate) async fn stores(
             }
             (None, None) => (AppliedTo::default(), State::new(Generation(identity.generation))),
         };
+        if state.feature_level() > feature_level {
+            return Err(StartError::Refused {
+                code: "LW0601".into(),
+                why: format!(
+                    "the data is at feature level {}, and this release reads {feature_level}",
+                    state.feature_level()
+                ),
+            });
+        }
         // The newest that is known, committed or not: the stored state may lag behind the log.
         let membership = in_log.unwrap_or_else(|| applied.membership.membership.clone());
         let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, Box::new(store));

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use leaseward_state::Request;
+use leaseward_state::UnixMillis;
 use leaseward_state::propose::{Committed, NotCommitted};
-use leaseward_state::{Revision, UnixMillis};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
@@ -113,8 +113,7 @@ async fn commit(raft: &Raft, batch: Vec<Proposal>) {
 
 fn answer(responds: Vec<Respond>, answers: Answers) {
     debug_assert_eq!(responds.len(), answers.replies.len(), "each command has one answer");
-    for (offset, (respond, reply)) in (0..).zip(responds.into_iter().zip(answers.replies)) {
-        let revision = Revision(answers.first.0 + offset);
+    for (respond, (revision, reply)) in responds.into_iter().zip(answers.replies) {
         respond.send(Ok(Committed { revision, reply })).ok();
     }
 }

@@ -214,6 +214,7 @@ impl Replica {
             .map_err(|error| StartError::Io { what: "cannot open the snapshots".into(), error })?;
         let (opened, published, keeper) = open::stores(&settings, &data, &identity, &snapshots).await?;
 
+        let memory = Memory::open(data.path(), identity.cluster);
         let links = Links::new(settings.transport, identity.cluster, identity.node, instance);
         let (core_started, _) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -221,7 +222,7 @@ impl Replica {
             identity,
             instance,
             links,
-            memory: Arc::default(),
+            memory: Arc::new(memory),
             heard: Arc::default(),
             snapshots,
             blobs: OnceLock::new(),
@@ -294,6 +295,19 @@ impl Replica {
         Some((leader, info))
     }
 
+    /// Returns how long ago this node heard its leader; on the leader, how long ago a quorum last followed it. `None`
+    /// if neither ever was so in this run. What this node has heard of may still be on its way into its state.
+    #[must_use]
+    pub fn heard_leader_ago(&self) -> Option<Duration> {
+        let core = self.shared.core.get()?;
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.current_leader == Some(self.shared.identity.node) {
+            return metrics.millis_since_quorum_ack.map(Duration::from_millis);
+        }
+        self.shared.heard.ago()
+    }
+
     /// Returns the sessions' timekeeper.
     #[must_use]
     pub fn sessions(&self) -> Option<&Sessions> {
@@ -351,9 +365,11 @@ impl Replica {
     pub async fn stop(&self) {
         self.shared.tasks.lock().expect("no holder of this lock panics").abort_all();
         let Some(core) = self.shared.core.get() else { return };
+        self.shared.memory.as_leader(&core.raft);
         core.raft.shutdown().await.ok();
         let (log, shared) = (core.log.clone(), Arc::clone(&self.shared));
         let close = move || {
+            shared.memory.close();
             log.writer().close();
             let keeper = shared.keeper.lock().expect("no holder of this lock panics").take();
             if let Some(keeper) = keeper {
@@ -518,6 +534,7 @@ impl Shared {
             quarantined: self.quarantined.lock().expect("no holder of this lock panics").clone(),
             membership: published.applied.membership.membership.clone(),
             log_syncs: 0,
+            feature_level: self.settings.feature_level,
         };
         if let Some(core) = self.core.get() {
             let metrics = core.raft.metrics();

@@ -19,7 +19,7 @@ use crate::limits::SNAPSHOT_PIECE_BYTES;
 use crate::net::listener::Serve;
 use crate::net::wire::{Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, Welcome};
 use crate::replica::{Core, Shared};
-use crate::snapshot::SnapshotFile;
+use crate::snapshot::{SnapshotFile, SnapshotHead};
 use crate::stored::{Entry, LogPosition, StoredMembership, Vote};
 
 /// A view is answered after this even if nothing changed, so that a lost client is noticed.
@@ -147,9 +147,9 @@ impl Shared {
             Ask::Renew(renewals) => Answer::Renewed(self.renew(renewals, may_forward).await),
             Ask::ReadPoint => Answer::ReadPoint(self.read_point(may_forward).await),
             Ask::View { machine, known } => self.view(&machine, known).await,
-            Ask::Join { info, voter, replace } => {
-                let ask = Ask::Join { info: info.clone(), voter, replace };
-                self.on_leader(may_forward, &ask, self.let_in(info, voter, replace)).await
+            Ask::Join { info, voter, replace, feature_level } => {
+                let ask = Ask::Join { info: info.clone(), voter, replace, feature_level };
+                self.on_leader(may_forward, &ask, self.let_in(info, voter, replace, feature_level)).await
             }
             Ask::Members(change) => {
                 let ask = Ask::Members(change.clone());
@@ -252,18 +252,31 @@ impl Shared {
             return failed("LW0701", "a strange name for a transfer");
         }
         let path = self.snapshots.incoming(transfer);
-        if let Err(error) = self.snapshots.read(&path) {
-            warn!(%error, "a snapshot from the leader is not whole; it is fetched again");
-            std::fs::remove_file(&path).ok();
-            return failed("LW0604", error.to_string());
-        }
+        let head = match self.snapshots.read(&path) {
+            Ok((head, _)) => head,
+            Err(error) => {
+                warn!(%error, "a snapshot from the leader is not whole; it is fetched again");
+                std::fs::remove_file(&path).ok();
+                return failed("LW0604", error.to_string());
+            }
+        };
+        // The core purges the log while the state machine still installs: the snapshot has its final name before, or
+        // a crash between the two would leave neither. An old one is not needed, and the core says so.
+        let newer = |(_, newest): (_, SnapshotHead)| head.applied.position > newest.applied.position;
+        let adopted = self.snapshots.newest_head().and_then(|newest| match newest.is_none_or(newer) {
+            true => self.snapshots.adopt(&path, &head.applied),
+            false => Ok(SnapshotFile { size: std::fs::metadata(&path)?.len(), path }),
+        });
+        let snapshot = match adopted {
+            Ok(snapshot) => snapshot,
+            Err(error) => return failed("LW0605", error.to_string()),
+        };
         let meta = SnapshotMeta {
             last_log_id: last.map(Into::into),
             last_membership: membership.into(),
             snapshot_id: transfer.to_owned(),
         };
-        let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotFile { path, size }) };
+        let snapshot = Snapshot { meta, snapshot: Box::new(snapshot) };
         match core.raft.install_full_snapshot(vote.into(), snapshot).await {
             Ok(response) => Answer::SnapshotInstalled { vote: response.vote.into() },
             Err(error) => failed("LW0607", error.to_string()),

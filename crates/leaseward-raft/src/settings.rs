@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits::{FREE_BYTES_MIN, SEGMENT_BYTES, SNAPSHOT_AFTER_BYTES};
+use leaseward_state::apply::feature::FEATURE_LEVEL;
+
+use crate::limits::{FREE_BYTES_MIN, LOG_BYTES_KEPT, SEGMENT_BYTES, SNAPSHOT_AFTER_BYTES};
 use crate::net::transport::Transport;
 
 /// How patient nodes are with each other.
@@ -79,8 +81,13 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Log bytes after which a snapshot is made.
     pub snapshot_after_bytes: u64,
+    /// Log bytes kept behind a snapshot, for followers that were away briefly. Less: they need the whole snapshot.
+    pub log_bytes_kept: u64,
     /// Free space below which no proposals are taken, in bytes.
     pub free_bytes_min: u64,
+    /// The feature level that this node says it can read. Lower than the build's own: the cluster keeps to it, so that
+    /// an older release can still be put back.
+    pub feature_level: u32,
     /// What to do when this node must not go on. The default ends the process with 70.
     pub fatal: Fatal,
 }
@@ -100,7 +107,9 @@ impl Settings {
             propose_within: Duration::from_secs(5),
             segment_bytes: SEGMENT_BYTES,
             snapshot_after_bytes: SNAPSHOT_AFTER_BYTES,
+            log_bytes_kept: LOG_BYTES_KEPT,
             free_bytes_min: FREE_BYTES_MIN,
+            feature_level: FEATURE_LEVEL,
             fatal: Arc::new(|why| {
                 tracing::error!(why, "this node cannot go on");
                 std::process::exit(70);

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -32,7 +34,9 @@ type Stored = (RecordKey, Record);
 /// The store.
 pub struct SledStore {
     dir: PathBuf,
-    db: sled::Db,
+    /// Taken only when the store is dropped.
+    db: Option<sled::Db>,
+    file: Option<FileId>,
     /// How many values a record spans, where it is more than one: a lease with thousands of waiters.
     long: BTreeMap<Vec<u8>, u8>,
 }
@@ -46,16 +50,32 @@ impl SledStore {
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         remove_half_snapshots(dir)?;
+        if let Some(db) = file_id(dir).and_then(|file| parked().remove(&file)) {
+            return Ok(Self::with(dir, db));
+        }
         match open_patiently(dir) {
-            Ok(db) => Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() }),
+            Ok(db) => Ok(Self::with(dir, db)),
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
             Err(why) => {
                 warn!(%why, "the state store cannot be opened and is rebuilt");
                 set_aside(dir)?;
                 let db = open_guarded(dir)?;
-                Ok(Self { dir: dir.to_owned(), db, long: BTreeMap::new() })
+                Ok(Self::with(dir, db))
             }
         }
+    }
+
+    fn with(dir: &Path, db: sled::Db) -> Self {
+        Self { dir: dir.to_owned(), db: Some(db), file: file_id(dir), long: BTreeMap::new() }
+    }
+
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("it is taken when the store is dropped")
+    }
+
+    fn alone<T>(&self, change: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Unusable> {
+        let _alone = alone();
+        change(self.db()).map_err(|error| Unusable(error.to_string()))
     }
 
     fn put(&mut self, batch: &mut sled::Batch, key: &RecordKey, record: Option<&Record>) -> Result<(), Unusable> {
@@ -77,6 +97,37 @@ impl SledStore {
         }
         Ok(())
     }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        if let (Some(db), Some(file)) = (self.db.take(), self.file) {
+            parked().insert(file, db);
+        }
+    }
+}
+
+/// The device and inode of a database's file: its name may be given to another one.
+type FileId = (u64, u64);
+
+fn file_id(dir: &Path) -> Option<FileId> {
+    let found = fs::metadata(dir.join("db")).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Databases that nobody uses any more. They are never closed: closing flushes, and sled's flush may wait forever
+/// for a part of its buffer that nobody writes out (seen where several nodes of one process stop and start under
+/// load). Whoever opens the same file again in this process goes on with the same database.
+fn parked() -> MutexGuard<'static, BTreeMap<FileId, sled::Db>> {
+    static PARKED: Mutex<BTreeMap<FileId, sled::Db>> = Mutex::new(BTreeMap::new());
+    PARKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One store of this process at a time changes or flushes: all databases of a process share one lock inside sled,
+/// which a batch takes for writing and a flush for reading, and a flush needs sled's own thread, which reads too.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Parts of one record: four megabytes in pieces of thirty-two kilobytes.
@@ -129,7 +180,7 @@ fn key_bytes(key: &RecordKey) -> Vec<u8> {
 impl StateStore for SledStore {
     fn load(&mut self) -> Result<Option<(AppliedTo, Vec<(RecordKey, Record)>)>, Unusable> {
         let unusable = |what: &dyn std::fmt::Display| Unusable(what.to_string());
-        let Some(applied) = self.db.get(APPLIED_KEY).map_err(|error| unusable(&error))? else { return Ok(None) };
+        let Some(applied) = self.db().get(APPLIED_KEY).map_err(|error| unusable(&error))? else { return Ok(None) };
         let applied = codec::open(APPLIED, &applied)
             .and_then(|bytes| codec::decode(APPLIED.name, bytes))
             .map_err(|error| unusable(&error))?;
@@ -147,7 +198,7 @@ impl StateStore for SledStore {
             }
             Ok(())
         };
-        for pair in self.db.range::<&[u8], _>(&[1_u8][..]..) {
+        for pair in self.db().range::<&[u8], _>(&[1_u8][..]..) {
             let (key, value) = pair.map_err(|error| unusable(&error))?;
             let (_, this) = key.split_last().ok_or_else(|| unusable(&"an empty key"))?;
             if this != name {
@@ -170,31 +221,29 @@ impl StateStore for SledStore {
             self.put(&mut batch, key, record.as_ref())?;
         }
         batch.insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied)));
-        self.db.apply_batch(batch).map_err(|error| Unusable(error.to_string()))
+        self.alone(|db| db.apply_batch(batch))
     }
 
     fn replace(&mut self, records: &[(RecordKey, Record)], applied: &AppliedTo) -> Result<(), Unusable> {
         // Without the marker the store counts as empty, so a crash in between leaves nothing half.
-        self.db.remove(APPLIED_KEY).map_err(|error| Unusable(error.to_string()))?;
+        self.alone(|db| db.remove(APPLIED_KEY))?;
         self.make_durable()?;
-        self.db.clear().map_err(|error| Unusable(error.to_string()))?;
+        self.alone(|db| db.clear())?;
         self.long.clear();
         for piece in records.chunks(1_000) {
             let mut batch = sled::Batch::default();
             for (key, record) in piece {
                 self.put(&mut batch, key, Some(record))?;
             }
-            self.db.apply_batch(batch).map_err(|error| Unusable(error.to_string()))?;
+            self.alone(|db| db.apply_batch(batch))?;
         }
         self.make_durable()?;
-        self.db
-            .insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied)))
-            .map_err(|error| Unusable(error.to_string()))?;
+        self.alone(|db| db.insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied))))?;
         self.make_durable()
     }
 
     fn make_durable(&mut self) -> Result<(), Unusable> {
-        self.db.flush().map_err(|error| Unusable(error.to_string()))?;
+        self.alone(|db| db.flush())?;
         // sled's flush is no fsync on Linux; this one is.
         File::open(self.dir.join("db")).and_then(|file| file.sync_data()).map_err(|error| Unusable(error.to_string()))
     }
@@ -230,11 +279,12 @@ fn open_patiently(dir: &Path) -> io::Result<sled::Db> {
 
 fn open_guarded(dir: &Path) -> io::Result<sled::Db> {
     let config =
-        sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(2_000)).mode(sled::Mode::LowSpace);
+        sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(500)).mode(sled::Mode::LowSpace);
     // On a thread of its own, because sled's own threads inherit its priority. A panic at opening is one of its ways
     // to say that it cannot.
     let open = move || {
         background::yield_to_commits();
+        let _alone = alone();
         config.open()
     };
     match std::thread::Builder::new().name("state-open".into()).spawn(open)?.join() {

@@ -40,10 +40,8 @@ pub struct Batch {
 /// What the commands of one entry answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answers {
-    /// The revision of the first answer; the others follow.
-    pub first: Revision,
-    /// The answers, one for each command.
-    pub replies: Vec<Reply>,
+    /// One for each command, with the revision that made it.
+    pub replies: Vec<(Revision, Reply)>,
 }
 
 openraft::declare_raft_types!(

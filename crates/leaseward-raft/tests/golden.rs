@@ -15,6 +15,7 @@ use leaseward_raft::disk::{Disk, RealDisk};
 use leaseward_raft::identity::{DataDir, Identity};
 use leaseward_raft::net::frame;
 use leaseward_raft::net::wire::{Hello, PROTOCOL, Purpose};
+use leaseward_raft::recall::{Memory, Remembered};
 use leaseward_raft::snapshot::Snapshots;
 use leaseward_raft::store::AppliedTo;
 use leaseward_raft::stored::{Entry, LogPosition, Payload};
@@ -95,7 +96,7 @@ fn commands() {
         Release { .. }, Revoke { .. }, EndDelay { .. }, Cordon { .. }, RemoveMachine { .. }, PutServer { .. },
         RemoveServer { .. }, SetWanted { .. }, Move { .. }, Assign(_), GiveUp { .. }, ReportServer { .. },
         Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
-        AcquireOpening { .. });
+        AcquireOpening { .. }, RaiseFeatureLevel { .. });
     check("request", &samples::requests());
 }
 
@@ -145,7 +146,7 @@ fn replies_and_refusals() {
         Refusal::Invalid(_), Refusal::Ttl { .. }, Refusal::TooMany { .. }, Refusal::NotFound { .. },
         Refusal::Exists { .. }, Refusal::Held { .. }, Refusal::Delayed { .. }, Refusal::StaleToken { .. },
         Refusal::NoSession { .. }, Refusal::Version { .. }, Refusal::Outdated(_), Refusal::InUse { .. },
-        Refusal::Part { .. });
+        Refusal::Part { .. }, Refusal::FeatureLevel { .. });
 }
 
 #[test]
@@ -176,7 +177,8 @@ fn records_and_their_names() {
         Event::ServerDefined { .. }, Event::ServerRemoved { .. }, Event::ServerWanted { .. },
         Event::ServerAssigned { .. }, Event::ServerReported { .. }, Event::ServerExpired { .. },
         Event::ServerFenced { .. }, Event::ServerStopped { .. }, Event::ServerMoving { .. },
-        Event::ServerFailed { .. }, Event::SetPublished { .. }, Event::SetRemoved { .. }, Event::SyncReported { .. });
+        Event::ServerFailed { .. }, Event::SetPublished { .. }, Event::SetRemoved { .. }, Event::SyncReported { .. },
+        Event::FeatureLevelRaised { .. });
 }
 
 #[test]
@@ -215,7 +217,8 @@ fn the_wire() {
         Appended::Success, Appended::Partial(_), Appended::Conflict, Appended::HigherVote(_));
     check_enum!("renewed", samples::renewed(), Renewed: Renewed::Alive { .. }, Renewed::Over);
     check_enum!("member_change", samples::member_changes(), MemberChange:
-        MemberChange::Promote(_), MemberChange::Demote(_), MemberChange::Remove(_), MemberChange::Transfer(_));
+        MemberChange::Promote(_), MemberChange::Demote(_), MemberChange::Remove(_), MemberChange::Transfer(_),
+        MemberChange::FinishUpgrade);
     check_enum!("action", samples::actions(), Action: Action::Run { .. }, Action::Stop { .. }, Action::Kill);
 
     let hello = Hello { protocol: PROTOCOL, ..samples::hellos().remove(0) };
@@ -285,6 +288,20 @@ fn the_identity_of_a_directory() {
     let found: Identity = codec::decode("identity", codec::open(kind, &bytes).expect("sealed")).expect("whole");
     assert_eq!(found, claimed);
     assert_eq!(std::fs::read_to_string(dir.path().join("VERSION")).expect("readable"), "1\n");
+}
+
+#[test]
+fn what_a_directory_remembers_of_other_nodes() {
+    let remembered = Remembered { cluster: 0xabcd, acknowledged: [(1, 10), (7, 300)].into() };
+    check("remembered", std::slice::from_ref(&remembered));
+    let dir = tempfile::tempdir().expect("a directory");
+    let memory = Memory::open(dir.path(), 0xabcd);
+    memory.learn(&[(1, 10), (7, 300)]);
+    memory.close();
+    let bytes = std::fs::read(dir.path().join("recall")).expect("readable");
+    let kind = Kind { name: "recall", code: 0x11, version: 1, max: 64 << 10 };
+    let found: Remembered = codec::decode("recall", codec::open(kind, &bytes).expect("sealed")).expect("whole");
+    assert_eq!(found, remembered);
 }
 
 #[test]

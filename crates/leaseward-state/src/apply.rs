@@ -3,6 +3,7 @@
 //! Must stay true: a command either does all of what it says, or changes nothing and is refused.
 
 mod config;
+pub mod feature;
 mod lease;
 mod machine;
 mod server;
@@ -26,6 +27,7 @@ impl State {
     }
 
     fn dispatch(&mut self, command: &Command, term: Term, events: &mut Vec<Event>) -> Outcome {
+        self.check_feature_level(command)?;
         match command {
             Command::OpenSession { name, ttl_ms } => self.open_session(name, *ttl_ms, events),
             Command::OpenMachine(open) => self.open_machine(open, events),
@@ -72,6 +74,10 @@ impl State {
             Command::Settle { server, token, fence, term: judged } => {
                 own_term(*judged, term)?;
                 self.settle(server, *token, fence.as_ref(), events)
+            }
+            Command::RaiseFeatureLevel { to, term: judged } => {
+                own_term(*judged, term)?;
+                self.raise_feature_level(*to, events)
             }
         }
     }

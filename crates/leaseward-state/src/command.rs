@@ -217,6 +217,13 @@ pub enum Command {
         /// What is taken; its session is the one that is opened.
         acquire: Acquire,
     },
+    /// Lets commands be proposed that came with a newer release: every node can read them.
+    RaiseFeatureLevel {
+        /// The new level.
+        to: u32,
+        /// The term of the leader that asked the nodes.
+        term: Term,
+    },
 }
 
 /// Opens a machine's session.
@@ -398,6 +405,7 @@ impl Command {
             Self::Atomic { .. } => "atomic",
             Self::Settle { .. } => "settle",
             Self::AcquireOpening { .. } => "acquire_opening",
+            Self::RaiseFeatureLevel { .. } => "raise_feature_level",
         }
     }
 
@@ -409,7 +417,8 @@ impl Command {
             | Self::EndDelay { .. }
             | Self::Assign(_)
             | Self::GiveUp { .. }
-            | Self::Settle { .. } => true,
+            | Self::Settle { .. }
+            | Self::RaiseFeatureLevel { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,
         }

@@ -195,6 +195,11 @@ pub enum Event {
         /// What it does.
         state: SyncState,
     },
+    /// Commands of a newer release may be proposed from now on.
+    FeatureLevelRaised {
+        /// The level.
+        level: u32,
+    },
 }
 
 impl Event {
@@ -216,6 +221,7 @@ impl Event {
             | Self::ServerMoving { .. }
             | Self::ServerFailed { .. } => "server",
             Self::SetPublished { .. } | Self::SetRemoved { .. } | Self::SyncReported { .. } => "config",
+            Self::FeatureLevelRaised { .. } => "cluster",
         }
     }
 
@@ -241,6 +247,7 @@ impl Event {
             Self::SetPublished { set, .. } | Self::SetRemoved { set } | Self::SyncReported { set, .. } => {
                 set.to_string()
             }
+            Self::FeatureLevelRaised { .. } => "cluster".to_owned(),
         }
     }
 }

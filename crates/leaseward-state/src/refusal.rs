@@ -113,6 +113,14 @@ pub enum Refusal {
         /// Why.
         refusal: Box<Self>,
     },
+    /// The command came with a newer release, and some node may not be able to read it.
+    #[error("the cluster is at feature level {level}, and this needs {needs}: some node may run an older release")]
+    FeatureLevel {
+        /// The level it came with.
+        needs: u32,
+        /// The cluster's level.
+        level: u32,
+    },
 }
 
 fn present(current: &Option<FencingToken>) -> String {
@@ -137,6 +145,7 @@ impl Refusal {
             Self::Version { .. } => "LW0412",
             Self::InUse { .. } => "LW0413",
             Self::Part { refusal, .. } => refusal.code(),
+            Self::FeatureLevel { .. } => "LW0612",
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::token::{FencingToken, Generation, RequestKey, Revision, SessionId, Un
 /// What an entry did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
+    /// The entry that made the answer: this one, or the one that this one repeats.
+    pub revision: Revision,
     /// The answer to its proposer.
     pub reply: Reply,
     /// What happened, for logs and watchers.
@@ -91,7 +93,7 @@ impl State {
         if let Some(key) = entry.request.key
             && let Some(answer) = self.answers.get(&key)
         {
-            return Applied { reply: answer.reply.clone(), events: Vec::new() };
+            return Applied { revision: answer.revision, reply: answer.reply.clone(), events: Vec::new() };
         }
         let mut events = Vec::new();
         let reply = self.execute(&entry.request.command, entry.term, &mut events);
@@ -99,7 +101,7 @@ impl State {
             self.remember_answer(key, entry.request.named, &reply);
         }
         self.record_events(&events);
-        Applied { reply, events }
+        Applied { revision: entry.revision, reply, events }
     }
 
     fn record_events(&mut self, events: &[Event]) {

@@ -133,6 +133,8 @@ pub struct NodeStatus {
     pub membership: Membership,
     /// Syncs of its log so far.
     pub log_syncs: u64,
+    /// The feature level that it can read.
+    pub feature_level: u32,
 }
 
 /// What is asked.
@@ -232,6 +234,8 @@ pub enum Ask {
         voter: bool,
         /// Whether it takes the place of the node of that name, whose disk is gone.
         replace: bool,
+        /// The feature level that it can read.
+        feature_level: u32,
     },
     /// Change the members.
     Members(MemberChange),
@@ -256,6 +260,8 @@ pub enum MemberChange {
     Remove(NodeId),
     /// Another voter leads.
     Transfer(Option<NodeId>),
+    /// Every node runs the new release: the feature level rises to what all of them can read.
+    FinishUpgrade,
 }
 
 /// What is answered.

@@ -147,6 +147,7 @@ pub(crate) fn commands() -> Vec<Command> {
         },
         Command::Settle { server: server(), token: TOKEN, fence, term: Term(2) },
         Command::AcquireOpening { name: "c".into(), ttl_ms: 3000, acquire: acquire() },
+        Command::RaiseFeatureLevel { to: 5, term: Term(2) },
     ]
 }
 
@@ -274,6 +275,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::Outdated("o".into()),
         Refusal::InUse { kind: kind(), name: name(), why: "w".into() },
         Refusal::Part { part: 1, refusal: Box::new(Refusal::Invalid("i".into())) },
+        Refusal::FeatureLevel { needs: 2, level: 1 },
     ]
 }
 
@@ -434,6 +436,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::SetPublished { set: set(), version: 1, author: "a".into(), message: "m".into() },
         Event::SetRemoved { set: set() },
         Event::SyncReported { machine: machine(), set: set(), applied: 1, state: SyncState::Applied },
+        Event::FeatureLevelRaised { level: 5 },
     ]
 }
 

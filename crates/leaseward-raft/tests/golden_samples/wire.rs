@@ -45,7 +45,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::Renew(vec![Renewal { session: SessionId(3), known: Revision(4) }]),
         Ask::ReadPoint,
         Ask::View { machine: machine(), known: Revision(5) },
-        Ask::Join { info: node_info(), voter: true, replace: false },
+        Ask::Join { info: node_info(), voter: true, replace: false, feature_level: 9 },
         Ask::Members(MemberChange::Promote(2)),
         Ask::Status,
         Ask::MissingBlobs(vec![Digest([1; 32])]),
@@ -74,6 +74,7 @@ pub(crate) fn answers() -> Vec<Answer> {
         quarantined: Some("q".into()),
         membership: membership(),
         log_syncs: 8,
+        feature_level: 9,
     };
     vec![
         Answer::Appended(Appended::Success),
@@ -114,7 +115,13 @@ pub(crate) fn renewed() -> Vec<Renewed> {
 }
 
 pub(crate) fn member_changes() -> Vec<MemberChange> {
-    vec![MemberChange::Promote(1), MemberChange::Demote(2), MemberChange::Remove(3), MemberChange::Transfer(Some(4))]
+    vec![
+        MemberChange::Promote(1),
+        MemberChange::Demote(2),
+        MemberChange::Remove(3),
+        MemberChange::Transfer(Some(4)),
+        MemberChange::FinishUpgrade,
+    ]
 }
 
 pub(crate) fn actions() -> Vec<Action> {

@@ -66,7 +66,6 @@ impl State {
         let session = SessionId(self.revision.0);
         let reply = self.acquire(&Acquire { session, ..acquire.clone() }, &mut happened)?;
         events.append(&mut happened);
-        // Both, because a retry gets this answer under a later revision.
         Ok(Reply::Atomic(vec![Reply::Session(session), reply]))
     }
 

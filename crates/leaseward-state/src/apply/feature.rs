@@ -1,0 +1,49 @@
+//! The feature level: what every node of the cluster can read.
+//!
+//! Must stay true: a command that came with a level is refused below it, by whoever proposes it and by the log, so
+//! that a node of an older release never meets an entry that it cannot read. The level only rises, by an entry that
+//! the leader proposes after it has asked every node.
+
+use super::Outcome;
+use crate::command::{Command, Reply};
+use crate::event::Event;
+use crate::record::RecordKey;
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// The level that this build can read. A new cluster begins with it.
+pub const FEATURE_LEVEL: u32 = 1;
+
+impl Command {
+    /// Returns the feature level that this command came with.
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        match self {
+            Self::AcquireOpening { .. } => 1,
+            Self::Atomic { commands, .. } => commands.iter().map(Self::feature_level).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+}
+
+impl State {
+    pub(super) fn check_feature_level(&self, command: &Command) -> Result<(), Refusal> {
+        let needs = command.feature_level();
+        if needs <= self.feature_level {
+            return Ok(());
+        }
+        Err(Refusal::FeatureLevel { needs, level: self.feature_level })
+    }
+
+    pub(super) fn raise_feature_level(&mut self, to: u32, events: &mut Vec<Event>) -> Outcome {
+        if to < self.feature_level {
+            return Err(Refusal::Outdated(format!("the feature level is {} already", self.feature_level)));
+        }
+        if to > self.feature_level {
+            self.feature_level = to;
+            self.touched.insert(RecordKey::Meta);
+            events.push(Event::FeatureLevelRaised { level: to });
+        }
+        Ok(Reply::Done)
+    }
+}
