@@ -7,6 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use leaseward_tests::relay::{Link, Who};
 use leaseward_tests::stamps::{Life, Stamps, boot_ns};
 use leaseward_tests::{Lab, Plan, signal};
 use reqwest::Method;
@@ -35,7 +36,11 @@ fn victim() -> &'static str {
 impl Story {
     /// Starts a lab whose machines can end servers; without that there is nothing to see, and it says so.
     async fn lab() -> Option<Self> {
-        let lab = Lab::start(Plan { machines: 3, ttl: "1s", ..Plan::default() }).await;
+        Self::planned(Plan::default()).await
+    }
+
+    async fn planned(plan: Plan) -> Option<Self> {
+        let lab = Lab::start(Plan { machines: 3, ttl: "1s", ..plan }).await;
         let machines: Value = lab.until_some("machines are listed", async |lab| lab.get("/v1/machines").await).await;
         let fence = machines["items"][0]["fence"].as_str().expect("a level").to_owned();
         if fence == "F0" {
@@ -200,6 +205,34 @@ async fn an_agent_that_stands_still_loses_its_server_first() {
     story.lab.until("all machines are connected", connected, 3).await;
     story.lives_beyond(&new, woke + TTL.as_nanos() as u64).await;
     assert_eq!(story.stamps.exclusive().len(), 2, "the sleeper moved something");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_is_cut_off_and_its_server_is_dead_before_it_runs_elsewhere() {
+    for link in [Link::Silent, Link::Broken] {
+        let Some(story) = Story::planned(Plan { relayed: true, ..Plan::default() }).await else { return };
+        story.apply(&["--ignore-term", "--daemon"], "candidates = [\"m1\", \"m2\", \"m3\"]");
+        let old = story.next_life(0).await;
+        assert_eq!(story.machine().await, 0, "the one behind the relays");
+        let every = |link| story.lab.relays().iter().for_each(|relay| relay.set(Who::Client, link));
+        let cut = boot_ns();
+        every(link);
+        let new = story.next_life(old.token).await;
+        after(&format!("machine cut off ({link:?})"), cut, &new, TTL + GRACE_AND_START);
+        assert_ne!(story.machine().await, 0);
+        let lives = story.stamps.exclusive();
+        assert!(lives[0].last > cut, "it should have run on for a while");
+        assert!(lives[0].last < cut + TTL.as_nanos() as u64, "it outlived its deadline");
+        assert_eq!(lives[0].processes, 2, "its daemon never stamped: {lives:?}");
+
+        // Back on the network, it starts nothing by itself.
+        every(Link::Open);
+        let healed = boot_ns();
+        let connected = async |lab: &Lab| lab.status().await?["machines"]["connected"].as_u64();
+        story.lab.until("all machines are connected", connected, 3).await;
+        story.lives_beyond(&new, healed + TTL.as_nanos() as u64).await;
+        assert_eq!(story.stamps.exclusive().len(), 2, "the one that came back moved something");
+    }
 }
 
 #[tokio::test]

@@ -6,5 +6,6 @@ mod demo;
 mod failover;
 mod forgotten;
 mod leases;
+mod links;
 mod run;
 mod sync;

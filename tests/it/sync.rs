@@ -7,9 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
-use leaseward_tests::{Lab, Plan};
+use leaseward_state::command::PublishSet;
+use leaseward_state::config::{Chunk, Manifest, ManifestEntry, ManifestNode};
+use leaseward_state::{Command, SetName};
+use leaseward_tests::{Lab, PATIENCE, Plan};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SET: &str = "app";
 
@@ -264,4 +267,194 @@ async fn a_leader_that_dies_while_somebody_publishes_leaves_all_or_nothing() {
         };
         lab.until("every voter can serve it", whole, true).await;
     }
+}
+
+/// A voter whose content store takes nothing new: where its directories would be, there are files.
+struct Blocked {
+    shards: Vec<PathBuf>,
+}
+
+impl Blocked {
+    fn voter(lab: &Lab, voter: usize) -> Self {
+        let blobs = lab.voter_data(voter).join("blobs");
+        let shards: Vec<_> = (0..=u8::MAX).map(|shard| blobs.join(format!("{shard:02x}"))).collect();
+        let shards: Vec<_> = shards.into_iter().filter(|shard| !shard.exists()).collect();
+        for shard in &shards {
+            fs::write(shard, "no directory").expect("written");
+        }
+        Self { shards }
+    }
+
+    fn free(self) {
+        for shard in self.shards {
+            fs::remove_file(shard).expect("removed");
+        }
+    }
+}
+
+/// Returns the name of a tree's manifest, and its bytes.
+fn manifest_of(source: &Path) -> (String, Vec<u8>) {
+    let scanned = leaseward_sync::scan(source).expect("a legal tree");
+    let encoded = leaseward_sync::manifest::encode(scanned.manifest());
+    (leaseward_sync::digest_of(&encoded).to_string(), encoded)
+}
+
+/// Returns how many voters have every blob of a version on their disks, whether they live or not.
+fn holders(lab: &Lab, source: &Path) -> usize {
+    let scanned = leaseward_sync::scan(source).expect("a legal tree");
+    let digests = scanned.digests().map(|digest| digest.to_string());
+    let digests: Vec<String> = digests.chain([manifest_of(source).0]).collect();
+    let holds = |voter: &usize| {
+        let blobs = lab.voter_data(*voter).join("blobs");
+        digests.iter().all(|digest| blobs.join(&digest[..2]).join(&digest[2..]).is_file())
+    };
+    (0..3).filter(holds).count()
+}
+
+#[tokio::test]
+async fn a_version_is_published_once_a_quorum_can_keep_it() {
+    let mut lab = lab(1).await;
+    // n1 is asked. One of the others is down, the other one's store takes nothing.
+    lab.kill_voter(2);
+    let blocked = Blocked::voter(&lab, 1);
+    let source = example(&lab, "one", "limit = 1\n");
+    let asked = lab.api(0).to_string();
+    let output = publish(&lab, &source, &["--timeout", "5s", "--addr", &asked]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    println!("no quorum keeps it: {} {}", output.status, said.trim());
+    refused(&output, 6, "LW0501");
+    assert_eq!(holders(&lab, &source), 0, "n1 alone may have some of it");
+
+    // Whoever goes on all the same, and names what one voter has alone, is refused.
+    let (manifest, encoded) = manifest_of(&source);
+    let put = put_blob(&lab, 0, &manifest, encoded).await;
+    assert_ne!(put, 204, "it says that a quorum keeps it");
+    let body = json!({ "manifest": manifest, "parent": 0 });
+    let (status, problem) = post_at(&lab, 0, &format!("/v1/configs/{SET}/publish"), &body).await;
+    assert_eq!((status, problem["code"].as_str()), (422, Some("LW0801")), "{problem}");
+    assert_eq!(history(&lab, 0, "linearizable").await, None, "no version came to be");
+
+    // The store takes things again: the same command succeeds, with one voter still down.
+    blocked.free();
+    assert_eq!(published(&lab, &source), 1);
+    assert_eq!(holders(&lab, &source), 2, "exactly the two that live");
+    everywhere(&lab, 1, &source).await;
+
+    // And it fails on one voter only: two of three are enough, and the third one fetches it later.
+    let blocked = Blocked::voter(&lab, 1);
+    lab.start_voter(2);
+    lab.until_some("n3 takes part", async |lab| lab.get_at(2, "/v1/configs?consistency=linearizable").await).await;
+    let second = example(&lab, "two", "limit = 2\n");
+    let third_keeps = async |lab: &Lab| Some(publish(lab, &second, &["--timeout", "10s"]).status.success());
+    lab.until("two of three keep it", third_keeps, true).await;
+    assert_eq!(holders(&lab, &second), 2);
+    blocked.free();
+    lab.until("every voter has everything", async |lab| Some((holders(lab, &source), holders(lab, &second))), (3, 3))
+        .await;
+    everywhere(&lab, 1, &second).await;
+}
+
+async fn put_blob(lab: &Lab, voter: usize, digest: &str, bytes: Vec<u8>) -> u16 {
+    let url = format!("http://{}/v1/blobs/{digest}", lab.api(voter));
+    let client = reqwest::Client::builder().no_proxy().build().expect("a plain client");
+    let sent = client.put(url).body(bytes).timeout(PATIENCE).send().await.expect("an answer");
+    sent.status().as_u16()
+}
+
+async fn post_at(lab: &Lab, voter: usize, path: &str, body: &Value) -> (u16, Value) {
+    let url = format!("http://{}{path}", lab.api(voter));
+    let client = reqwest::Client::builder().no_proxy().build().expect("a plain client");
+    let answer = client.post(url).json(body).timeout(PATIENCE).send().await.expect("an answer");
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
+/// A tree with one file of a hostile name, as no honest publisher would write it.
+fn hostile(path: &str, node: ManifestNode, directory: Option<&str>) -> Vec<u8> {
+    let directory = directory.map(|path| (path, ManifestNode::Directory { mode: 0o755 }));
+    let mut entries: Vec<_> = directory.into_iter().chain([(path, node)]).collect();
+    entries.sort_by_key(|(path, _)| *path);
+    let entries = entries.into_iter().map(|(path, node)| ManifestEntry { path: path.to_owned(), node }).collect();
+    leaseward_sync::manifest::encode(&Manifest { entries })
+}
+
+#[tokio::test]
+async fn hostile_names_are_refused_and_nothing_is_written_outside() {
+    let lab = lab(1).await;
+    let content = b"escaped".to_vec();
+    let digest = leaseward_sync::digest_of(&content);
+    let good = example(&lab, "good", "limit = 1\n");
+    assert_eq!(published(&lab, &good), 1);
+    everywhere(&lab, 1, &good).await;
+    assert_eq!(put_blob(&lab, 0, &digest.to_string(), content).await, 204);
+
+    let file = || {
+        let chunks = vec![Chunk { digest, size: 7 }];
+        ManifestNode::File { mode: 0o644, size: 7, digest, chunks }
+    };
+    let link = |target: &str| ManifestNode::Symlink { target: target.to_owned() };
+    let absolute = lab.dir().join("escaped");
+    let absolute = text(&absolute);
+    let long = format!("escaped{}", "x".repeat(300));
+    let mut trees: Vec<(&str, Vec<u8>)> = vec![
+        ("up", hostile("../escaped", file(), None)),
+        ("up twice", hostile("../../../escaped", file(), None)),
+        ("up from below", hostile("d/../../escaped", file(), Some("d"))),
+        ("through a directory above", hostile("../escaped", file(), Some(".."))),
+        ("absolute", hostile(absolute, file(), None)),
+        ("a dot", hostile("./escaped", file(), None)),
+        ("a NUL byte", hostile("escaped\0.txt", file(), None)),
+        ("twice a slash", hostile("d//escaped", file(), Some("d"))),
+        ("empty", hostile("", file(), None)),
+        ("long", hostile(&long, file(), None)),
+        ("a link out", hostile("escaped", link("../../outside"), None)),
+        ("a link to the root", hostile("escaped", link("/etc/passwd"), None)),
+    ];
+    // Through a link: `d` is one, and a file stands below it.
+    let entries = vec![
+        ManifestEntry { path: "d".into(), node: link(text(lab.dir())) },
+        ManifestEntry { path: "d/escaped".into(), node: file() },
+    ];
+    trees.push(("through a link", leaseward_sync::manifest::encode(&Manifest { entries })));
+
+    let client = lab.client();
+    for (i, (what, encoded)) in trees.into_iter().enumerate() {
+        let manifest = leaseward_sync::digest_of(&encoded);
+        assert_eq!(put_blob(&lab, 0, &manifest.to_string(), encoded).await, 204, "{what}: a blob is only bytes");
+        let body = json!({ "manifest": manifest.to_string() });
+        let (status, problem) = post_at(&lab, 0, &format!("/v1/configs/{SET}/publish"), &body).await;
+        let code = problem["code"].as_str().unwrap_or_default();
+        println!("{what}: {status} {code}");
+        assert_eq!((status, code), (422, "LW0804"), "{what}: {problem}");
+
+        // Whoever commits it behind the API's back is refused by every member.
+        let set = format!("behind-{i}");
+        let behind = PublishSet { set: name(&set), parent: None, manifest, files: 1, bytes: 7 };
+        let command = Command::Publish { sets: vec![behind], author: "x".into(), message: what.into() };
+        client.write(command).await.expect("committed: the log knows only digests");
+        let members = async |lab: &Lab| {
+            let list = lab.list_at(0, &format!("/v1/configs/{set}/members?consistency=linearizable")).await?;
+            Some(list.first()?["phase"] == "rejected")
+        };
+        lab.until(&format!("{what}: the member rejects it"), members, true).await;
+    }
+    // Names of sets and blobs are no way out either.
+    let body = json!({ "manifest": manifest_of(&good).0 });
+    for set in ["..%2Fescaped", "%2Fescaped", "escaped%00", "%2E%2E%2Fescaped", "escaped%2F..%2F..%2Fx"] {
+        let (status, problem) = post_at(&lab, 0, &format!("/v1/configs/{set}/publish"), &body).await;
+        assert_eq!((status, problem["code"].as_str()), (422, Some("LW0101")), "{set}: {problem}");
+    }
+    assert_eq!(put_blob(&lab, 0, "..%2F..%2Fescaped", b"escaped".to_vec()).await, 422);
+
+    let versions = agreed(&lab).await;
+    assert_eq!(versions.len(), 1, "nothing of it was published");
+    everywhere(&lab, 1, &good).await;
+    let escaped: Vec<_> = tree(lab.dir())
+        .into_keys()
+        .filter(|path| text(path).contains("escaped") || path.ends_with("outside"))
+        .collect();
+    assert!(escaped.is_empty(), "something was written: {escaped:?}");
+}
+
+fn name(set: &str) -> SetName {
+    SetName::new(set).expect("a name")
 }

@@ -3,10 +3,11 @@
 //! Must stay true: it starts the `leaseward` binary as an operator would; everything it started is dead when it is
 //! dropped; it waits for conditions, with a bound, and never for time to pass.
 
+pub mod relay;
 pub mod stamps;
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use leaseward::client::Client;
 use leaseward_raft::net::transport::Transport;
+use relay::Relay;
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
@@ -27,6 +29,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// So many labs at a time: each has up to a dozen processes, and two cores should carry them without being late.
 static LABS: Semaphore = Semaphore::const_new(2);
+
+/// Where relays listen, on the ports of the voters behind them. All of 127/8 is this machine.
+const RELAYS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 
 /// How a lab is set up.
 #[derive(Debug, Clone)]
@@ -43,11 +48,14 @@ pub struct Plan {
     pub log: &'static str,
     /// Where the last voter keeps its data, if not beside the others'.
     pub last_voter_data: Option<PathBuf>,
+    /// Whether everybody is told to reach the voters through relays ([`Lab::relays`]). The first machine is told
+    /// nothing else, the others know the voters' own addresses too.
+    pub relayed: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { voters: 3, machines: 0, profile: "fast", ttl: "1s", log: "info", last_voter_data: None }
+        Self { voters: 3, machines: 0, profile: "fast", ttl: "1s", log: "info", last_voter_data: None, relayed: false }
     }
 }
 
@@ -69,6 +77,7 @@ pub struct Lab {
     voter_data: Vec<PathBuf>,
     apis: Vec<SocketAddr>,
     peers: Vec<SocketAddr>,
+    relays: Vec<Relay>,
     http: reqwest::Client,
     _turn: SemaphorePermit<'static>,
 }
@@ -132,6 +141,7 @@ impl Lab {
             voter_data: Vec::new(),
             apis: (0..plan.voters).map(|_| local()).collect(),
             peers: (0..plan.voters).map(|_| local()).collect(),
+            relays: Vec::new(),
             http,
             dir,
             _turn: turn,
@@ -139,6 +149,11 @@ impl Lab {
         lab.voter_data = (1..=plan.voters).map(|i| lab.dir.path().join(format!("n{i}"))).collect();
         if let (Some(last), Some(data)) = (lab.voter_data.last_mut(), &plan.last_voter_data) {
             last.clone_from(data);
+        }
+        if plan.relayed {
+            for peer in &lab.peers {
+                lab.relays.push(Relay::start(SocketAddr::new(RELAYS, peer.port()), *peer).await);
+            }
         }
         for i in 0..plan.voters {
             lab.add_voter(&plan, i);
@@ -164,8 +179,9 @@ impl Lab {
     fn add_voter(&mut self, plan: &Plan, i: usize) {
         let name = format!("n{}", i + 1);
         let join = if i == 0 { String::new() } else { format!("\"{}\"", self.peers[0]) };
+        let advertise = if plan.relayed { format!("advertise = \"{RELAYS}\"\n") } else { String::new() };
         let text = format!(
-            "[node]\nname = \"{name}\"\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata = \"{}\"\n[cluster]\njoin = [{join}]\n\
+            "[node]\nname = \"{name}\"\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata = \"{}\"\n{advertise}[cluster]\njoin = [{join}]\n\
              [timing]\nprofile = \"{}\"\n[machine]\nenabled = false\n[log]\nformat = \"text\"\nlevel = \"{}\"\n",
             self.apis[i],
             self.peers[i],
@@ -179,7 +195,9 @@ impl Lab {
 
     fn add_machine(&mut self, plan: &Plan, i: usize) {
         let name = format!("m{}", i + 1);
-        let join: Vec<String> = self.peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+        let through_relay = plan.relayed && i == 0;
+        let address = |peer: &SocketAddr| if through_relay { SocketAddr::new(RELAYS, peer.port()) } else { *peer };
+        let join: Vec<String> = self.peers.iter().map(|peer| format!("\"{}\"", address(peer))).collect();
         let text = format!(
             "[node]\nname = \"{name}\"\nrole = \"member\"\ndata = \"{}\"\n[cluster]\njoin = [{}]\n\
              [timing]\nlease_ttl = \"{}\"\n[machine]\nrun_dir = \"{}\"\n[log]\nformat = \"text\"\nlevel = \"{}\"\n",
@@ -307,6 +325,12 @@ impl Lab {
     #[must_use]
     pub fn peer(&self, i: usize) -> SocketAddr {
         self.peers[i]
+    }
+
+    /// Returns the relays in front of the voters, if the plan wants them.
+    #[must_use]
+    pub fn relays(&self) -> &[Relay] {
+        &self.relays
     }
 
     /// Returns a client of the framed protocol.

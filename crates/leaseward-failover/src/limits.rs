@@ -8,5 +8,8 @@ pub const PROPOSALS_AT_ONCE: usize = 64;
 /// After a failed proposal the master plans again after this.
 pub const PLAN_AGAIN: Duration = Duration::from_millis(20);
 
+/// What was committed is in the published state within this; else its order is left to the machine's own view.
+pub const PUBLISHED_WITHIN: Duration = Duration::from_secs(1);
+
 /// A machine that has not taken an order for this long is reported; its session says whether it lives.
 pub const ORDER_TAKEN_WITHIN: Duration = Duration::from_secs(2);

@@ -11,10 +11,10 @@ use leaseward_state::propose::Propose;
 use leaseward_state::{Command, State, Term};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use crate::limits::{PLAN_AGAIN, PROPOSALS_AT_ONCE};
+use crate::limits::{PLAN_AGAIN, PROPOSALS_AT_ONCE, PUBLISHED_WITHIN};
 use crate::manager::NodeManager;
 use crate::plan::{Observed, plan};
 
@@ -51,7 +51,7 @@ pub async fn run(
             observed.look(&state, now);
             let planned = plan(&state, &observed, now, term);
             again = planned.again;
-            if !planned.commands.is_empty() && !carry_out(&propose, &managers, &mut states, planned.commands).await {
+            if !planned.commands.is_empty() && !carry_out(&propose, &managers, &states, planned.commands).await {
                 again = Some(PLAN_AGAIN);
             }
         }
@@ -68,10 +68,12 @@ pub async fn run(
 async fn carry_out(
     propose: &impl Propose,
     managers: &impl NodeManager,
-    states: &mut watch::Receiver<Arc<State>>,
+    states: &watch::Receiver<Arc<State>>,
     commands: Vec<Command>,
 ) -> bool {
-    let mut all_committed = true;
+    // Its own, so that the loop still sees every change.
+    let mut states = states.clone();
+    let (mut all_committed, mut lags) = (true, false);
     let mut under_way = JoinSet::new();
     for command in commands.into_iter().take(PROPOSALS_AT_ONCE) {
         let propose = propose.clone();
@@ -84,7 +86,15 @@ async fn carry_out(
         match outcome {
             Ok(committed) => match committed.reply {
                 Reply::Refused(refusal) => info!(command = command.name(), %refusal, "planned on an older state"),
-                _ => invoke(managers, &states.borrow(), &command),
+                _ if lags => {}
+                _ => {
+                    // What is committed may reach the published state a moment later: the order is in it then.
+                    let has_it = states.wait_for(|state| state.revision() >= committed.revision);
+                    match timeout(PUBLISHED_WITHIN, has_it).await {
+                        Ok(Ok(state)) => invoke(managers, &state, &command),
+                        Ok(Err(_)) | Err(_) => lags = true,
+                    }
+                }
             },
             Err(error) => {
                 all_committed = false;
