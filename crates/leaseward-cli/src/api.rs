@@ -1,5 +1,6 @@
 //! The API from the client's side: one node after the other until one answers.
 
+use std::path::Path;
 use std::time::Duration;
 
 use leaseward_http::model::{Node, NodeList, Problem};
@@ -23,11 +24,7 @@ pub(crate) struct Api {
 impl Api {
     /// Returns a client of the cluster that `target` means.
     pub(crate) fn new(target: &Target) -> Self {
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_millis(800))
-            .no_proxy()
-            .build()
-            .expect("a plain client can be made");
+        let http = client(|builder| builder);
         Self { http, target: target.clone(), consistency: "linearizable".into(), dry_run: false }
     }
 
@@ -120,8 +117,11 @@ impl Api {
     ) -> Result<Vec<u8>, Diagnostic> {
         let mut last = Diagnostic::new("LW0501", "no address is known");
         for address in &self.target.api {
-            let request =
-                self.http.request(method.clone(), format!("http://{address}{path}")).timeout(self.target.timeout);
+            let (http, host) = match address.strip_prefix("unix:") {
+                Some(socket) => (client(|builder| builder.unix_socket(Path::new(socket))), "localhost"),
+                None => (self.http.clone(), address.as_str()),
+            };
+            let request = http.request(method.clone(), format!("http://{host}{path}")).timeout(self.target.timeout);
             match fill(request).send().await {
                 Ok(response) => {
                     let status = response.status();
@@ -137,7 +137,7 @@ impl Api {
                     }
                     let diagnostic = problem(status, &bytes);
                     // This node may be cut off; another one may not be.
-                    if diagnostic.code == "LW0501" {
+                    if matches!(diagnostic.code.as_str(), "LW0501" | "LW0505") {
                         last = diagnostic;
                         continue;
                     }
@@ -164,6 +164,11 @@ impl Api {
         let wait = wait.min(self.target.timeout / 2).as_millis();
         self.send(Method::GET, &format!("/v1/events?after={after}&wait={wait}ms&limit=1000"), None::<&()>, &[]).await
     }
+}
+
+fn client(with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> reqwest::Client {
+    let builder = reqwest::Client::builder().connect_timeout(Duration::from_millis(800)).no_proxy();
+    with(builder).build().expect("a plain client can be made")
 }
 
 fn problem(status: StatusCode, bytes: &[u8]) -> Diagnostic {

@@ -4,11 +4,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Exactly one, somewhere: leases with fencing tokens, failover of servers, versioned config on every machine.
 #[derive(Debug, Parser)]
-#[command(name = "leaseward", version, max_term_width = 110)]
+#[command(
+    name = "leaseward",
+    version,
+    max_term_width = 110,
+    after_help = "Examples:\n  leaseward dev --exit-after-demo\n  leaseward status"
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -19,7 +24,8 @@ pub(crate) struct Arguments {
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// API addresses, host:port, separated by commas.
+    /// API addresses, host:port or unix:/path, separated by commas. Default: the context, then the agent of this
+    /// machine.
     #[arg(long, global = true, env = "LEASEWARD_ADDR")]
     pub(crate) addr: Option<String>,
     /// The cluster of this name in the contexts file.
@@ -35,10 +41,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "LEASEWARD_TIMEOUT", default_value = "10s", value_parser = crate::duration::parse)]
     pub(crate) timeout: Duration,
     /// linearizable, leader or stale.
-    #[arg(long, global = true, default_value = "linearizable")]
+    #[arg(long, global = true, env = "LEASEWARD_CONSISTENCY", default_value = "linearizable")]
     pub(crate) consistency: String,
     /// Does not ask.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, env = "LEASEWARD_YES")]
     pub(crate) yes: bool,
     /// Shows what would be asked of the cluster, and does nothing.
     #[arg(long, global = true)]
@@ -54,9 +60,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  leaseward dev\n  leaseward dev --exit-after-demo")]
     Dev(DevArguments),
     /// Runs the daemon.
-    #[command(
-        after_help = "Examples:\n  leaseward agent --config /etc/leaseward/leaseward.toml\n  leaseward agent --check"
-    )]
+    #[command(after_help = "Examples:\n  leaseward agent\n  leaseward agent --check --config leaseward.toml")]
     Agent(AgentArguments),
     /// Shows the cluster on one screen. Exits with 1 if it is degraded.
     #[command(after_help = "Examples:\n  leaseward status\n  leaseward status -o field=.leader")]
@@ -64,10 +68,10 @@ pub(crate) enum Command {
     /// Shows what happened.
     #[command(after_help = "Examples:\n  leaseward events\n  leaseward events -f --for server/pay-1")]
     Events(EventsArguments),
-    /// Explains an error code.
-    #[command(after_help = "Examples:\n  leaseward explain LW0412\n  leaseward explain LW0203")]
+    /// Explains an error code, or how something is and why.
+    #[command(after_help = "Examples:\n  leaseward explain LW0412\n  leaseward explain server/pay-1")]
     Explain {
-        /// Such as LW0412.
+        /// LW0412, server/NAME, lease/NAME, node/NAME or config/SET
         what: String,
     },
     /// Waits until something is so.
@@ -80,26 +84,29 @@ pub(crate) enum Command {
     },
     /// Runs a command only while a lease is held.
     #[command(
-        after_help = "Examples:\n  leaseward run --lease batch/nightly -- ./nightly.sh\n  leaseward run --lease x --ttl 10s --wait 5m -- sleep 60"
+        after_help = "Examples:\n  leaseward run --lease batch/nightly -- ./nightly.sh\n  leaseward run --lease x --ttl 10s --wait 5m -- sleep 1"
     )]
     Run(RunArguments),
     /// Leases.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  leaseward lease ls\n  leaseward lease get batch/nightly -o yaml")]
     Lease(LeaseCommand),
     /// Servers.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  leaseward server ls -o wide\n  leaseward server stop pay-1")]
     Server(ServerCommand),
     /// Machines.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  leaseward machine ls -o wide\n  leaseward machine cordon m2 -m \"new disk\""
+    )]
     Machine(MachineCommand),
     /// Nodes that store the log.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  leaseward node ls\n  leaseward node transfer-leader --to n2")]
     Node(NodeCommand),
     /// Config sets.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  leaseward config ls\n  leaseward config monitor app")]
     Config(ConfigCommand),
     /// Clusters that this user knows.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  leaseward context ls\n  leaseward context use prod")]
     Context(ContextCommand),
     /// Calls the API.
     #[command(after_help = "Examples:\n  leaseward api GET /v1/leases\n  leaseward api POST /v1/servers/pay-1/stop")]
@@ -111,6 +118,28 @@ pub(crate) enum Command {
         /// The JSON body.
         body: Option<String>,
     },
+    /// Prints a completion script for a shell.
+    #[command(after_help = "Examples:\n  leaseward completion bash > leaseward.bash\n  leaseward completion fish")]
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Prints the manual page of a command, or writes all of them into a directory.
+    #[command(after_help = "Examples:\n  leaseward man server move\n  leaseward man --dir man1")]
+    Man {
+        /// The command; all of them together if none.
+        command: Vec<String>,
+        /// Writes a page for each command here.
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        dir: Option<PathBuf>,
+    },
+    /// Prints this program's version, and those of the nodes if they are asked.
+    #[command(after_help = "Examples:\n  leaseward version\n  leaseward version --check-cluster")]
+    Version {
+        /// Asks every node of the cluster. Exits with 1 if their versions differ from this one.
+        #[arg(long)]
+        check_cluster: bool,
+    },
     /// The process around a server. Not for people.
     #[command(hide = true)]
     Shim {
@@ -118,6 +147,17 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
+}
+
+/// A shell that completions are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
 }
 
 #[derive(Debug, Args)]
@@ -194,13 +234,16 @@ pub(crate) enum LeaseCommand {
         prefix: Option<String>,
     },
     /// Shows one lease.
+    #[command(
+        after_help = "Examples:\n  leaseward lease get batch/nightly\n  leaseward lease get batch/nightly -o field=.token"
+    )]
     Get {
         /// The lease.
         name: String,
     },
     /// Takes a lease in a session of its own, and prints both. Renew the session, or it ends.
     #[command(
-        after_help = "Examples:\n  leaseward lease acquire x --holder me --ttl 30s\n  leaseward lease acquire x --wait 1m -o field=.token"
+        after_help = "Examples:\n  leaseward lease acquire x --holder me --ttl 30s\n  leaseward lease acquire y --wait 1m -o field=.token"
     )]
     Acquire {
         /// The lease.
@@ -216,11 +259,17 @@ pub(crate) enum LeaseCommand {
         wait: Option<String>,
     },
     /// Renews a session.
+    #[command(
+        after_help = "Examples:\n  leaseward lease renew $(leaseward lease get batch/nightly -o field=.session)\n  leaseward lease renew $(leaseward lease acquire x -o field=.session)"
+    )]
     Renew {
         /// The session.
         session: u64,
     },
     /// Gives a lease back.
+    #[command(
+        after_help = "Examples:\n  leaseward lease release x --token $(leaseward lease get x -o field=.token)\n  leaseward lease release y --token $(leaseward lease acquire y -o field=.token)"
+    )]
     Release {
         /// The lease.
         name: String,
@@ -229,6 +278,7 @@ pub(crate) enum LeaseCommand {
         token: u64,
     },
     /// Takes a lease away from its holder. The next one gets it after the holder's time to live.
+    #[command(after_help = "Examples:\n  leaseward lease revoke x\n  leaseward lease revoke x --yes")]
     Revoke {
         /// The lease.
         name: String,
@@ -238,8 +288,10 @@ pub(crate) enum LeaseCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServerCommand {
     /// Lists servers.
+    #[command(after_help = "Examples:\n  leaseward server ls\n  leaseward server ls -o wide")]
     Ls,
     /// Shows one server.
+    #[command(after_help = "Examples:\n  leaseward server get pay-1\n  leaseward server get pay-1 -o field=.machine")]
     Get {
         /// The server.
         name: String,
@@ -254,11 +306,13 @@ pub(crate) enum ServerCommand {
         files: Vec<PathBuf>,
     },
     /// Starts a server, also one that failed.
+    #[command(after_help = "Examples:\n  leaseward server start pay-1\n  leaseward server start pay-1 --no-wait")]
     Start {
         /// The server.
         name: String,
     },
     /// Stops a server; it stays stopped.
+    #[command(after_help = "Examples:\n  leaseward server stop pay-1\n  leaseward server stop pay-1 --yes")]
     Stop {
         /// The server.
         name: String,
@@ -275,6 +329,7 @@ pub(crate) enum ServerCommand {
         to: String,
     },
     /// Forgets a stopped server.
+    #[command(after_help = "Examples:\n  leaseward server rm pay-1\n  leaseward server rm pay-1 --dry-run")]
     Rm {
         /// The server.
         name: String,
@@ -284,13 +339,18 @@ pub(crate) enum ServerCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum MachineCommand {
     /// Lists machines.
+    #[command(after_help = "Examples:\n  leaseward machine ls\n  leaseward machine ls -o wide")]
     Ls,
     /// Shows one machine.
+    #[command(after_help = "Examples:\n  leaseward machine get m1\n  leaseward machine get m1 -o field=.servers")]
     Get {
         /// The machine.
         name: String,
     },
     /// Keeps new servers away from a machine.
+    #[command(
+        after_help = "Examples:\n  leaseward machine cordon m2 -m \"new disk\"\n  leaseward machine cordon m2 -m \"new disk\" --dry-run"
+    )]
     Cordon {
         /// The machine.
         name: String,
@@ -299,11 +359,13 @@ pub(crate) enum MachineCommand {
         message: String,
     },
     /// Lets servers come to a machine again.
+    #[command(after_help = "Examples:\n  leaseward machine uncordon m2\n  leaseward machine uncordon m2 --dry-run")]
     Uncordon {
         /// The machine.
         name: String,
     },
     /// Forgets a machine that is gone.
+    #[command(after_help = "Examples:\n  leaseward machine rm m3 --dry-run\n  leaseward machine rm m3")]
     Rm {
         /// The machine.
         name: String,
@@ -313,36 +375,50 @@ pub(crate) enum MachineCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Lists nodes.
+    #[command(after_help = "Examples:\n  leaseward node ls\n  leaseward node ls -o wide")]
     Ls,
     /// Makes a voter of a learner.
+    #[command(after_help = "Examples:\n  leaseward node promote n3\n  leaseward node promote n3 --dry-run")]
     Promote {
         /// The node's id or name.
         node: String,
     },
     /// Makes a learner of a voter.
+    #[command(after_help = "Examples:\n  leaseward node demote n3\n  leaseward node demote n3 --yes")]
     Demote {
         /// The node's id or name.
         node: String,
     },
     /// Removes a node from the cluster.
+    #[command(after_help = "Examples:\n  leaseward node rm n3 --dry-run\n  leaseward node rm n3")]
     Rm {
         /// The node's id or name.
         node: String,
     },
     /// Makes another voter the leader.
+    #[command(after_help = "Examples:\n  leaseward node transfer-leader\n  leaseward node transfer-leader --to n2")]
     TransferLeader {
         /// The node's id or name; the one that is furthest along if none.
         #[arg(long)]
         to: Option<String>,
+    },
+    /// Shows in which order to upgrade the nodes; or ends an upgrade.
+    #[command(after_help = "Examples:\n  leaseward node upgrade\n  leaseward node upgrade --finish")]
+    Upgrade {
+        /// Every node runs the new release: what it brought may be used from now on, and no older release can come
+        /// back.
+        #[arg(long)]
+        finish: bool,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Lists config sets.
+    #[command(after_help = "Examples:\n  leaseward config ls\n  leaseward config ls -o wide")]
     Ls,
     /// Shows one config set with its files, or one file of it.
-    #[command(after_help = "Examples:\n  leaseward config get app\n  leaseward config get app limits.toml --version 3")]
+    #[command(after_help = "Examples:\n  leaseward config get app\n  leaseward config get app limits.toml --version 1")]
     Get {
         /// The set.
         set: String,
@@ -354,7 +430,7 @@ pub(crate) enum ConfigCommand {
     },
     /// Publishes a directory as the next version of a set.
     #[command(
-        after_help = "Examples:\n  leaseward config publish app --from ./etc/app -m \"raise limits\"\n  leaseward config publish app --from ./etc/app --if-version 42"
+        after_help = "Examples:\n  leaseward config publish app --from ./etc/app -m \"raise limits\"\n  leaseward config publish app --from ./etc/app --if-version 2"
     )]
     Publish {
         /// The set.
@@ -370,11 +446,15 @@ pub(crate) enum ConfigCommand {
         if_version: Option<u64>,
     },
     /// Lists the versions of a set.
+    #[command(after_help = "Examples:\n  leaseward config history app\n  leaseward config history app -o json")]
     History {
         /// The set.
         set: String,
     },
     /// Makes an older version the newest one, under a new number.
+    #[command(
+        after_help = "Examples:\n  leaseward config rollback app --to 1 -m \"license\"\n  leaseward config rollback app --to 1 --dry-run"
+    )]
     Rollback {
         /// The set.
         set: String,
@@ -392,6 +472,7 @@ pub(crate) enum ConfigCommand {
         set: String,
     },
     /// Forgets a set. Its files stay where they are.
+    #[command(after_help = "Examples:\n  leaseward config rm app\n  leaseward config rm app --dry-run")]
     Rm {
         /// The set.
         set: String,
@@ -401,13 +482,18 @@ pub(crate) enum ConfigCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextCommand {
     /// Lists contexts.
+    #[command(after_help = "Examples:\n  leaseward context ls\n  leaseward context ls -o json")]
     Ls,
     /// Uses a context from now on.
+    #[command(after_help = "Examples:\n  leaseward context use prod\n  leaseward context use dev")]
     Use {
         /// The context.
         name: String,
     },
     /// Adds a context.
+    #[command(
+        after_help = "Examples:\n  leaseward context add prod 10.0.0.11:7420\n  leaseward context add prod 10.0.0.11:7420 10.0.0.12:7420 10.0.0.13:7420"
+    )]
     Add {
         /// The context.
         name: String,
@@ -416,6 +502,7 @@ pub(crate) enum ContextCommand {
         api: Vec<String>,
     },
     /// Forgets a context.
+    #[command(after_help = "Examples:\n  leaseward context rm prod\n  leaseward context rm dev")]
     Rm {
         /// The context.
         name: String,

@@ -9,7 +9,10 @@ use leaseward_state::config::Digest;
 pub(crate) struct FromVoter(pub(crate) QuorumContent);
 
 fn failed(error: &leaseward::Error) -> ContentError {
-    ContentError { code: error.code().to_owned(), why: error.to_string() }
+    let (code, why) = (error.code(), error.to_string());
+    // Some errors say their code themselves.
+    let bare = why.strip_prefix(code).and_then(|rest| rest.strip_prefix(": "));
+    ContentError { code: code.to_owned(), why: bare.unwrap_or(&why).to_owned() }
 }
 
 /// A blob counts as missing until a quorum holds it durably: so a publisher sends again what a voter that died had

@@ -81,7 +81,16 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
             commands::agent::run(settings).await.map(ok)
         }
         Command::Dev(dev) => commands::dev::run(dev).await.map(ok),
-        Command::Explain { what } => commands::explain::run(&what).map(ok),
+        Command::Explain { what } if !what.contains('/') => commands::explain::page(&what).map(ok),
+        Command::Completion { shell } => {
+            commands::manual::completion(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { command, dir } => commands::manual::man(&command, dir.as_deref()).map(ok),
+        Command::Version { check_cluster: false } => {
+            printer::line(&format!("leaseward {}", env!("CARGO_PKG_VERSION")));
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Run(run) => {
             let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)
                 .map_err(|error| error.exit(125))?;
@@ -104,9 +113,12 @@ async fn client(session: &Session, command: Command) -> Result<ExitCode, Diagnos
         Command::Node(node) => commands::node::run(session, node).await.map(ok),
         Command::Config(config) => commands::config::run(session, config).await.map(ok),
         Command::Api { method, path, body } => call(session, &method, &path, body.as_deref()).await.map(ok),
+        Command::Explain { what } => commands::explain::object(session, &what).await.map(ok),
+        Command::Version { .. } => commands::version::run(session).await.map(ExitCode::from),
         Command::Agent(_)
+        | Command::Completion { .. }
         | Command::Dev(_)
-        | Command::Explain { .. }
+        | Command::Man { .. }
         | Command::Run(_)
         | Command::Context(_)
         | Command::Shim { .. } => Ok(ExitCode::from(2)),

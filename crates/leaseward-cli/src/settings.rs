@@ -26,6 +26,9 @@ pub(crate) struct Settings {
     pub(crate) log: Log,
 }
 
+/// Where a node that is told nothing else keeps its data. One agent of a machine can.
+const DATA: &str = "/var/lib/leaseward";
+
 /// This node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -40,6 +43,9 @@ pub(crate) struct Node {
     pub(crate) peer_listen: Option<SocketAddr>,
     /// Where others reach this node. Default: what it listens on.
     pub(crate) advertise: Option<String>,
+    /// The API for root and this user on this machine; empty: none. Default: `/run/leaseward/agent.sock` for root, if
+    /// `data` is the default too.
+    pub(crate) socket: Option<PathBuf>,
     /// Everything it stores.
     pub(crate) data: PathBuf,
 }
@@ -52,7 +58,8 @@ impl Default for Node {
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             peer_listen: None,
             advertise: None,
-            data: PathBuf::from("/var/lib/leaseward"),
+            socket: None,
+            data: PathBuf::from(DATA),
         }
     }
 }
@@ -243,6 +250,18 @@ impl Settings {
             address.set_port(address.port().saturating_add(1));
             address
         })
+    }
+
+    /// Where the local socket is, if there should be one.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        match &self.node.socket {
+            Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
+            // Other agents of this machine, such as those of a test, leave the well-known place alone.
+            None => {
+                let is_the_one = rustix::process::geteuid().is_root() && self.node.data == Path::new(DATA);
+                is_the_one.then(|| PathBuf::from(crate::target::SOCKET))
+            }
+        }
     }
 
     /// How the replica of this node runs.

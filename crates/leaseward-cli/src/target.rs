@@ -1,8 +1,10 @@
-//! Which cluster a command means: flags, then the environment, then the context, then this machine.
+//! Which cluster a command means: flags, then the environment, then the context, then this machine (by the agent's
+//! socket first).
 //!
 //! Must stay true: a context holds several addresses, so a dead node never blinds the command line.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,10 +17,13 @@ use crate::diagnostic::Diagnostic;
 /// The API of a node on this machine.
 const DEFAULT_API: &str = "127.0.0.1:7420";
 
+/// Where the agent of this machine serves root and its own user.
+pub(crate) const SOCKET: &str = "/run/leaseward/agent.sock";
+
 /// Which cluster is meant.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
-    /// Addresses of APIs, `host:port`, nearest first.
+    /// Addresses of APIs, `host:port` or `unix:/path`, nearest first.
     pub(crate) api: Vec<String>,
     /// How long an answer may take.
     pub(crate) timeout: Duration,
@@ -96,7 +101,7 @@ impl Target {
                         .hint("leaseward context ls      see which there are"));
                 }
             },
-            None => vec![DEFAULT_API.to_owned()],
+            None => local(),
         };
         Ok(Self { api, timeout })
     }
@@ -108,6 +113,14 @@ impl Target {
         let client = Client::new(addresses, Transport::PlainAnywhere);
         Ok(client)
     }
+}
+
+/// The agent of this machine: by its socket if there is one, then by its port.
+fn local() -> Vec<String> {
+    let socket = std::env::var_os("LEASEWARD_SOCKET").map_or_else(|| PathBuf::from(SOCKET), PathBuf::from);
+    let there = std::fs::metadata(&socket).is_ok_and(|found| found.file_type().is_socket());
+    let socket = there.then(|| format!("unix:{}", socket.display()));
+    socket.into_iter().chain([DEFAULT_API.to_owned()]).collect()
 }
 
 fn strip(address: &str) -> &str {

@@ -79,3 +79,24 @@ fn contexts_are_kept() {
     assert_eq!(listed["items"][0]["current"], true);
     assert_eq!(run(&["context", "use", "nowhere"]).status.code(), Some(3));
 }
+
+#[test]
+fn completions_and_manual_pages_are_made_of_the_commands() {
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = leaseward(&["completion", shell]);
+        assert!(script.status.success(), "{}", stderr(&script));
+        assert!(text(&script).contains("transfer-leader"), "{shell}: {}", text(&script));
+    }
+    assert_eq!(leaseward(&["completion", "csh"]).status.code(), Some(2));
+    let page = text(&leaseward(&["man", "server", "move"]));
+    assert!(page.contains(".TH leaseward-server-move 1") && page.contains("leaseward server move pay"), "{page}");
+    let dir = tempfile::tempdir().expect("a directory");
+    assert!(leaseward(&["man", "--dir", &dir.path().display().to_string()]).status.success());
+    for page in ["leaseward.1", "leaseward-lease-acquire.1", "leaseward-version.1"] {
+        assert!(dir.path().join(page).is_file(), "{page}");
+    }
+    assert!(!dir.path().join("leaseward-shim.1").exists(), "the shim is not for people");
+    assert_eq!(leaseward(&["man", "nonsense"]).status.code(), Some(3));
+    assert!(text(&leaseward(&["version"])).starts_with("leaseward "));
+}

@@ -15,12 +15,14 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::api::Api;
-use crate::limits::REQUEST_WITHIN;
+use crate::ask::{AsOf, Noted};
+use crate::limits::{REFUSAL_BYTES_MAX, REQUEST_WITHIN};
 use crate::model::Problem;
 use crate::problem::{self, Code};
 
 const REVISION: HeaderName = HeaderName::from_static("leaseward-revision");
 const LEADER: HeaderName = HeaderName::from_static("leaseward-leader");
+const STALENESS: HeaderName = HeaderName::from_static("leaseward-staleness-ms");
 const SERVED_BY: HeaderName = HeaderName::from_static("leaseward-served-by");
 const REQUEST_ID: HeaderName = HeaderName::from_static("leaseward-request-id");
 const TIMEOUT: &str = "leaseward-timeout-ms";
@@ -81,8 +83,10 @@ pub(crate) async fn no_method(request: Request) -> Fault {
 }
 
 /// Runs a request within its deadline and puts on its answer what every answer carries.
-pub(crate) async fn finish(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = api.new_request();
+    let noted = Noted::default();
+    request.extensions_mut().insert(noted.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = match deadline(&request) {
         Ok(within) => match timeout(within, next.run(request)).await {
@@ -91,6 +95,7 @@ pub(crate) async fn finish(State(api): State<Api>, request: Request, next: Next)
         },
         Err(fault) => fault.into_response(),
     };
+    as_problem(&mut response).await;
     if let Some(Fault(mut problem)) = response.extensions_mut().remove::<Fault>() {
         problem.instance = format!("urn:leaseward:request:{id}");
         problem.leader = api.leader_name();
@@ -102,13 +107,45 @@ pub(crate) async fn finish(State(api): State<Api>, request: Request, next: Next)
         write_problem(&mut response, &problem);
     }
     let revision = response.extensions().get::<Reflects>().map(|reflects| reflects.0);
+    let as_of = match noted.last() {
+        Some(as_of) => as_of,
+        // It reflects what this request has just committed.
+        None if revision.is_some() && !method.is_safe() => AsOf::Request,
+        None => AsOf::Moment(api.heard()),
+    };
     let revision = revision.unwrap_or_else(|| api.here().revision());
     let headers = response.headers_mut();
     headers.insert(REVISION, HeaderValue::from(revision.0));
     headers.insert(LEADER, text(api.leader_name().as_deref().unwrap_or("-")));
+    headers.insert(STALENESS, staleness(as_of));
     headers.insert(SERVED_BY, text(&api.shared.name));
     headers.insert(REQUEST_ID, text(&id));
     response
+}
+
+/// Makes a problem of what the router or an extractor refused in its own words.
+async fn as_problem(response: &mut Response) {
+    let status = response.status();
+    let is_plain =
+        response.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/"));
+    if !is_plain || status.as_u16() < 400 || response.extensions().get::<Fault>().is_some() {
+        return;
+    }
+    let code = if status.is_server_error() { "LW0607" } else { Code::Unreadable.as_str() };
+    let body = std::mem::take(response.body_mut());
+    let words = axum::body::to_bytes(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let mut problem = problem::with_code(code, String::from_utf8_lossy(&words).into_owned());
+    problem.status = status.as_u16();
+    response.extensions_mut().insert(Fault::from(problem));
+}
+
+/// How long ago the answer was the newest there was, in milliseconds; `-` if this node has heard no leader yet.
+fn staleness(as_of: AsOf) -> HeaderValue {
+    match as_of {
+        AsOf::Request => HeaderValue::from(0_u64),
+        AsOf::Moment(Some(as_of)) => HeaderValue::from(u64::try_from(as_of.elapsed().as_millis()).unwrap_or(u64::MAX)),
+        AsOf::Moment(None) => HeaderValue::from_static("-"),
+    }
 }
 
 fn text(value: &str) -> HeaderValue {

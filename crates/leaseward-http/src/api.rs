@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use leaseward_raft::{Later, Published, Replica};
+use leaseward_raft::{Later, Replica};
 use leaseward_state::command::Condition;
 use leaseward_state::config::Digest;
 use leaseward_state::propose::Propose;
 use leaseward_state::{Command, Refusal, Reply, Request, Revision, SessionId, State};
 use tokio::net::TcpListener;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use crate::answer::Fault;
-use crate::ask::{Consistency, Write};
+use crate::ask::{AsOf, Consistency, Fresh, Write};
 use crate::page::Lists;
 use crate::problem;
 
@@ -88,17 +88,37 @@ impl Api {
         Arc::clone(&self.replica.published().borrow().state)
     }
 
-    /// Returns a state that is as new as asked for.
-    pub(crate) async fn read(&self, consistency: Consistency) -> Result<Arc<State>, Fault> {
-        match consistency {
+    /// Returns a state that is as new as asked for, and notes how new it is.
+    pub(crate) async fn read(&self, fresh: &Fresh) -> Result<Arc<State>, Fault> {
+        match fresh.consistency() {
             // A read by the leader's lease would save one round, and trust its clock.
-            Consistency::Linearizable | Consistency::Leader => Ok(self.read_now().await?.state),
-            Consistency::Stale => Ok(self.here()),
+            Consistency::Linearizable | Consistency::Leader => {
+                let state = self.read_now().await?;
+                fresh.note(AsOf::Request);
+                Ok(state)
+            }
+            Consistency::Stale => self.read_here(fresh),
         }
     }
 
-    async fn read_now(&self) -> Result<Published, Fault> {
-        self.replica.read().await.map_err(|error| problem::of_not_committed(&error).into())
+    /// Returns the state of this node, unless it is older than asked for.
+    pub(crate) fn read_here(&self, fresh: &Fresh) -> Result<Arc<State>, Fault> {
+        // The clock first: the state may only be newer than we say.
+        let as_of = self.heard();
+        fresh.allows(as_of)?;
+        fresh.note(AsOf::Moment(as_of));
+        Ok(self.here())
+    }
+
+    /// Returns a state with everything that was acknowledged before the call.
+    pub(crate) async fn read_now(&self) -> Result<Arc<State>, Fault> {
+        let read = self.replica.read().await;
+        read.map(|published| published.state).map_err(|error| problem::of_not_committed(&error).into())
+    }
+
+    /// Returns when this node heard its leader last.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        Instant::now().checked_sub(self.replica.heard_leader_ago()?)
     }
 
     /// Commits one command under the request's fence and the conditions, and returns its revision and reply.

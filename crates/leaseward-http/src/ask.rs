@@ -2,6 +2,8 @@
 //!
 //! Must stay true: a word that is not understood is refused, never ignored.
 
+use std::sync::{Arc, Mutex};
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -11,6 +13,7 @@ use leaseward_state::command::Condition;
 use leaseward_state::{FencingToken, LeaseName, RequestKey};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::answer::Fault;
 use crate::limits::{KEY_BYTES_MAX, WAIT_MAX};
@@ -75,7 +78,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
 pub(crate) struct Params<T>(pub(crate) T);
 
 /// Words of the query that [`Fresh`] reads.
-const COMMON: [&str; 1] = ["consistency"];
+const COMMON: [&str; 2] = ["consistency", "max_staleness"];
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Fault;
@@ -123,12 +126,79 @@ pub(crate) enum Consistency {
     Stale,
 }
 
-/// `?consistency=`.
-pub(crate) struct Fresh(pub(crate) Option<Consistency>);
+/// When the state that an answer shows was the newest one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AsOf {
+    /// When the request came, or later.
+    Request,
+    /// When the answering node heard its leader; `None` if it never did in this run.
+    Moment(Option<Instant>),
+}
+
+/// Carries [`AsOf`] from the route, which knows it, to the headers of its answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Noted(Arc<Mutex<Option<AsOf>>>);
+
+impl Noted {
+    /// Returns what was noted last.
+    pub(crate) fn last(&self) -> Option<AsOf> {
+        *self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// `?consistency=` and `?max_staleness=`. The second without the first asks for a stale read with that bound.
+#[derive(Debug, Clone)]
+pub(crate) struct Fresh {
+    consistency: Option<Consistency>,
+    max_staleness: Option<Duration>,
+    noted: Noted,
+}
 
 impl Fresh {
-    pub(crate) fn or_newest(&self) -> Consistency {
-        self.0.unwrap_or_default()
+    pub(crate) fn consistency(&self) -> Consistency {
+        match (self.consistency, self.max_staleness) {
+            (Some(said), _) => said,
+            (None, Some(_)) => Consistency::Stale,
+            (None, None) => Consistency::default(),
+        }
+    }
+
+    /// Returns it with another consistency where the caller named none.
+    pub(crate) fn or(mut self, usual: Consistency) -> Self {
+        self.consistency = self.consistency.or(Some(usual));
+        self
+    }
+
+    /// Returns it for what only the answering node knows.
+    pub(crate) fn here(mut self) -> Self {
+        self.consistency = Some(Consistency::Stale);
+        self
+    }
+
+    /// Refuses what was the newest state too long ago.
+    pub(crate) fn allows(&self, as_of: Option<Instant>) -> Result<(), Fault> {
+        let Some(most) = self.max_staleness.filter(|_| self.consistency() == Consistency::Stale) else {
+            return Ok(());
+        };
+        let said = match as_of.map(|as_of| as_of.elapsed()) {
+            Some(age) if age <= most.into() => return Ok(()),
+            Some(age) => format!("this was the newest state {} ago", Duration::from(age)),
+            None => "this node has heard no leader yet".to_owned(),
+        };
+        Err(problem::of(Code::Stale, format!("{said}; `max_staleness` is {most}")).into())
+    }
+
+    pub(crate) fn note(&self, as_of: AsOf) {
+        *self.noted.0.lock().expect("no holder of this lock panics") = Some(as_of);
+    }
+
+    /// Returns when what was read was the newest state, as it is known now.
+    pub(crate) fn as_of(&self) -> Option<Instant> {
+        match self.noted.last() {
+            Some(AsOf::Request) => Some(Instant::now()),
+            Some(AsOf::Moment(as_of)) => as_of,
+            None => None,
+        }
     }
 }
 
@@ -136,16 +206,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Fresh {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
-        let given = parts.uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("consistency="));
-        match given {
-            None => Ok(Self(None)),
-            Some("linearizable") => Ok(Self(Some(Consistency::Linearizable))),
-            Some("leader") => Ok(Self(Some(Consistency::Leader))),
-            Some("stale") => Ok(Self(Some(Consistency::Stale))),
+        let query = parts.uri.query().unwrap_or_default();
+        let word = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let consistency = match word("consistency") {
+            None => None,
+            Some("linearizable") => Some(Consistency::Linearizable),
+            Some("leader") => Some(Consistency::Leader),
+            Some("stale") => Some(Consistency::Stale),
             Some(other) => {
-                Err(suggest::unknown_word("consistency", other, &["linearizable", "leader", "stale"]).into())
+                return Err(suggest::unknown_word("consistency", other, &["linearizable", "leader", "stale"]).into());
             }
-        }
+        };
+        let max_staleness = word("max_staleness").map(str::parse::<Duration>).transpose();
+        let max_staleness = max_staleness.map_err(|error| invalid(format!("`max_staleness`: {error}")))?;
+        let noted = parts.extensions.get::<Noted>().cloned().unwrap_or_default();
+        Ok(Self { consistency, max_staleness, noted })
     }
 }
 
@@ -189,6 +264,15 @@ impl Write {
         match self.if_version {
             None => Ok(()),
             Some(_) => Err(problem::of(Code::Unsupported, "If-Match and If-None-Match do not apply here").into()),
+        }
+    }
+
+    /// Refuses every condition where none can be checked.
+    pub(crate) fn without_condition(&self) -> Result<(), Fault> {
+        self.without_version()?;
+        match self.fence {
+            None => Ok(()),
+            Some(_) => Err(problem::of(Code::Unsupported, "Leaseward-Fence does not apply here").into()),
         }
     }
 

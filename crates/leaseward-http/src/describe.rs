@@ -25,6 +25,9 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
             json!({ "event": "cordoned", "reason": reason }),
         ),
         Event::MachineRemoved { machine } => (format!("{machine} forgotten"), json!({ "event": "removed" })),
+        Event::FeatureLevelRaised { level } => {
+            (format!("the feature level is {level}"), json!({ "event": "feature_level_raised", "level": level }))
+        }
         other => of_server(other),
     };
     EventRecord {
@@ -173,7 +176,8 @@ fn of_server(event: &Event) -> (String, Value) {
     }
 }
 
-fn proof(proof: &FenceProof) -> String {
+/// Returns in words how a death is known.
+pub(crate) fn proof(proof: &FenceProof) -> String {
     match proof {
         FenceProof::Certificate(certificate) => format!("certificate: {}", certificate.exit),
         FenceProof::Rebooted => "its machine booted again".into(),

@@ -12,7 +12,9 @@ mod answer;
 mod api;
 mod ask;
 mod describe;
+mod explain;
 pub mod limits;
+mod local;
 pub mod model;
 mod openapi;
 mod page;
@@ -23,5 +25,6 @@ mod view;
 
 pub use api::{Api, Content, ContentError, router, serve};
 pub use describe::describe;
+pub use local::serve_local;
 pub use openapi::document;
 pub use view::{Remaining, lease, machine, phase, server, session};

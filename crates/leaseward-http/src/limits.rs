@@ -45,5 +45,11 @@ pub const STATUS_READ_WITHIN: Duration = Duration::from_secs(2);
 /// Time to live of sessions that name none, in milliseconds.
 pub const TTL_MS_USUAL: u64 = 3_000;
 
+/// Events and failures in an explanation: what fits a screen with the rest.
+pub const EXPLAINED_EVENTS: usize = 5;
+
+/// What the router says when it refuses a request by itself, in bytes: a sentence.
+pub const REFUSAL_BYTES_MAX: usize = 4_096;
+
 /// An `Idempotency-Key`, in bytes: a UUID with room.
 pub const KEY_BYTES_MAX: usize = 256;

@@ -7,6 +7,7 @@
 mod cluster;
 mod config;
 mod event;
+mod explain;
 mod lease;
 mod machine;
 mod problem;
@@ -22,6 +23,7 @@ pub use config::{
     MemberSyncList, MissingBlobs, Publish, Rollback, SyncPhase,
 };
 pub use event::{Compacted, EventList, EventRecord, Snapshot};
+pub use explain::{Explanation, Fact, Hint};
 pub use lease::{
     AcquireLease, HeldLease, Lease, LeaseList, LeaseState, OpenSession, Renew, RenewOne, Renewed, RenewedOne, Revoke,
     Session, SessionList, SessionOwner, Waiter,

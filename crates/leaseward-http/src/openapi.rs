@@ -36,6 +36,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .merge(routes::publish::routes())
         .merge(routes::blobs::routes())
         .merge(routes::events::routes())
+        .merge(routes::explain::routes())
         .merge(routes::transaction::routes())
         .merge(routes::health::routes())
 }
@@ -82,6 +83,12 @@ fn share(method: &str, noun: &str, is_api: bool, operation: &mut Map<String, Val
             "name": "consistency", "in": "query", "required": false,
             "description": "How new: linearizable is the default; stale asks nobody",
             "schema": { "type": "string", "enum": ["linearizable", "leader", "stale"] },
+        }));
+        shared.push(json!({
+            "name": "max_staleness", "in": "query", "required": false,
+            "description": "Answer a stale read with 503 rather than with anything older; alone it asks for a stale \
+                            read",
+            "schema": { "$ref": "#/components/schemas/Duration" },
         }));
     } else {
         shared.push(header("Idempotency-Key", "Makes a retry the same request, for a day"));

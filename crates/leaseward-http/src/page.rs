@@ -8,29 +8,30 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use leaseward_state::{Revision, State};
+use tokio::time::Instant;
 
 use crate::answer::Fault;
 use crate::api::Api;
-use crate::ask::Consistency;
+use crate::ask::{AsOf, Fresh};
 use crate::limits::{LISTS_KEPT, PAGE_MAX, PAGE_USUAL};
 use crate::problem::{self, Code};
 
 /// States of lists that somebody began, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Lists(VecDeque<Arc<State>>);
+pub(crate) struct Lists(VecDeque<(Arc<State>, Option<Instant>)>);
 
 impl Lists {
-    fn keep(&mut self, state: &Arc<State>) {
+    fn keep(&mut self, state: &Arc<State>, as_of: Option<Instant>) {
         if self.find(state.revision()).is_none() {
-            self.0.push_back(Arc::clone(state));
+            self.0.push_back((Arc::clone(state), as_of));
             if self.0.len() > LISTS_KEPT {
                 self.0.pop_front();
             }
         }
     }
 
-    fn find(&self, revision: Revision) -> Option<Arc<State>> {
-        self.0.iter().find(|state| state.revision() == revision).cloned()
+    fn find(&self, revision: Revision) -> Option<(Arc<State>, Option<Instant>)> {
+        self.0.iter().find(|(state, _)| state.revision() == revision).cloned()
     }
 }
 
@@ -41,6 +42,8 @@ pub(crate) struct Page {
     pub(crate) state: Arc<State>,
     /// The revision of the first page.
     pub(crate) revision: Revision,
+    /// When that was the newest state.
+    as_of: Option<Instant>,
     /// Go on after this key.
     after: Option<String>,
     limit: usize,
@@ -48,28 +51,27 @@ pub(crate) struct Page {
 
 impl Page {
     /// Returns the page that was asked for.
-    pub(crate) async fn open(
-        api: &Api,
-        consistency: Consistency,
-        limit: Option<u32>,
-        page: Option<&str>,
-    ) -> Result<Self, Fault> {
+    pub(crate) async fn open(api: &Api, fresh: &Fresh, limit: Option<u32>, page: Option<&str>) -> Result<Self, Fault> {
         let limit = limit.map_or(PAGE_USUAL, |limit| limit as usize);
         if limit == 0 || limit > PAGE_MAX {
             return Err(problem::of(Code::Invalid, format!("`limit` is 1 to {PAGE_MAX}")).into());
         }
         let Some(page) = page else {
-            let state = api.read(consistency).await?;
-            return Ok(Self { revision: state.revision(), state, after: None, limit });
+            let state = api.read(fresh).await?;
+            return Ok(Self { revision: state.revision(), state, as_of: fresh.as_of(), after: None, limit });
         };
         let (revision, after) = unseal(page)
             .ok_or_else(|| Fault::from(problem::of(Code::Invalid, "`page` is not a `next_page` of this API")))?;
         let kept = api.shared.lists.lock().expect("no holder of this lock panics").find(revision);
         let state = match kept {
-            Some(state) => state,
-            None => api.read(consistency).await?,
+            Some((state, as_of)) => {
+                fresh.allows(as_of)?;
+                fresh.note(AsOf::Moment(as_of));
+                state
+            }
+            None => api.read(fresh).await?,
         };
-        Ok(Self { state, revision, after: Some(after), limit })
+        Ok(Self { state, revision, as_of: fresh.as_of(), after: Some(after), limit })
     }
 
     /// Takes the page out of all that `all` yields, ascending by `key`, and returns it with the next page's name.
@@ -88,7 +90,7 @@ impl Page {
             return (items, None);
         }
         items.truncate(self.limit);
-        api.shared.lists.lock().expect("no holder of this lock panics").keep(&self.state);
+        api.shared.lists.lock().expect("no holder of this lock panics").keep(&self.state, self.as_of);
         let next = items.last().map(|last| seal(self.revision, &key(last)));
         (items, next)
     }

@@ -43,6 +43,8 @@ pub enum Code {
     Unknown,
     /// LW0503: too much at once.
     Overloaded,
+    /// LW0505: what this node knows is older than asked for.
+    Stale,
     /// LW0801: a blob is missing.
     BlobMissing,
     /// LW0802: bytes do not match their name.
@@ -70,6 +72,7 @@ impl Code {
             Self::NoLeader => "LW0501",
             Self::Unknown => "LW0502",
             Self::Overloaded => "LW0503",
+            Self::Stale => "LW0505",
             Self::BlobMissing => "LW0801",
             Self::BlobCorrupt => "LW0802",
         }
@@ -106,11 +109,13 @@ fn page(code: &str) -> Page {
         "LW0501" => (503, "no leader", true, "try again; if it stays so: leaseward status"),
         "LW0502" => (504, "outcome unknown", true, "send it again with the same Idempotency-Key, or look first"),
         "LW0503" => (503, "overloaded", true, "try again after Retry-After"),
+        "LW0505" => (503, "older than asked for", true, "ask another node, or allow more with `max_staleness`"),
         "LW0600" | "LW0604" => (500, "storage failed", false, "see the node's log and its disk"),
         "LW0603" => (503, "node is quarantined", true, "ask another node; see the log of this one"),
         "LW0605" => (507, "disk is full", true, "free space on the node's disk"),
         "LW0610" => (409, "quorum would be lost", false, "bring voters back or add one first"),
         "LW0611" => (409, "term is over", true, "look who leads now and try again"),
+        "LW0612" => (409, "the feature level is too low", false, "update every node first, then finish the upgrade"),
         "LW0801" => (422, "content is missing", true, "PUT what is missing to /v1/blobs/{digest}, then try again"),
         "LW0802" => (422, "content does not match its name", false, "send the bytes whose blake3 hash is the name"),
         "LW0804" => (422, "not a legal tree", false, "change the path that the detail names"),

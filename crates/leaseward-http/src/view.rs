@@ -48,6 +48,7 @@ pub fn lease(state: &State, remaining: &Remaining, name: &LeaseName, lease: &Lea
                 since: waiter.queued.into(),
             })
             .collect(),
+        version: lease.modified.0,
         created: lease.created.into(),
         modified: lease.modified.into(),
     }
@@ -67,6 +68,7 @@ pub fn session(state: &State, remaining: &Remaining, session: &Session) -> model
         remaining: remaining.get(&session.id).map(|left| (*left).into()),
         opened: session.opened_at.into(),
         leases: held(&state.held(session)),
+        version: session.leases_revision.0,
         leases_revision: session.leases_revision.into(),
     }
 }
@@ -196,6 +198,7 @@ pub fn machine(state: &State, name: &MachineName, machine: &Machine) -> model::M
         address: machine.profile.address.clone(),
         agent_version: machine.profile.version.clone(),
         servers: state.servers().filter(|(_, server)| here(server)).map(|(name, _)| name.to_string()).collect(),
+        version: machine.modified.0,
         created: machine.created.into(),
         modified: machine.modified.into(),
     }

@@ -1,6 +1,7 @@
 //! `leaseward agent`: the daemon. A voter, a machine, or both, as the settings say.
 
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leaseward::agent::{Agent, AgentConfig};
@@ -9,10 +10,11 @@ use leaseward::voter::Voter;
 use leaseward::{MachineName, SetName};
 use leaseward_http::Api;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::diagnostic::Diagnostic;
 use crate::settings::{Role, Settings};
@@ -59,12 +61,48 @@ async fn start_voter(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Arc
     let voter = Arc::new(Voter::start(replica, start).await?);
     let api = Api::new(voter.replica().clone(), Arc::new(crate::content::FromVoter(voter.content().clone())));
     info!(api = %settings.node.listen, peers = %settings.peer_listen(), node = voter.replica().node(), "voter is open");
+    if let Some(path) = settings.socket() {
+        serve_locally(&path, api.clone(), tasks);
+    }
     tasks.spawn(async move {
         if let Err(error) = leaseward_http::serve(listener, api).await {
             error!(%error, "the API stopped");
         }
     });
     Ok(voter)
+}
+
+/// Serves the API on a UNIX socket too, if that can be done: nothing else depends on it.
+fn serve_locally(path: &Path, api: Api, tasks: &mut JoinSet<()>) {
+    match bind(path) {
+        Ok(Some(listener)) => {
+            let own = rustix::process::geteuid().as_raw();
+            info!(socket = %path.display(), "the API is open on this machine");
+            tasks.spawn(async move {
+                if let Err(error) = leaseward_http::serve_local(listener, api, own).await {
+                    error!(%error, "the API on the local socket stopped");
+                }
+            });
+        }
+        Ok(None) => warn!(socket = %path.display(), "another agent has the local socket; going on without it"),
+        Err(error) => warn!(socket = %path.display(), %error, "no local socket; going on without it"),
+    }
+}
+
+/// Returns the listener, unless somebody listens there already. What a dead agent left there is replaced.
+fn bind(path: &Path) -> std::io::Result<Option<UnixListener>> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Ok(None);
+    }
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Some(listener))
 }
 
 fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {

@@ -1,6 +1,6 @@
 //! `leaseward node …`
 
-use leaseward_http::model::{NodeList, Transfer};
+use leaseward_http::model::{NodeList, NodeRole, Transfer};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -20,6 +20,7 @@ pub(crate) fn columns() -> Vec<Column> {
         }),
         column("LAG", |node| field(node, "lag")),
         column("VERSION", |node| field(node, "version")),
+        wide("READS LEVEL", |node| field(node, "feature_level")),
         wide("APPLIED", |node| field(node, "applied")),
         wide("PEERS AT", |node| field(node, "peer_address")),
         wide("API AT", |node| field(node, "api_address")),
@@ -66,6 +67,25 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
             };
             let _: Value = api.call(Method::POST, "/v1/cluster/transfer-leader", Some(&Transfer { to })).await?;
             done("another voter leads".into())
+        }
+        NodeCommand::Upgrade { finish: false } => {
+            let mut nodes: NodeList = api.get("/v1/nodes").await?;
+            // Whoever matters least goes first: one election at most.
+            nodes.items.sort_by_key(|node| match node.role {
+                NodeRole::Learner => 0,
+                NodeRole::Voter => 1,
+                NodeRole::Leader => 2,
+            });
+            eprintln!(
+                "One node after the other, in this order, each up again before the next one; the leader after \
+                 `leaseward node transfer-leader`. Then `leaseward node upgrade --finish`."
+            );
+            printer::list(&session.output, &nodes, &columns())
+        }
+        NodeCommand::Upgrade { finish: true } => {
+            session.confirm("No node can go back to an older release afterwards.")?;
+            let _: Value = api.call(Method::POST, "/v1/cluster/finish-upgrade", None::<&()>).await?;
+            done("every node can read what this release brought".into())
         }
     }
 }

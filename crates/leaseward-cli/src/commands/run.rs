@@ -99,6 +99,7 @@ async fn guard(lease: &Lease, guarded: &Guarded, budget: Duration) -> Outcome {
     let mut int = signal(SignalKind::interrupt()).expect("signals can be listened to");
     let ended = guarded.wait();
     tokio::pin!(ended);
+    let mut not_extended = false;
     loop {
         tokio::select! {
             biased;
@@ -121,10 +122,16 @@ async fn guard(lease: &Lease, guarded: &Guarded, budget: Duration) -> Outcome {
                     return Outcome::Lost("its keeper ended".into());
                 }
                 let remaining = standing.borrow_and_update().remaining();
-                if !remaining.is_zero()
-                    && let Err(error) = guarded.extend(BootInstant::now() + remaining).await
-                {
-                    eprintln!("leaseward: the deadline was not extended: {error}");
+                if remaining.is_zero() {
+                    continue;
+                }
+                match guarded.extend(BootInstant::now() + remaining).await {
+                    Ok(()) => not_extended = false,
+                    // Once is no news: the command may have ended just now.
+                    Err(error) if std::mem::replace(&mut not_extended, true) => {
+                        eprintln!("leaseward: the deadline was not extended: {error}");
+                    }
+                    Err(_) => {}
                 }
             }
             _ = term.recv() => { guarded.stop(Duration::from_secs(30)).await.ok(); }

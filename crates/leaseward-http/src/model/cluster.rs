@@ -92,6 +92,8 @@ pub struct Node {
     pub applied: Option<u64>,
     /// Its version.
     pub version: Option<String>,
+    /// The feature level that it can read.
+    pub feature_level: Option<u32>,
     /// Why it takes no part, if so.
     pub quarantined: Option<String>,
     /// Where peers reach it.
@@ -109,6 +111,9 @@ pub struct NodeList {
     pub revision: Wide,
     /// The nodes.
     pub items: Vec<Node>,
+    /// Ask for this page next, if there is one.
+    #[serde(default)]
+    pub next_page: Option<String>,
 }
 
 /// Hands leadership over.

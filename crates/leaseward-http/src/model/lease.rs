@@ -32,9 +32,12 @@ pub struct Lease {
     pub meta: BTreeMap<String, String>,
     /// Who waits, next one first.
     pub waiting: Vec<Waiter>,
+    /// Its version, as in its `ETag`: the entry that changed it last.
+    #[serde(default)]
+    pub version: u64,
     /// The entry that made it.
     pub created: Wide,
-    /// The entry that changed it last; its version.
+    /// The entry that changed it last.
     pub modified: Wide,
 }
 
@@ -126,6 +129,9 @@ pub struct Session {
     pub opened: Time,
     /// The leases it holds.
     pub leases: Vec<HeldLease>,
+    /// Its version, as in its `ETag`: the entry that changed its leases last.
+    #[serde(default)]
+    pub version: u64,
     /// The entry that changed its leases last; what a renewal calls `known`.
     pub leases_revision: Wide,
 }

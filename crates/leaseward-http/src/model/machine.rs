@@ -31,9 +31,12 @@ pub struct Machine {
     pub agent_version: String,
     /// The servers assigned to it, ascending.
     pub servers: Vec<String>,
+    /// Its version, as in its `ETag`: the entry that changed it last.
+    #[serde(default)]
+    pub version: u64,
     /// The entry that made it.
     pub created: Wide,
-    /// The entry that changed it last; its version.
+    /// The entry that changed it last.
     pub modified: Wide,
 }
 

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::answer::Fault;
 use crate::api::Api;
-use crate::ask::{Body, Nothing, Params, bytes, not_found};
+use crate::ask::{Body, Nothing, Params, Write, bytes, not_found};
 use crate::limits::{BLOB_BYTES_MAX, NAMES_BYTES_MAX};
 use crate::model::MissingBlobs;
 use crate::problem::{self, Code};
@@ -31,8 +31,10 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 async fn missing(
     State(api): State<Api>,
     Params(Nothing {}): Params<Nothing>,
+    write: Write,
     Body(body): Body<MissingBlobs>,
 ) -> Result<Json<MissingBlobs>, Fault> {
+    write.without_condition()?;
     let digests = body.digests.iter().map(|text| digest(text)).collect::<Result<_, _>>()?;
     let missing = api.content.missing(digests).await.map_err(content)?;
     Ok(Json(MissingBlobs { digests: missing.iter().map(ToString::to_string).collect() }))
@@ -47,8 +49,10 @@ async fn put(
     State(api): State<Api>,
     Path(name): Path<String>,
     Params(Nothing {}): Params<Nothing>,
+    write: Write,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Fault> {
+    write.without_condition()?;
     let digest = digest(&name)?;
     let plain = bytes(body)?;
     if digest_of(&plain) != digest {

@@ -31,17 +31,17 @@ async fn status(
     fresh: Fresh,
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Json<ClusterStatus>>, Fault> {
-    let stale = fresh.or_newest() == Consistency::Stale;
+    let stale = fresh.consistency() == Consistency::Stale;
+    let here = api.read_here(&fresh)?;
     let read = async {
-        match timeout(STATUS_READ_WITHIN, api.read(Consistency::Linearizable)).await {
-            _ if stale => None,
-            Ok(Ok(state)) => Some(state),
-            _ => None,
+        match stale {
+            true => None,
+            false => timeout(STATUS_READ_WITHIN, api.read(&fresh)).await.ok().and_then(Result::ok),
         }
     };
     let (state, nodes) = tokio::join!(read, nodes(&api));
     let answers = state.is_some() || (stale && api.replica.leader().is_some());
-    let state = state.unwrap_or_else(|| api.here());
+    let state = state.unwrap_or(here);
     let status = api.replica.status();
     let leader = api.leader_name().filter(|_| answers);
     let cluster = format!("{:032x}", api.replica.cluster());

@@ -42,7 +42,7 @@ async fn list(
     fresh: Fresh,
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<ConfigSetList>>, Fault> {
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let all = page.state.sets().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
     let (sets, next_page) = page.take(&api, all, |(name, _)| name.to_string());
     let items = sets.into_iter().map(|(name, set)| view::set(&page.state, name, set)).collect();
@@ -60,7 +60,7 @@ async fn get(
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Response>, Fault> {
     let set: SetName = name(&set)?;
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let found = state.set(&set).ok_or_else(|| not_found("config", &set))?;
     Ok(At(state.revision(), tagged(StatusCode::OK, found.head, view::set(&state, &set, found))))
 }
@@ -91,7 +91,7 @@ async fn versions(
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<ConfigVersionList>>, Fault> {
     let set: SetName = name(&set)?;
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let found = page.state.set(&set).ok_or_else(|| not_found("config", &set))?;
     let all = found.versions.values().rev();
     let (versions, next_page) = page.take(&api, all, |version| number_key(u64::MAX - version.number));
@@ -124,7 +124,7 @@ async fn version(
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Response>, Fault> {
     let (set, n): (SetName, u64) = (name(&set)?, number(&n)?);
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let version = find(&state, &set, n)?;
     let manifest = manifest(&api, version.manifest).await?;
     let entries = manifest.entries.iter().map(entry).collect();
@@ -171,7 +171,7 @@ async fn file(
 ) -> Result<At<Response>, Fault> {
     let (set, n): (SetName, u64) = (name(&set)?, number(&n)?);
     check_path(&path).map_err(|bad| problem::of(Code::Path, bad.to_string()))?;
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let manifest = manifest(&api, find(&state, &set, n)?.manifest).await?;
     let found = manifest.entries.iter().find(|entry| entry.path == path).map(|entry| &entry.node);
     let Some(ManifestNode::File { size, digest, chunks, .. }) = found else {
@@ -218,7 +218,7 @@ async fn members(
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<MemberSyncList>>, Fault> {
     let set: SetName = name(&set)?;
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let head = page.state.set(&set).ok_or_else(|| not_found("config", &set))?.head;
     let all = page.state.machines().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
     let (machines, next_page) = page.take(&api, all, |(name, _)| name.to_string());

@@ -100,9 +100,9 @@ async fn events(
 ) -> Result<Response, Fault> {
     let filter = Filter::of(&params)?;
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     if !header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
-        return Ok(list(&api, &filter, &params).await?.into_response());
+        return Ok(list(&api, &fresh, &filter, &params).await?.into_response());
     }
     if params.wait.is_some() || params.limit.is_some() {
         return Err(problem::of(Code::Invalid, "`wait` and `limit` are not for streams").into());
@@ -125,14 +125,18 @@ async fn events(
     Ok(Sse::new(lines(follow)).keep_alive(keep_alive).into_response())
 }
 
-async fn list(api: &Api, filter: &Filter, params: &EventParams) -> Result<At<Json<EventList>>, Fault> {
+async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -> Result<At<Json<EventList>>, Fault> {
     let limit = params.limit.map_or(PAGE_USUAL, |limit| limit as usize);
     if limit == 0 || limit > PAGE_MAX {
         return Err(problem::of(Code::Invalid, format!("`limit` is 1 to {PAGE_MAX}")).into());
     }
     let deadline = Instant::now() + params.wait.map(wait).transpose()?.unwrap_or_default();
     let mut published = api.replica.published();
+    let mut waited = false;
     loop {
+        if waited {
+            api.read_here(fresh)?;
+        }
         let state = std::sync::Arc::clone(&published.borrow_and_update().state);
         let (items, revision) = match params.after {
             Some(after) => after_revision(&state, filter, after.into(), limit)?,
@@ -145,6 +149,7 @@ async fn list(api: &Api, filter: &Filter, params: &EventParams) -> Result<At<Jso
                 EventList { revision: revision.into(), compacted, items: items.into_iter().map(describe).collect() };
             return Ok(At(state.revision(), Json(list)));
         }
+        waited = true;
     }
 }
 

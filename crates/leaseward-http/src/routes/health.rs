@@ -65,7 +65,7 @@ async fn server(
     Params(params): Params<HealthParams>,
 ) -> Result<At<Response>, Fault> {
     let server: ServerName = name(&server)?;
-    let state = api.read(fresh.0.unwrap_or(Consistency::Stale)).await?;
+    let state = api.read(&fresh.or(Consistency::Stale)).await?;
     let found = state.server(&server).ok_or_else(|| not_found("server", &server))?;
     let object = view::server(&state, &server, found);
     let is_there = params.machine.is_none() || params.machine == object.machine;

@@ -23,6 +23,7 @@ use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found, wait};
 use crate::limits::TTL_MS_USUAL;
 use crate::model::{self, AcquireLease, Lease, LeaseList, Revoke, Wide};
 use crate::page::Page;
+use crate::problem::{self, Code};
 use crate::routes::ListParams;
 use crate::view;
 
@@ -37,7 +38,7 @@ async fn list(
     fresh: Fresh,
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<LeaseList>>, Fault> {
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let all = page.state.leases().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
     let (leases, next_page) = page.take(&api, all, |(name, _)| name.to_string());
     let remaining = api.remaining();
@@ -57,7 +58,7 @@ async fn get(
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Response>, Fault> {
     let lease: LeaseName = name(&lease)?;
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let found = state.lease(&lease).ok_or_else(|| not_found("lease", &lease))?;
     let object = view::lease(&state, &api.remaining(), &lease, found);
     Ok(At(state.revision(), tagged(StatusCode::OK, found.modified.0, object)))
@@ -81,36 +82,13 @@ async fn acquire(
     write.without_version()?;
     let patience = body.wait.map(wait).transpose()?.filter(|wait| !wait.is_zero());
     let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, model::Duration::millis);
-    let (session, is_ours) = match body.session {
-        Some(session) => (SessionId(session.0), false),
-        None => {
-            let open = Command::OpenSession { name: body.holder.clone(), ttl_ms };
-            match api.commit(&write, 1, Vec::new(), open).await? {
-                (_, Reply::Session(session)) => (session, true),
-                (_, other) => return Err(unexpected(&other)),
-            }
-        }
-    };
-    let acquire = Acquire {
-        lease: lease.clone(),
-        session,
-        holder: body.holder,
-        wait: patience.is_some(),
-        priority: body.priority,
-        lock_delay_ms: body.lock_delay.map_or(0, model::Duration::millis),
-        meta: body.meta,
-    };
-    let mut claim =
-        Claim { api: api.clone(), lease, session, holder: acquire.holder.clone(), is_ours, queued: false, open: true };
     let begun = Instant::now();
-    let outcome = match api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await {
-        Ok((_, Reply::Granted { .. })) => Ok(()),
-        Ok((_, Reply::Queued { .. })) => {
-            claim.queued = true;
-            claim.wait(begun + patience.unwrap_or_default(), ttl_ms).await
-        }
-        Ok((_, other)) => Err(unexpected(&other)),
-        Err(fault) => Err(fault),
+    // In a task of its own: whoever hangs up meanwhile leaves a claim behind that gives itself up.
+    let claim = Claim::make(api.clone(), write, lease, body, ttl_ms, patience.is_some());
+    let mut claim = tokio::spawn(claim).await.map_err(|error| problem::with_code("LW0607", error.to_string()))??;
+    let outcome = match claim.queued {
+        true => claim.wait(begun + patience.unwrap_or_default(), ttl_ms).await,
+        false => Ok(()),
     };
     let granted = match outcome {
         Ok(()) => claim.granted(),
@@ -133,8 +111,50 @@ async fn acquire(
     }
 }
 
+/// Opens a session for the holder and acquires in it: one entry.
+async fn open_and_acquire(
+    api: &Api,
+    write: &Write,
+    ttl_ms: u64,
+    acquire: Acquire,
+) -> Result<(SessionId, Reply), Fault> {
+    let command = Command::AcquireOpening { name: acquire.holder.clone(), ttl_ms, acquire: acquire.clone() };
+    match api.commit(write, 2, Vec::new(), command).await {
+        Ok((_, Reply::Atomic(replies))) => match <[Reply; 2]>::try_from(replies) {
+            Ok([Reply::Session(session), reply]) => Ok((session, reply)),
+            Ok([other, _]) => Err(unexpected(&other)),
+            Err(replies) => Err(unexpected(&Reply::Atomic(replies))),
+        },
+        Ok((_, other)) => Err(unexpected(&other)),
+        // Until every node can read the entry that does both, there are two.
+        Err(fault) if fault.0.code == "LW0612" => open_then_acquire(api, write, ttl_ms, acquire).await,
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn open_then_acquire(
+    api: &Api,
+    write: &Write,
+    ttl_ms: u64,
+    mut acquire: Acquire,
+) -> Result<(SessionId, Reply), Fault> {
+    let open = Command::OpenSession { name: acquire.holder.clone(), ttl_ms };
+    let session = match api.commit(write, 1, Vec::new(), open).await? {
+        (_, Reply::Session(session)) => session,
+        (_, other) => return Err(unexpected(&other)),
+    };
+    acquire.session = session;
+    match api.commit(write, 0, Vec::new(), Command::Acquire(acquire)).await {
+        Ok((_, reply)) => Ok((session, reply)),
+        Err(fault) => {
+            api.replica.propose(Command::EndSession { session }.into()).await.ok();
+            Err(fault)
+        }
+    }
+}
+
 fn unexpected(reply: &Reply) -> Fault {
-    crate::problem::with_code("LW0607", format!("an answer that does not fit: {reply:?}")).into()
+    problem::with_code("LW0607", format!("an answer that does not fit: {reply:?}")).into()
 }
 
 /// Somebody's wish for a lease while its request lives. A caller that hangs up withdraws it.
@@ -151,6 +171,41 @@ struct Claim {
 }
 
 impl Claim {
+    /// Asks for the lease: one entry, also if its session is opened for it.
+    async fn make(
+        api: Api,
+        write: Write,
+        lease: LeaseName,
+        body: AcquireLease,
+        ttl_ms: u64,
+        wait: bool,
+    ) -> Result<Self, Fault> {
+        let named = body.session.map(|session| SessionId(session.0));
+        if named.is_none() && write.fence.is_some() {
+            let detail = "Leaseward-Fence guards an acquire only in a session that is open already";
+            return Err(problem::of(Code::Unsupported, detail).into());
+        }
+        let acquire = Acquire {
+            lease: lease.clone(),
+            session: named.unwrap_or(SessionId(0)),
+            holder: body.holder.clone(),
+            wait,
+            priority: body.priority,
+            lock_delay_ms: body.lock_delay.map_or(0, model::Duration::millis),
+            meta: body.meta,
+        };
+        let (session, reply) = match named {
+            Some(session) => (session, api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await?.1),
+            None => open_and_acquire(&api, &write, ttl_ms, acquire).await?,
+        };
+        let queued = match reply {
+            Reply::Granted { .. } => false,
+            Reply::Queued { .. } => true,
+            other => return Err(unexpected(&other)),
+        };
+        Ok(Self { api, lease, session, holder: body.holder, is_ours: named.is_none(), queued, open: true })
+    }
+
     /// Waits for the grant. Renews a session of its own meanwhile, as its owner does not know it yet.
     async fn wait(&self, deadline: Instant, ttl_ms: u64) -> Result<(), Fault> {
         let mut published = self.api.replica.published();
@@ -211,7 +266,7 @@ impl Claim {
             }),
             None => {
                 let detail = format!("lease/{} was not granted in time", self.lease);
-                crate::problem::of(crate::problem::Code::Held, detail).into()
+                problem::of(Code::Held, detail).into()
             }
         }
     }
@@ -284,7 +339,7 @@ async fn revoke(
     write: Write,
     Body(body): Body<Revoke>,
 ) -> Result<At<StatusCode>, Fault> {
-    write.without_version()?;
+    write.without_condition()?;
     let command = Command::Revoke { lease: name(&body.name)?, token: body.token.map(Into::into) };
     let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
     Ok(At(revision, StatusCode::NO_CONTENT))

@@ -32,7 +32,7 @@ async fn list(
     fresh: Fresh,
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<MachineList>>, Fault> {
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let all = page.state.machines().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
     let (machines, next_page) = page.take(&api, all, |(name, _)| name.to_string());
     let items = machines.into_iter().map(|(name, machine)| view::machine(&page.state, name, machine)).collect();
@@ -50,7 +50,7 @@ async fn get(
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Response>, Fault> {
     let machine: MachineName = name(&machine)?;
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let found = state.machine(&machine).ok_or_else(|| not_found("machine", &machine))?;
     let object = view::machine(&state, &machine, found);
     Ok(At(state.revision(), tagged(StatusCode::OK, found.modified.0, object)))
@@ -64,7 +64,7 @@ async fn remove(
     Params(Nothing {}): Params<Nothing>,
     write: Write,
 ) -> Result<At<StatusCode>, Fault> {
-    write.without_version()?;
+    write.without_condition()?;
     let command = Command::RemoveMachine { machine: name(&machine)? };
     let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
     Ok(At(revision, StatusCode::NO_CONTENT))

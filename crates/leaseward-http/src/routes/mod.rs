@@ -4,6 +4,7 @@ pub(crate) mod blobs;
 pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod events;
+pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod leases;
 pub(crate) mod machines;

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::answer::Fault;
+use crate::answer::{At, Fault};
 use crate::api::Api;
 use crate::ask::{Fresh, Nothing, OptionalBody, Params, Write};
 use crate::limits::STATUS_WITHIN;
 use crate::model::{Duration, Node, NodeList, NodeRole, Transfer};
+use crate::page::{Page, number_key};
 use crate::problem::{self, Code};
+use crate::routes::ListParams;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -24,13 +26,21 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(demote))
         .routes(routes!(remove))
         .routes(routes!(transfer))
+        .routes(routes!(finish_upgrade))
 }
 
 /// Lists nodes, each asked just now.
-#[utoipa::path(get, path = "/v1/nodes", responses((status = 200, body = NodeList)))]
-async fn list(State(api): State<Api>, _: Fresh, Params(Nothing {}): Params<Nothing>) -> Result<Json<NodeList>, Fault> {
-    let items = nodes(&api).await;
-    Ok(Json(NodeList { revision: api.here().revision().into(), items }))
+#[utoipa::path(get, path = "/v1/nodes", params(ListParams), responses((status = 200, body = NodeList)))]
+async fn list(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Params(params): Params<ListParams>,
+) -> Result<At<Json<NodeList>>, Fault> {
+    // Membership is not part of the state, so there is nothing newer to wait for.
+    let page = Page::open(&api, &fresh.here(), params.limit, params.page.as_deref()).await?;
+    let all = nodes(&api).await.into_iter().filter(|node| node.name.starts_with(&params.prefix));
+    let (items, next_page) = page.take(&api, all, |node| number_key(node.id));
+    Ok(At(page.revision, Json(NodeList { revision: page.revision.into(), items, next_page })))
 }
 
 /// Returns every node by ascending ids, each asked at the same time.
@@ -65,6 +75,7 @@ pub(crate) async fn nodes(api: &Api) -> Vec<Node> {
                 lag: leader.zip(status).map(|(last, status)| last.saturating_sub(status.last_index)),
                 applied: status.map(|status| status.applied_index),
                 version: status.map(|status| status.version.clone()),
+                feature_level: status.map(|status| status.feature_level),
                 quarantined: status.and_then(|status| status.quarantined.clone()),
                 peer_address: info.peer_address.clone(),
                 api_address: info.api_address.clone(),
@@ -128,12 +139,19 @@ async fn transfer(
     change(&api, &write, MemberChange::Transfer(body.to)).await
 }
 
+/// Raises the feature level, once every node runs the new release.
+#[utoipa::path(post, path = "/v1/cluster/finish-upgrade", responses((status = 204)))]
+async fn finish_upgrade(
+    State(api): State<Api>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<StatusCode, Fault> {
+    change(&api, &write, MemberChange::FinishUpgrade).await
+}
+
 /// Membership is not part of the state, so neither a fence nor a version can guard it.
 async fn change(api: &Api, write: &Write, change: MemberChange) -> Result<StatusCode, Fault> {
-    write.without_version()?;
-    if write.fence.is_some() {
-        return Err(problem::of(Code::Unsupported, "Leaseward-Fence cannot guard a change of members").into());
-    }
+    write.without_condition()?;
     match api.replica.ask_self(Ask::Members(change)).await {
         Answer::Done => Ok(StatusCode::NO_CONTENT),
         Answer::Failed { code, why } => Err(problem::with_code(&code, why).into()),

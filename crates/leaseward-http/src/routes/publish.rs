@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::answer::{At, Fault, tagged};
 use crate::api::{Api, ContentError};
-use crate::ask::{Body, Consistency, Nothing, Params, Write, name, not_found};
+use crate::ask::{Body, Nothing, Params, Write, name, not_found};
 use crate::model::{ConfigVersion, Publish, Rollback};
 use crate::problem::{self, Code};
 use crate::routes::configs::find;
@@ -63,7 +63,7 @@ async fn rollback(
     Body(body): Body<Rollback>,
 ) -> Result<At<Response>, Fault> {
     let set: SetName = name(&set)?;
-    let state = api.read(Consistency::Linearizable).await?;
+    let state = api.read_now().await?;
     let manifest = find(&state, &set, body.to)?.manifest;
     let publish = checked(&api, set, write.version(), manifest).await?;
     let message = if body.message.is_empty() { format!("back to v{}", body.to) } else { body.message };

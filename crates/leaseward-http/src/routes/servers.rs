@@ -36,7 +36,7 @@ async fn list(
     fresh: Fresh,
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<ServerList>>, Fault> {
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let all = page.state.servers().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
     let (servers, next_page) = page.take(&api, all, |(name, _)| name.to_string());
     let items = servers.into_iter().map(|(name, server)| view::server(&page.state, name, server)).collect();
@@ -54,7 +54,7 @@ async fn get(
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Response>, Fault> {
     let server: ServerName = name(&server)?;
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let found = state.server(&server).ok_or_else(|| not_found("server", &server))?;
     let object = view::server(&state, &server, found);
     Ok(At(state.revision(), tagged(StatusCode::OK, found.version, object)))
@@ -160,7 +160,7 @@ async fn relocate(
     write: Write,
 ) -> Result<At<Response>, Fault> {
     let server: ServerName = name(&server)?;
-    write.without_version()?;
+    write.without_condition()?;
     let command = Command::Move { server: server.clone(), to: name(&params.to)? };
     api.commit(&write, 0, Vec::new(), command).await?;
     shown(&api, &server, StatusCode::OK)

@@ -30,7 +30,7 @@ async fn list(
     fresh: Fresh,
     Params(params): Params<ListParams>,
 ) -> Result<At<Json<SessionList>>, Fault> {
-    let page = Page::open(&api, fresh.or_newest(), params.limit, params.page.as_deref()).await?;
+    let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let all = page.state.sessions().filter(|(_, session)| session.owner.name().starts_with(&params.prefix));
     let (sessions, next_page) = page.take(&api, all, |(id, _)| number_key(id.0));
     let remaining = api.remaining();
@@ -49,7 +49,7 @@ async fn get(
     Params(Nothing {}): Params<Nothing>,
 ) -> Result<At<Response>, Fault> {
     let id = session_id(&id)?;
-    let state = api.read(fresh.or_newest()).await?;
+    let state = api.read(&fresh).await?;
     let found = state.session(id).ok_or_else(|| api.refused(&Refusal::NoSession { session: id }))?;
     let object = view::session(&state, &api.remaining(), found);
     Ok(At(state.revision(), tagged(StatusCode::OK, found.leases_revision.0, object)))
@@ -63,7 +63,7 @@ async fn open(
     write: Write,
     Body(body): Body<OpenSession>,
 ) -> Result<At<Response>, Fault> {
-    write.without_version()?;
+    write.without_condition()?;
     let ttl_ms = body.ttl.map_or(TTL_MS_USUAL, model::Duration::millis);
     let command = Command::OpenSession { name: body.name, ttl_ms };
     let (revision, reply) = api.commit(&write, 0, Vec::new(), command).await?;
@@ -82,7 +82,7 @@ async fn end(
     Params(Nothing {}): Params<Nothing>,
     write: Write,
 ) -> Result<At<StatusCode>, Fault> {
-    write.without_version()?;
+    write.without_condition()?;
     let command = Command::EndSession { session: session_id(&id)? };
     let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
     Ok(At(revision, StatusCode::NO_CONTENT))
@@ -97,7 +97,7 @@ async fn renew(
     write: Write,
     Body(body): Body<Renew>,
 ) -> Result<Json<Renewed>, Fault> {
-    write.without_version()?;
+    write.without_condition()?;
     if body.sessions.len() > RENEWALS_MAX {
         return Err(problem::of(Code::Invalid, format!("at most {RENEWALS_MAX} sessions at once")).into());
     }

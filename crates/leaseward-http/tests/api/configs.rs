@@ -29,7 +29,7 @@ async fn put_blob(cluster: &Cluster, bytes: Vec<u8>) -> Digest {
     digest
 }
 
-async fn publish(cluster: &Cluster, content: &[u8], message: &str) -> u64 {
+pub(crate) async fn publish(cluster: &Cluster, content: &[u8], message: &str) -> u64 {
     let (tree, pieces) = tree(content);
     for piece in pieces {
         put_blob(cluster, piece).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -96,12 +97,26 @@ impl Answer {
     }
 }
 
+/// Returns an address that nobody listens on: from below the ports that the kernel hands out, so that nobody gets it.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 20_000) as u16;
+    loop {
+        let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 22_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 impl Cluster {
     pub(crate) async fn of(count: usize) -> Self {
+        Self::of_level(count, leaseward_state::apply::feature::FEATURE_LEVEL).await
+    }
+
+    /// Returns a cluster of a release that knows this feature level.
+    pub(crate) async fn of_level(count: usize, feature_level: u32) -> Self {
         let dir = TempDir::new().unwrap();
         let peers: Vec<_> = (0..count).map(|_| free_address()).collect();
         let content = Arc::new(Memory::default());
@@ -109,6 +124,7 @@ impl Cluster {
         for (i, peer) in peers.iter().enumerate() {
             let settings = Settings {
                 timing: Timing::fast(),
+                feature_level,
                 segment_bytes: 256 << 10,
                 free_bytes_min: 0,
                 fatal: Arc::new(|why| panic!("{why}")),
@@ -203,6 +219,7 @@ pub(crate) async fn ask(request: RequestBuilder) -> Answer {
     let (status, headers) = (answer.status(), answer.headers().clone());
     assert!(headers.contains_key("leaseward-revision"), "{headers:?}");
     assert!(headers.contains_key("leaseward-leader"), "{headers:?}");
+    assert!(headers.contains_key("leaseward-staleness-ms"), "{headers:?}");
     assert!(headers.contains_key("leaseward-served-by"), "{headers:?}");
     let text = timeout(PATIENCE, answer.text()).await.expect("in time").expect("a body");
     Answer { status, headers, text }

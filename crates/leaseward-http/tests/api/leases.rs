@@ -58,6 +58,45 @@ async fn a_lease_is_taken_seen_renewed_and_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_opened_for_a_lease_costs_no_entry_of_its_own() {
+    let cluster = Cluster::of(1).await;
+    let revision = || cluster.nodes[0].published().borrow().state.revision().0;
+    // The first command of a cluster brings another one with it.
+    cluster.session("job").await;
+    let before = revision();
+    let answer = cluster.put("/v1/leases/a", json!({ "holder": "h", "ttl": "1h", "meta": { "k": "v" } })).await;
+    assert_eq!(answer.header("leaseward-revision"), (before + 1).to_string());
+    let lease = answer.ok(200);
+    assert_eq!(revision(), before + 1, "one entry opens the session and grants the lease");
+    assert_eq!((&lease["holder"], &lease["ttl"], &lease["meta"]["k"]), (&"h".into(), &"1h".into(), &"v".into()));
+    let session = cluster.get(&format!("/v1/sessions/{}", lease["session"].as_str().unwrap())).await.ok(200);
+    assert_eq!((&session["name"], &session["leases"][0]["name"]), (&"h".into(), &"a".into()));
+
+    cluster.put("/v1/leases/a", json!({ "holder": "other" })).await.problem(409, "LW0202");
+    assert_eq!(revision(), before + 2, "a refused one is one entry, too");
+    assert_eq!(cluster.get("/v1/sessions").await.ok(200)["items"].as_array().unwrap().len(), 2);
+
+    let fenced = cluster.request("PUT", "/v1/leases/b").header("leaseward-fence", "a;1");
+    ask(fenced.json(&json!({ "holder": "h" }))).await.problem(422, "LW0107");
+    assert_eq!(revision(), before + 2, "nothing was asked of the log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_nodes_of_an_older_release_it_costs_two_entries() {
+    let cluster = Cluster::of_level(1, 0).await;
+    let revision = || cluster.nodes[0].published().borrow().state.revision().0;
+    // The first command of a cluster brings another one with it.
+    cluster.session("job").await;
+    let before = revision();
+    let lease = cluster.put("/v1/leases/a", json!({ "holder": "h", "ttl": "1h" })).await.ok(200);
+    assert_eq!(revision(), before + 2, "the older ones cannot read the entry that does both");
+    cluster.get(&format!("/v1/sessions/{}", lease["session"].as_str().unwrap())).await.ok(200);
+    cluster.put("/v1/leases/a", json!({ "holder": "other" })).await.problem(409, "LW0202");
+    let sessions = cluster.get("/v1/sessions").await.ok(200);
+    assert_eq!(sessions["items"].as_array().unwrap().len(), 2, "the session of the refused one is over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_is_said_with_its_code() {
     let cluster = Cluster::of(1).await;
     let too_short = cluster.put("/v1/leases/a", json!({ "holder": "h", "ttl": "100ms" })).await.problem(422, "LW0102");

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
 mod configs;
+mod conventions;
 mod document;
 mod events;
+mod explain;
 mod harness;
 mod leases;
 mod nodes;
+mod reads;
 mod servers;

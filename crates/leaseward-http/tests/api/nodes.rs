@@ -1,5 +1,6 @@
 //! Nodes and the cluster as a whole, seen through a follower.
 
+use leaseward_state::apply::feature::FEATURE_LEVEL;
 use serde_json::json;
 
 use crate::harness::{Cluster, ask, eventually};
@@ -39,6 +40,8 @@ async fn every_node_answers_and_members_change() {
     assert_eq!((role(other), role(cluster.nodes[leader].node())), ("learner".into(), "leader".into()));
     ask(at("POST", &format!("/v1/nodes/{other}/promote"))).await.ok(204);
 
+    assert_eq!(nodes["items"][0]["feature_level"], FEATURE_LEVEL);
+    ask(at("POST", "/v1/cluster/finish-upgrade")).await.ok(204);
     ask(at("POST", "/v1/cluster/transfer-leader").json(&json!({ "too": 1 }))).await.problem(422, "LW0103");
     ask(at("POST", "/v1/cluster/transfer-leader").json(&json!({ "to": other }))).await.ok(204);
     eventually("the other one leads", || {
