@@ -13,7 +13,7 @@ use leaseward_raft::net::wire::{Purpose, Renewal, Renewed};
 use leaseward_raft::{Replica, Settings, Start, Timing};
 use leaseward_state::command::Acquire;
 use leaseward_state::propose::Propose;
-use leaseward_state::server::{FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
+use leaseward_state::server::ServerSpec;
 use leaseward_state::{Command, LeaseName, Reply, Revision, ServerName, SessionId};
 use leaseward_tests::relay::{Link, Relay, Who};
 use leaseward_tests::{PATIENCE, eventually, free_port};
@@ -126,24 +126,8 @@ fn acquire(session: SessionId, name: &str, wait: bool) -> Command {
 
 fn large_server(number: usize) -> Command {
     let spec = ServerSpec {
-        command: vec!["true".into()],
-        stop_command: Vec::new(),
         environment: BTreeMap::from([("LONG".to_owned(), "x".repeat(60_000))]),
-        directory: None,
-        user: None,
-        candidates: Vec::new(),
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
-        start_timeout_ms: 1,
-        stop_grace_ms: 1,
-        restart: RestartPolicy::default(),
-        priority: 0,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: BTreeMap::new(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(["true"])
     };
     let server = ServerName::new(format!("s{number}")).expect("a name");
     Command::PutServer { server, spec: Box::new(spec), if_version: None }

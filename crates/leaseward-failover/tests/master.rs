@@ -1,6 +1,6 @@
 //! The master's loop by itself, in a cluster that is one value in memory, with paused time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use leaseward_state::command::OpenMachine;
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::order::Order;
 use leaseward_state::propose::{Committed, NotCommitted, Propose};
-use leaseward_state::server::{FenceLevel, ManagerKind, Placement, RestartPolicy, ServerSpec, Wanted};
+use leaseward_state::server::{FenceLevel, Placement, ServerSpec, Wanted};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{Command, Entry, MachineName, Reply, Request, ServerName, State, Term, UnixMillis};
 use tokio::sync::watch;
@@ -105,26 +105,7 @@ impl World {
     }
 
     fn server(&self, name: &str) {
-        let spec = ServerSpec {
-            command: vec!["serve".into()],
-            stop_command: Vec::new(),
-            environment: BTreeMap::new(),
-            directory: None,
-            user: None,
-            candidates: Vec::new(),
-            requires_fence: FenceLevel::F0,
-            grace_ms: None,
-            check: None,
-            start_timeout_ms: 1,
-            stop_grace_ms: 1,
-            restart: RestartPolicy::default(),
-            priority: 0,
-            addresses: Vec::new(),
-            mounts: Vec::new(),
-            hooks: BTreeMap::new(),
-            manager: ManagerKind::Agent,
-            needs_sets: Vec::new(),
-        };
+        let spec = ServerSpec::new(["serve"]);
         self.happens(Command::PutServer { server: server(name), spec: Box::new(spec), if_version: None });
     }
 

@@ -72,3 +72,10 @@ pub const PATH_BYTES_MAX: usize = 4095;
 
 /// Length of one part of a path, in bytes, as Linux has it.
 pub const PATH_PART_BYTES_MAX: usize = 255;
+
+/// How long a server may take until its first good check where nothing is asked, in milliseconds: a slow database's
+/// recovery fits.
+pub const START_TIMEOUT_MS: u64 = 60_000;
+
+/// How long a server may take after its stop signal where nothing is asked, in milliseconds.
+pub const STOP_GRACE_MS: u64 = 30_000;

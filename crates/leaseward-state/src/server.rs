@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{START_TIMEOUT_MS, STOP_GRACE_MS};
 use crate::name::MachineName;
 use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
 
@@ -94,6 +95,31 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
+    /// Returns a server that runs `command` somewhere, and of which nothing else is asked.
+    #[must_use]
+    pub fn new<T: Into<String>>(command: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            stop_command: Vec::new(),
+            environment: BTreeMap::new(),
+            directory: None,
+            user: None,
+            candidates: Vec::new(),
+            requires_fence: FenceLevel::F0,
+            grace_ms: None,
+            check: None,
+            start_timeout_ms: START_TIMEOUT_MS,
+            stop_grace_ms: STOP_GRACE_MS,
+            restart: RestartPolicy::default(),
+            priority: 0,
+            addresses: Vec::new(),
+            mounts: Vec::new(),
+            hooks: BTreeMap::new(),
+            manager: ManagerKind::Agent,
+            needs_sets: Vec::new(),
+        }
+    }
+
     /// Returns whether a process started for `self` is also the right one for `other`.
     #[must_use]
     pub fn runs_alike(&self, other: &Self) -> bool {

@@ -8,7 +8,7 @@ use leaseward_state::config::Digest;
 use leaseward_state::lease::{LeaseState, Waiter};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::record::{Record, RecordKey};
-use leaseward_state::server::{Cause, Expired, FenceLevel, ManagerKind, Placement, RestartPolicy, ServerSpec};
+use leaseward_state::server::{Cause, Expired, FenceLevel, Placement, ServerSpec};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
     Command, Entry, FencingToken, LeaseName, MachineName, Reply, Revision, ServerName, SessionId, SetName, State, Term,
@@ -46,26 +46,7 @@ fn acquire(session: u64, holder: &str) -> Command {
 }
 
 fn spec() -> ServerSpec {
-    ServerSpec {
-        command: vec!["serve".into()],
-        stop_command: Vec::new(),
-        environment: BTreeMap::new(),
-        directory: None,
-        user: None,
-        candidates: Vec::new(),
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
-        start_timeout_ms: 1,
-        stop_grace_ms: 1,
-        restart: RestartPolicy::default(),
-        priority: 0,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: BTreeMap::new(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
-    }
+    ServerSpec::new(["serve"])
 }
 
 /// Sessions 1 and 2, a lease that 1 holds and 2 waits for twice, machine m1 with server web, set app, one idle server.

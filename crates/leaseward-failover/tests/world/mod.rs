@@ -7,9 +7,7 @@ use std::time::Duration;
 use leaseward_failover::plan::{Observed, Plan, plan};
 use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::MachineProfile;
-use leaseward_state::server::{
-    Certificate, Exit, FenceLevel, FenceProof, ManagerKind, Placement, RestartPolicy, ServerSpec, Wanted,
-};
+use leaseward_state::server::{Certificate, Exit, FenceLevel, FenceProof, Placement, ServerSpec, Wanted};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{Command, Entry, FencingToken, MachineName, Reply, ServerName, State, Term, UnixMillis};
 
@@ -92,26 +90,7 @@ impl World {
     }
 
     pub(crate) fn server(&mut self, name: &str, change: impl FnOnce(&mut ServerSpec)) {
-        let mut spec = ServerSpec {
-            command: vec!["serve".into()],
-            stop_command: Vec::new(),
-            environment: BTreeMap::new(),
-            directory: None,
-            user: None,
-            candidates: Vec::new(),
-            requires_fence: FenceLevel::F0,
-            grace_ms: None,
-            check: None,
-            start_timeout_ms: 1,
-            stop_grace_ms: 1,
-            restart: RestartPolicy::default(),
-            priority: 0,
-            addresses: Vec::new(),
-            mounts: Vec::new(),
-            hooks: BTreeMap::new(),
-            manager: ManagerKind::Agent,
-            needs_sets: Vec::new(),
-        };
+        let mut spec = ServerSpec::new(["serve"]);
         change(&mut spec);
         self.apply(Command::PutServer { server: server(name), spec: Box::new(spec), if_version: None });
     }

@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 
 use leaseward_state::MachineName;
+use leaseward_state::limits::{START_TIMEOUT_MS, STOP_GRACE_MS};
 use leaseward_state::server::{FenceLevel, HealthCheck, ManagerKind, Probe, RestartPolicy, ServerSpec};
 
 use super::{CheckFile, CheckKind, Duration, Fence, ManagerFile, Problem, RestartFile, ServerFile};
 use crate::problem::{self, Code};
 use crate::suggest;
 
-const START_TIMEOUT: Duration = Duration::from_millis(60_000);
-const STOP_GRACE: Duration = Duration::from_millis(30_000);
+const START_TIMEOUT: Duration = Duration::from_millis(START_TIMEOUT_MS);
+const STOP_GRACE: Duration = Duration::from_millis(STOP_GRACE_MS);
 const CHECK_INTERVAL: Duration = Duration::from_millis(2_000);
 const CHECK_TIMEOUT: Duration = Duration::from_millis(1_000);
 const CHECK_MISSES: u32 = 3;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use leaseward_raft::{Replica, Settings, Start, Timing};
 use leaseward_state::command::Acquire;
 use leaseward_state::propose::Propose;
-use leaseward_state::server::{FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
+use leaseward_state::server::ServerSpec;
 use leaseward_state::{Command, LeaseName, Reply, Request, ServerName, SessionId};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -134,24 +134,8 @@ pub(crate) async fn acquire(node: &Replica, session: SessionId, lease: &str) -> 
 /// Defines a server with an environment of so many bytes.
 pub(crate) async fn put_server(node: &Replica, name: &str, bytes: usize) {
     let spec = ServerSpec {
-        command: vec!["true".into()],
-        stop_command: Vec::new(),
         environment: BTreeMap::from([("LONG".to_owned(), "x".repeat(bytes))]),
-        directory: None,
-        user: None,
-        candidates: Vec::new(),
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
-        start_timeout_ms: 1,
-        stop_grace_ms: 1,
-        restart: RestartPolicy::default(),
-        priority: 0,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: BTreeMap::new(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(["true"])
     };
     let server = ServerName::new(name).expect("a name");
     let put = Command::PutServer { server, spec: Box::new(spec), if_version: None };

@@ -92,8 +92,9 @@ impl State {
     /// The holder may believe until its validity ends, so the lease is delayed for as long as its session lives:
     /// the leader ends the delay after the session's whole time to live.
     pub(super) fn revoke(&mut self, name: &LeaseName, token: Option<FencingToken>, events: &mut Vec<Event>) -> Outcome {
-        let current =
-            self.token(name).ok_or_else(|| Refusal::NotFound { kind: "lease".into(), name: name.to_string() })?;
+        let lease =
+            self.lease(name).ok_or_else(|| Refusal::NotFound { kind: "lease".into(), name: name.to_string() })?;
+        let current = lease.grant().ok_or_else(|| self.taken(name, lease))?.token;
         self.present_token(name, token.unwrap_or(current))?;
         if name.server().is_some() {
             return Err(server_lease(name));

@@ -247,11 +247,16 @@ impl State {
         events: &mut Vec<Event>,
     ) -> Outcome {
         let server = self.known_server(name)?;
-        let stale = || Refusal::StaleToken {
-            lease: name.lease().to_string(),
-            given: token,
-            current: self.token(&name.lease()),
+        // A certificate proves the death of the copy that it names, of no other.
+        let given = match report {
+            ServerReport::Dead { certificate, .. } if certificate.token != token => certificate.token,
+            _ => token,
         };
+        let stale =
+            || Refusal::StaleToken { lease: name.lease().to_string(), given, current: self.token(&name.lease()) };
+        if given != token {
+            return Err(stale());
+        }
         match &server.placement {
             Placement::Assigned(assignment) if assignment.token == token => {
                 let (server, assignment) = (server.clone(), assignment.clone());
@@ -307,6 +312,9 @@ impl State {
             }
             ServerReport::Crashed { restarts, why } => {
                 let status = ServerStatus::Restarting { why: cut(why) };
+                if assignment.status == status && assignment.restarts == *restarts {
+                    return;
+                }
                 events.push(reported(&status));
                 self.count_failure(&mut server, &assignment, restarts.saturating_sub(1), why);
                 assignment.status = status;
@@ -314,9 +322,6 @@ impl State {
                 server.placement = Placement::Assigned(assignment);
             }
             ServerReport::Dead { certificate, failure } => {
-                if certificate.token != assignment.token {
-                    return;
-                }
                 if let Some(why) = failure {
                     self.count_failure(&mut server, &assignment, assignment.restarts, why);
                 }
