@@ -65,6 +65,10 @@ pub(crate) enum Command {
     /// Shows the cluster on one screen. Exits with 1 if it is degraded.
     #[command(after_help = "Examples:\n  leaseward status\n  leaseward status -o field=.leader")]
     Status,
+    /// Checks this machine: clocks, disk, privileges; with --fence also that servers end at their deadlines. Exits with
+    /// 1 if something failed.
+    #[command(after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1")]
+    Doctor(DoctorArguments),
     /// Shows what happened.
     #[command(after_help = "Examples:\n  leaseward events\n  leaseward events -f --for server/pay-1")]
     Events(EventsArguments),
@@ -190,6 +194,25 @@ pub(crate) struct AgentArguments {
     /// Ends when the process that started it ends.
     #[arg(long, hide = true)]
     pub(crate) die_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// The directory whose disk is looked at. Default: that of temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Attacks servers that resist, on this machine, and counts who survives.
+    #[arg(long)]
+    pub(crate) fence: bool,
+    /// How often each attack is tried.
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "fence",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    pub(crate) trials: u32,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod dev;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod lease;

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let mut raw = std::env::args_os().skip(1);
     match raw.next() {
         Some(first) if first == "shim" => return leaseward_node::shim::main(raw.collect::<Vec<OsString>>()),
+        Some(first) if first == leaseward_node::attack::WORD => return leaseward_node::attack::main(raw.collect()),
         Some(first) if first == "demo-server" => return demo_server::main(raw.collect()),
         _ => {}
     }
@@ -81,6 +82,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
             commands::agent::run(settings).await.map(ok)
         }
         Command::Dev(dev) => commands::dev::run(dev).await.map(ok),
+        Command::Doctor(doctor) => {
+            commands::doctor::run(&printer::Output::parse(&global.output)?, doctor).await.map(ExitCode::from)
+        }
         Command::Explain { what } if !what.contains('/') => commands::explain::page(&what).map(ok),
         Command::Completion { shell } => {
             commands::manual::completion(shell);
@@ -118,6 +122,7 @@ async fn client(session: &Session, command: Command) -> Result<ExitCode, Diagnos
         Command::Agent(_)
         | Command::Completion { .. }
         | Command::Dev(_)
+        | Command::Doctor(_)
         | Command::Man { .. }
         | Command::Run(_)
         | Command::Context(_)

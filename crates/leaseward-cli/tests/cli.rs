@@ -21,9 +21,10 @@ fn every_command_has_help() {
     let help = leaseward(&["--help"]);
     assert!(help.status.success());
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
-    for command in
-        ["dev", "agent", "status", "events", "explain", "wait", "run", "lease", "server", "machine", "node", "config"]
-    {
+    for command in [
+        "dev", "agent", "doctor", "status", "events", "explain", "wait", "run", "lease", "server", "machine", "node",
+        "config",
+    ] {
         assert!(text.contains(command), "{command} is not in the help");
         assert!(leaseward(&[command, "--help"]).status.success(), "{command} --help");
     }

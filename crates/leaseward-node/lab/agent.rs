@@ -9,50 +9,10 @@ use leaseward_node::{BootInstant, GuardOrder, Guarded, NodeConfig, StartOrder, S
 use leaseward_state::name::{LeaseName, MachineName, ServerName};
 use leaseward_state::server::{Exit, FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{interval, timeout};
 
 /// How long one step of a story may take on a bad day.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A start on a busy machine takes a while, and nobody extends a server that is still starting.
-const FIRST_DEADLINE: Duration = Duration::from_millis(1_000);
-
-/// Starts `count` victims and extends them until it is killed. Says `ready` once all execute.
-pub(crate) fn host(dir: &str, count: &str, ttl_ms: &str, mutant: &str) {
-    let ttl = Duration::from_millis(ttl_ms.parse().expect("a number"));
-    let count: usize = count.parse().expect("a number");
-    run(async {
-        let mut config = config(Path::new(dir));
-        if mutant == "mutant" {
-            config.shim_arguments.push("--mutant-without-kernel-timer".into());
-        }
-        let (supervisor, adopted, _events) = Supervisor::open(config).await.expect("open");
-        for server in adopted {
-            println!("adopted {} {}", server.server, server.token);
-        }
-        let extender = supervisor.clone();
-        let extend = tokio::spawn(async move {
-            let mut ticks = interval(ttl / 5);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            loop {
-                ticks.tick().await;
-                let _ = extender.extend_all(BootInstant::now() + ttl).await;
-            }
-        });
-        for n in 0..count {
-            let stamps = format!("{dir}/stamps-{n}");
-            let order = StartOrder {
-                server: server(n),
-                spec: spec([me().to_str().expect("UTF-8"), "victim", &stamps]),
-                token: FencingToken(7),
-                deadline: BootInstant::now() + ttl.max(FIRST_DEADLINE),
-            };
-            supervisor.start(order).await.expect("start");
-        }
-        println!("ready");
-        extend.await.expect("it goes on");
-    });
-}
 
 /// Starts a victim, extends it, stops it, and shows the certificate.
 pub(crate) fn story(dir: &str) {
@@ -60,7 +20,7 @@ pub(crate) fn story(dir: &str) {
         let (supervisor, _, mut events) = Supervisor::open(config(Path::new(dir))).await.expect("open");
         let stamps = format!("{dir}/stamps-0");
         let deadline = BootInstant::now() + PATIENCE;
-        let spec = spec([me().to_str().expect("UTF-8"), "victim", &stamps]);
+        let spec = spec([me().to_str().expect("UTF-8"), "attack", "victim", &stamps]);
         let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline };
         supervisor.start(order).await.expect("start");
         let event = timeout(PATIENCE, events.recv()).await.expect("in time").expect("an event");
@@ -99,7 +59,7 @@ pub(crate) fn guard(dir: &str, ttl_ms: &str) {
     let ttl = Duration::from_millis(ttl_ms.parse().expect("a number"));
     run(async {
         let stamps = format!("{dir}/stamps-0");
-        let command = [me().to_str().expect("UTF-8"), "victim", &stamps].map(str::to_owned);
+        let command = [me().to_str().expect("UTF-8"), "attack", "victim", &stamps].map(str::to_owned);
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         let order = guard_order(&command, BootInstant::now() + ttl);
         let guarded = Guarded::spawn(order).await.expect("spawn");

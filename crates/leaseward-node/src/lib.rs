@@ -18,6 +18,8 @@
 //! a system daemon outside its namespace to run something for it, or that runs as the agent's own user and turns on
 //! its shim's socket. Servers that are not trusted get a user of their own.
 
+pub mod attack;
+pub mod checkup;
 pub mod clock;
 pub mod error;
 pub mod fence;

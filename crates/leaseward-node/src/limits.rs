@@ -64,3 +64,46 @@ pub const REAL_TIME_PRIORITY: i32 = 50;
 
 /// Before its first good check a server is looked at after this, then after twice that, up to its interval.
 pub const STARTING_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// The lease of a server that is about to be attacked, extended every fifth of it: long enough for a busy machine to
+/// attack in time, short enough for a hundred attacks.
+pub const ATTACK_LEASE: Duration = Duration::from_millis(400);
+
+/// Its first deadline: a start on a busy machine takes a while, and nobody extends a server that is still starting.
+pub const ATTACK_FIRST_DEADLINE: Duration = Duration::from_millis(1_000);
+
+/// Servers under attack at a time: victims keep both of a small machine's processors busy.
+pub const ATTACK_SERVERS_MAX: usize = 3;
+
+/// How long each step of an attack may take on a bad day; what runs this long after its deadline has survived.
+pub const ATTACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often an attack looks whether it is called off, in milliseconds.
+pub const ATTACK_LOOK: u8 = 20;
+
+/// How long victims are watched for being still: a hundred of their stamps.
+pub const ATTACK_STILL: Duration = Duration::from_millis(30);
+
+/// How often in a cell the machine may be too busy to attack in time.
+pub const ATTACK_MISSES_MAX: usize = 10;
+
+/// Writes that are timed to know a disk: enough to see its slow ones.
+pub const CHECK_SYNCS: usize = 100;
+
+/// How long they may take together, on a disk of whatever speed.
+pub const CHECK_SYNC_TIME: Duration = Duration::from_secs(3);
+
+/// Slower than this, commits are felt.
+pub const CHECK_SYNC_SLOW: Duration = Duration::from_millis(100);
+
+/// Free bytes below which a voter's next snapshot may not fit.
+pub const CHECK_SPACE_MIN: u64 = 64 << 20;
+
+/// Free bytes below which somebody should look.
+pub const CHECK_SPACE_LOW: u64 = 1 << 30;
+
+/// Open files below which a small cluster's daemon does not work.
+pub const CHECK_FILES_MIN: u64 = 256;
+
+/// Open files below which many clients are too many.
+pub const CHECK_FILES_LOW: u64 = 1024;

@@ -7,93 +7,43 @@
 
 mod support;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use leaseward_node::BootInstant;
+use leaseward_node::attack::{Arena, Cell, Fault, MATRIX, verdict};
+use leaseward_state::server::FenceLevel;
 use rustix::process::Signal;
 use support::{NOBODY, PATIENCE, Stage, alone, is_root, open, signal, wait_for_end};
 
-/// Servers under one agent in one cell.
-const SERVERS: usize = 3;
+/// Makes a shim that only its own loop ends.
+const MUTANT: &str = "--mutant-without-kernel-timer";
 
-/// Extended every fifth of it.
-const TTL_MS: &str = "400";
+/// Servers in one cell. `leaseward doctor --fence --trials 100` runs more of them.
+const TRIALS: usize = 20;
 
-/// What is done to a process.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Attack {
-    Spare,
-    Stop,
-    Kill,
-}
-use Attack::{Kill, Spare, Stop};
-
-impl Attack {
-    fn on(self, pid: u32) {
-        match self {
-            Spare => {}
-            Stop => signal(pid, Signal::STOP),
-            Kill => signal(pid, Signal::KILL),
-        }
-    }
-}
-
-/// Agent, shim, init.
-const MATRIX: [(Attack, Attack, Attack); 8] = [
-    (Kill, Spare, Spare),
-    (Kill, Stop, Spare),
-    (Kill, Kill, Spare),
-    (Stop, Spare, Spare),
-    (Stop, Stop, Spare),
-    (Stop, Kill, Spare),
-    (Stop, Spare, Stop),
-    (Kill, Stop, Stop),
-];
-
-/// One cell; returns by how much the last instruction of each server missed its deadline, in milliseconds.
-fn cell(user: Option<u32>, (agent, shim, init): (Attack, Attack, Attack)) -> Vec<f64> {
+fn matrix(level: &str, user: Option<u32>, epsilon_max: Duration) {
     let stage = Stage::new(user);
-    let dir = stage.path().to_str().unwrap();
-    let mut player = stage.play(&["agent", dir, &SERVERS.to_string(), TTL_MS, ""]);
-    player.wait_until_ready();
-    for n in 0..SERVERS {
-        stage.stamps_of_all(n);
-    }
-    agent.on(player.pid());
-    let mut reference = Vec::new();
-    for n in 0..SERVERS {
-        let status = stage.ask_shim(&format!("pay-{n}"));
-        let process = open(status.init);
-        assert_eq!(status.real_time, is_root() && user.is_none(), "real-time class of the shim");
-        init.on(status.init);
-        let killed_at = BootInstant::now();
-        shim.on(status.shim);
-        // The shim's death is the server's.
-        let over_at = if shim == Kill { killed_at.min(status.deadline) } else { status.deadline };
-        reference.push((over_at, process));
-    }
-    let mut epsilon = Vec::new();
-    for (n, (over_at, process)) in reference.iter().enumerate() {
-        let proven = wait_for_end(process, PATIENCE).expect("the kernel's proof");
-        assert!(proven >= *over_at, "server {n} ended before its deadline");
-        assert_eq!(stage.survivors(n), 0, "parts of server {n} survived {agent:?} {shim:?} {init:?}");
-        let last = stage.stamps(n).into_iter().max().unwrap();
-        epsilon.push((last as f64 - over_at.0 as f64) / 1e6);
-    }
-    signal(player.pid(), Signal::CONT);
-    epsilon
-}
-
-fn matrix(level: &str, user: Option<u32>, cells: &[(Attack, Attack, Attack)], epsilon_max: Duration) {
+    let arena = Arena::new(stage.lab(), stage.path().to_owned(), user).unwrap();
     let mut worst = f64::MIN;
-    for attacks in cells {
-        let epsilon = cell(user, *attacks);
-        let max = epsilon.iter().copied().fold(f64::MIN, f64::max);
-        println!("{level}: agent, shim, init {attacks:?}: epsilon ms {epsilon:.2?}");
-        worst = worst.max(max);
+    for attack in &MATRIX {
+        let trials = match arena.cell(attack, TRIALS, &AtomicBool::new(false)) {
+            Ok(trials) => trials,
+            Err(Fault::LeftOut(why)) => {
+                println!("LEFT OUT: {level}, {}: {why}", attack.name);
+                continue;
+            }
+            Err(fault) => panic!("{level}, {}: {fault}", attack.name),
+        };
+        assert!(trials.iter().all(|trial| trial.real_time == (level == "F2")), "real-time class of the shim");
+        let cell = Cell::of(attack.name, &trials);
+        println!("{level}: {cell:?}");
+        assert_eq!(cell.survivors, 0, "{level}: {cell:?}");
+        worst = worst.max(cell.epsilon_max_ms);
     }
     println!("{level}: worst epsilon {worst:.2} ms of {} ms allowed", epsilon_max.as_millis());
     assert!(worst <= epsilon_max.as_secs_f64() * 1e3, "{level}: an instruction ran {worst} ms after its deadline");
+    assert_eq!(std::fs::read_dir(stage.path()).unwrap().count(), 1, "only the lab itself stays");
 }
 
 #[test]
@@ -103,7 +53,7 @@ fn as_root_nothing_survives_its_deadline_by_a_tenth_of_a_second() {
         println!("LEFT OUT: level F2 needs root");
         return;
     }
-    matrix("F2", None, &MATRIX, Duration::from_millis(100));
+    matrix("F2", None, Duration::from_millis(100));
 }
 
 #[test]
@@ -115,7 +65,7 @@ fn as_an_ordinary_user_nothing_survives_its_deadline_by_two_seconds() {
         println!("LEFT OUT: level F1 needs user namespaces for ordinary users; this machine grants none");
         return;
     }
-    matrix("F1", user, &MATRIX, Duration::from_secs(2));
+    matrix("F1", user, Duration::from_secs(2));
 }
 
 #[test]
@@ -127,7 +77,7 @@ fn a_shim_without_the_kernels_timer_lets_its_server_survive() {
     }
     // The same attacks as above must notice: a stopped guard guards nothing.
     let stage = Stage::new(None);
-    let mut player = stage.play(&["agent", stage.path().to_str().unwrap(), "1", TTL_MS, "mutant"]);
+    let mut player = stage.play(&["attack", "agent", stage.path().to_str().unwrap(), "1", "400", "full", MUTANT]);
     player.wait_until_ready();
     stage.stamps_of_all(0);
     signal(player.pid(), Signal::STOP);
@@ -141,4 +91,17 @@ fn a_shim_without_the_kernels_timer_lets_its_server_survive() {
     signal(status.shim, Signal::CONT);
     wait_for_end(&process, PATIENCE).expect("the mutant's own guard");
     assert_eq!(stage.survivors(0), 0);
+    player.kill();
+
+    // So do those who run the matrix; and they leave nobody behind.
+    let stage = Stage::new(None);
+    let arena = Arena::new(stage.lab(), stage.path().to_owned(), None).unwrap().with_shim_argument(MUTANT);
+    let attack = MATRIX.iter().find(|attack| attack.name == "agent stopped, shim stopped").unwrap();
+    let cell = Cell::of(attack.name, &arena.cell(attack, 1, &AtomicBool::new(false)).unwrap());
+    assert!(cell.survivors >= 3, "{cell:?}");
+    assert_eq!(verdict(FenceLevel::F2, &[cell]).level, FenceLevel::F0);
+    let exe = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == stage.lab());
+    let running =
+        std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| exe(&entry.file_name().to_string_lossy()));
+    assert_eq!(running.count(), 0, "somebody is left");
 }

@@ -23,7 +23,7 @@ async fn a_stopped_server_leaves_a_certificate_and_no_process() {
     let (supervisor, adopted, mut events) = supervise(&stage).await;
     assert!(adopted.is_empty());
     let stamps = stage.path().join("stamps-0");
-    let stubborn = spec(&[stage.lab().to_str().unwrap(), "victim", stamps.to_str().unwrap()]);
+    let stubborn = spec(&[stage.lab().to_str().unwrap(), "attack", "victim", stamps.to_str().unwrap()]);
     let started = supervisor.start(order(stubborn.clone())).await.unwrap();
     assert_eq!(words(&mut events, "ready").await, ["0: started", "0: ready"]);
     stage.stamps_of_all(0);
@@ -209,7 +209,7 @@ async fn shims_may_die_or_stop_and_the_proof_still_comes() {
 async fn a_new_agent_adopts_what_lives_and_proves_what_does_not() {
     let _alone = alone_async().await;
     let stage = Stage::new(None);
-    let mut agent = stage.play(&["agent", stage.path().to_str().unwrap(), "3", "5000", ""]);
+    let mut agent = stage.play(&["attack", "agent", stage.path().to_str().unwrap(), "3", "5000", "full"]);
     agent.wait_until_ready();
     (0..3).for_each(|n| drop(stage.stamps_of_all(n)));
     let statuses: Vec<_> = (0..3).map(|n| stage.ask_shim(&format!("pay-{n}"))).collect();

@@ -1,0 +1,93 @@
+//! A small agent: a supervisor whose servers are victims, extended until somebody stops it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use leaseward_state::name::{MachineName, ServerName};
+use leaseward_state::server::{FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
+use leaseward_state::token::FencingToken;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::WORD;
+use crate::clock::BootInstant;
+use crate::limits::ATTACK_FIRST_DEADLINE;
+use crate::supervisor::{NodeConfig, StartOrder, Supervisor};
+
+/// The name of a round's n-th server.
+pub(super) fn server(n: usize) -> Result<ServerName, String> {
+    ServerName::new(format!("pay-{n}")).map_err(|e| e.to_string())
+}
+
+/// Starts `count` victims and extends them until it is killed. Says `ready` once all execute.
+pub(super) fn main(dir: &str, count: &str, ttl_ms: &str, kind: &str, shim_arguments: &[&str]) -> Result<(), String> {
+    // Whoever started it may die too; then the deadlines end the rest.
+    prctl::set_pdeathsig(Some(Signal::SIGKILL)).map_err(|e| format!("die with the parent: {e}"))?;
+    let number = |text: &str| text.parse::<u32>().map_err(|e| format!("{text}: {e}"));
+    let (count, ttl) = (number(count)?, Duration::from_millis(number(ttl_ms)?.max(5).into()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|e| format!("start: {e}"))?.block_on(host(Path::new(dir), count, ttl, kind, shim_arguments))
+}
+
+async fn host(dir: &Path, count: u32, ttl: Duration, kind: &str, shim_arguments: &[&str]) -> Result<(), String> {
+    let me = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
+    let program = me.to_str().ok_or("the path of this program is not UTF-8")?;
+    let config = NodeConfig {
+        run_dir: dir.join("run"),
+        log_dir: dir.join("log"),
+        shim_exe: me.clone(),
+        shim_arguments: ["shim"].iter().chain(shim_arguments).map(Into::into).collect(),
+        machine: MachineName::new("m1").map_err(|e| e.to_string())?,
+        real_time: true,
+    };
+    let (supervisor, adopted, _events) = Supervisor::open(config).await.map_err(|e| e.to_string())?;
+    for server in adopted {
+        println!("adopted {} {}", server.server, server.token);
+    }
+    let extender = supervisor.clone();
+    let extend = tokio::spawn(async move {
+        let mut ticks = interval(ttl / 5);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            let _ = extender.extend_all(BootInstant::now() + ttl).await;
+        }
+    });
+    for n in 0..count as usize {
+        let stamps = dir.join(format!("stamps-{n}")).display().to_string();
+        let command = [program, WORD, "victim", &stamps, kind].map(str::to_owned);
+        let order = StartOrder {
+            server: server(n)?,
+            spec: spec(command.into()),
+            token: FencingToken(7),
+            deadline: BootInstant::now() + ttl.max(ATTACK_FIRST_DEADLINE),
+        };
+        supervisor.start(order).await.map_err(|e| e.to_string())?;
+    }
+    println!("ready");
+    extend.await.map_err(|e| e.to_string())
+}
+
+fn spec(command: Vec<String>) -> ServerSpec {
+    ServerSpec {
+        command,
+        stop_command: Vec::new(),
+        environment: Default::default(),
+        directory: None,
+        user: None,
+        candidates: Vec::new(),
+        requires_fence: FenceLevel::F0,
+        grace_ms: None,
+        check: None,
+        start_timeout_ms: 5_000,
+        stop_grace_ms: 100,
+        restart: RestartPolicy { in_place: 0, ..RestartPolicy::default() },
+        priority: 0,
+        addresses: Vec::new(),
+        mounts: Vec::new(),
+        hooks: Default::default(),
+        manager: ManagerKind::Agent,
+        needs_sets: Vec::new(),
+    }
+}
