@@ -7,7 +7,7 @@ use std::time::Duration;
 use leaseward_node::supervisor::Happened;
 use leaseward_node::{BootInstant, GuardOrder, Guarded, NodeConfig, StartOrder, StopMode, Supervisor};
 use leaseward_state::name::{LeaseName, MachineName, ServerName};
-use leaseward_state::server::{Exit, FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
+use leaseward_state::server::{Exit, RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
 use tokio::time::{interval, timeout};
 
@@ -116,23 +116,9 @@ fn config(dir: &Path) -> NodeConfig {
 
 fn spec<'a>(command: impl IntoIterator<Item = &'a str>) -> ServerSpec {
     ServerSpec {
-        command: command.into_iter().map(str::to_owned).collect(),
-        stop_command: Vec::new(),
-        environment: Default::default(),
-        directory: None,
-        user: None,
-        candidates: Vec::new(),
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
         start_timeout_ms: 5_000,
         stop_grace_ms: 100,
         restart: RestartPolicy { in_place: 0, ..RestartPolicy::default() },
-        priority: 0,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: Default::default(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(command)
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use leaseward_state::name::{MachineName, ServerName};
-use leaseward_state::server::{FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
+use leaseward_state::server::{RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -71,23 +71,9 @@ async fn host(dir: &Path, count: u32, ttl: Duration, kind: &str, shim_arguments:
 
 fn spec(command: Vec<String>) -> ServerSpec {
     ServerSpec {
-        command,
-        stop_command: Vec::new(),
-        environment: Default::default(),
-        directory: None,
-        user: None,
-        candidates: Vec::new(),
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
         start_timeout_ms: 5_000,
         stop_grace_ms: 100,
         restart: RestartPolicy { in_place: 0, ..RestartPolicy::default() },
-        priority: 0,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: Default::default(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(command)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leaseward_node::{Adopted, BootInstant, Error, Happened, NodeConfig, NodeEvent, StartOrder, Supervisor};
 use leaseward_state::name::{MachineName, ServerName};
-use leaseward_state::server::{FenceLevel, ManagerKind, RestartPolicy, ServerSpec};
+use leaseward_state::server::{RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
@@ -34,24 +34,11 @@ pub(crate) fn config(stage: &Stage) -> NodeConfig {
 
 pub(crate) fn spec(command: &[&str]) -> ServerSpec {
     ServerSpec {
-        command: command.iter().map(ToString::to_string).collect(),
-        stop_command: Vec::new(),
         environment: [("COLOUR".to_owned(), "blue".to_owned())].into(),
-        directory: None,
-        user: None,
-        candidates: Vec::new(),
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
         start_timeout_ms: 5_000,
         stop_grace_ms: 1_000,
         restart: RestartPolicy { in_place: 2, per_ms: 60_000, backoff_ms: vec![0, 20], ..RestartPolicy::default() },
-        priority: 0,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: Default::default(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(command.iter().copied())
     }
 }
 
