@@ -83,7 +83,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  leaseward wait server/pay-1=running\n  leaseward wait config/app=synced --timeout 1m"
     )]
     Wait {
-        /// server/NAME=PHASE, config/SET=synced, lease/NAME=free|held, cluster=healthy
+        /// server/NAME=PHASE, config/SET=synced, lease/NAME=free|held, cluster=healthy, op/ID
         condition: String,
     },
     /// Runs a command only while a lease is held.

@@ -11,6 +11,7 @@ pub(crate) mod lease;
 pub(crate) mod machine;
 pub(crate) mod manual;
 pub(crate) mod node;
+pub(crate) mod operation;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod status;

@@ -60,10 +60,11 @@ impl Session {
     }
 
     /// Waits until `holds` says so; looks again after every event.
-    pub(crate) async fn until<F>(&self, what: &str, mut holds: impl FnMut() -> F) -> Result<(), Diagnostic>
-    where
-        F: Future<Output = Result<bool, Diagnostic>>,
-    {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        mut holds: impl AsyncFnMut() -> Result<bool, Diagnostic>,
+    ) -> Result<(), Diagnostic> {
         let deadline = Instant::now() + self.global.timeout;
         loop {
             let after = self.revision().await?;

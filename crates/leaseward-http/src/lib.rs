@@ -17,6 +17,7 @@ pub mod limits;
 mod local;
 pub mod model;
 mod openapi;
+mod operation;
 mod page;
 pub mod problem;
 mod routes;

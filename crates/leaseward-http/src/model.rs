@@ -10,6 +10,7 @@ mod event;
 mod explain;
 mod lease;
 mod machine;
+mod operation;
 mod problem;
 mod server;
 mod server_file;
@@ -29,8 +30,9 @@ pub use lease::{
     Session, SessionList, SessionOwner, Waiter,
 };
 pub use machine::{Cordon, Machine, MachineList};
+pub use operation::{Operation, OperationList, OperationPhase, OperationStep};
 pub use problem::Problem;
 pub use server::{Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
 pub use server_file::{CheckFile, CheckKind, Fence, ManagerFile, MountFile, RestartFile, ServerFile, VipFile};
 pub use text::{BadDuration, Duration, Time, Wide};
-pub use transaction::{Condition, Operation, Outcome, Transaction, TransactionResult};
+pub use transaction::{Change, Condition, Outcome, Transaction, TransactionResult};

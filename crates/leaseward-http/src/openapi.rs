@@ -31,6 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .merge(routes::servers::routes())
         .merge(routes::machines::routes())
         .merge(routes::nodes::routes())
+        .merge(routes::operations::routes())
         .merge(routes::cluster::routes())
         .merge(routes::configs::routes())
         .merge(routes::publish::routes())

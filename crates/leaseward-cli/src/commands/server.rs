@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::args::ServerCommand;
+use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
 use crate::session::Session;
@@ -60,33 +61,16 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
             }
             Ok(())
         }
-        ServerCommand::Start { name } => {
-            change(session, &name, "start").await?;
-            reach(session, &name, &[ServerPhase::Running]).await
-        }
+        ServerCommand::Start { name } => operation::ask(session, &format!("/v1/servers/{name}/start")).await,
         ServerCommand::Stop { name } => {
             session.confirm(&format!("{name} stops, and stays stopped until it is started."))?;
-            change(session, &name, "stop").await?;
-            reach(session, &name, &[ServerPhase::Stopped]).await
+            operation::ask(session, &format!("/v1/servers/{name}/stop")).await
         }
         ServerCommand::Move { name, to } => {
             let server = get(session, &name).await?;
             let from = server.machine.unwrap_or_else(|| "nowhere".into());
             session.confirm(&format!("{name} stops on {from} and starts on {to}. Clients see a break."))?;
-            let path = format!("/v1/servers/{name}/move?to={to}");
-            let _: Value = api.call(Method::POST, &path, None::<&()>).await?;
-            if session.global.no_wait {
-                return Ok(());
-            }
-            let what = format!("server/{name} runs on {to}");
-            session
-                .until(&what, || async {
-                    let server = get(session, &name).await?;
-                    Ok(server.phase == ServerPhase::Running && server.machine.as_deref() == Some(to.as_str()))
-                })
-                .await?;
-            eprintln!("✓ {name} runs on {to}");
-            Ok(())
+            operation::ask(session, &format!("/v1/servers/{name}/move?to={to}")).await
         }
         ServerCommand::Rm { name } => {
             session.confirm(&format!("{name} is forgotten."))?;
@@ -99,11 +83,6 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
 
 async fn get(session: &Session, name: &str) -> Result<Server, Diagnostic> {
     session.api.get(&format!("/v1/servers/{name}")).await
-}
-
-async fn change(session: &Session, name: &str, verb: &str) -> Result<(), Diagnostic> {
-    let path = format!("/v1/servers/{name}/{verb}");
-    session.api.call::<Value>(Method::POST, &path, None::<&()>).await.map(drop)
 }
 
 async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<(), Diagnostic> {

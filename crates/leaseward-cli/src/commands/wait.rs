@@ -3,13 +3,21 @@
 use leaseward_http::model::{ClusterStatus, Health, MemberSyncList, Server, SyncPhase};
 use serde_json::Value;
 
+use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, condition: &str) -> Result<(), Diagnostic> {
+    if let Some(id) = condition.strip_prefix("op/") {
+        let id = id.parse().map_err(|_| {
+            Diagnostic::new("LW0104", format!("`{condition}` is not an operation"))
+                .hint("op/57, as --no-wait prints it")
+        })?;
+        return operation::follow(session, id).await;
+    }
     let bad = || {
         Diagnostic::new("LW0104", format!("`{condition}` is not a condition"))
-            .hint("server/NAME=running, config/SET=synced, lease/NAME=free, lease/NAME=held, cluster=healthy")
+            .hint("server/NAME=running, config/SET=synced, lease/NAME=free, lease/NAME=held, cluster=healthy, op/ID")
     };
     let (object, state) = condition.split_once('=').ok_or_else(bad)?;
     let (kind, name) = object.split_once('/').unwrap_or((object, ""));

@@ -17,7 +17,7 @@ pub struct Transaction {
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// What is done then, in this order.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<Change>,
 }
 
 /// What must be true.
@@ -55,7 +55,7 @@ pub enum Condition {
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Operation {
+pub enum Change {
     /// Defines a server, or replaces its specification.
     PutServer {
         /// The server.

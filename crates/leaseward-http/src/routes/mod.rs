@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod leases;
 pub(crate) mod machines;
 pub(crate) mod nodes;
+pub(crate) mod operations;
 pub(crate) mod publish;
 pub(crate) mod servers;
 pub(crate) mod sessions;

@@ -14,10 +14,11 @@ use utoipa_axum::routes;
 use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found};
-use crate::model::{Server, ServerFile, ServerList};
+use crate::model::{Operation, Server, ServerFile, ServerList};
 use crate::page::Page;
 use crate::problem::{self, Code};
 use crate::routes::ListParams;
+use crate::routes::operations::accepted;
 use crate::view;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -104,7 +105,8 @@ async fn remove(
 
 /// Wants a server running. A failed one gets a new chance.
 #[utoipa::path(
-    post, path = "/v1/servers/{name}/start", params(("name" = String, Path)), responses((status = 200, body = Server))
+    post, path = "/v1/servers/{name}/start", params(("name" = String, Path)),
+    responses((status = 202, body = Operation))
 )]
 async fn start(
     State(api): State<Api>,
@@ -117,7 +119,8 @@ async fn start(
 
 /// Wants a server stopped.
 #[utoipa::path(
-    post, path = "/v1/servers/{name}/stop", params(("name" = String, Path)), responses((status = 200, body = Server))
+    post, path = "/v1/servers/{name}/stop", params(("name" = String, Path)),
+    responses((status = 202, body = Operation))
 )]
 async fn stop(
     State(api): State<Api>,
@@ -136,8 +139,8 @@ async fn want(
 ) -> Result<At<Response>, Fault> {
     let server: ServerName = name(server)?;
     let conditions = write.version().map(|version| Condition::Server(server.clone(), version)).into_iter().collect();
-    api.commit(write, 0, conditions, Command::SetWanted { server: server.clone(), wanted }).await?;
-    shown(api, &server, StatusCode::OK)
+    let (revision, _) = api.commit(write, 0, conditions, Command::SetWanted { server, wanted }).await?;
+    accepted(api, revision)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -151,7 +154,7 @@ struct MoveParams {
 /// Moves a server: it stops where it is, and then starts there.
 #[utoipa::path(
     post, path = "/v1/servers/{name}/move", params(("name" = String, Path), MoveParams),
-    responses((status = 200, body = Server))
+    responses((status = 202, body = Operation))
 )]
 async fn relocate(
     State(api): State<Api>,
@@ -161,7 +164,7 @@ async fn relocate(
 ) -> Result<At<Response>, Fault> {
     let server: ServerName = name(&server)?;
     write.without_condition()?;
-    let command = Command::Move { server: server.clone(), to: name(&params.to)? };
-    api.commit(&write, 0, Vec::new(), command).await?;
-    shown(&api, &server, StatusCode::OK)
+    let command = Command::Move { server, to: name(&params.to)? };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    accepted(&api, revision)
 }

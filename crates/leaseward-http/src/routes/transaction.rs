@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use crate::answer::{At, Fault};
 use crate::api::Api;
 use crate::ask::{Body, Nothing, Params, Write, name};
-use crate::model::{Condition, Duration, Operation, Outcome, Transaction, TransactionResult, Wanted};
+use crate::model::{Change, Condition, Duration, Outcome, Transaction, TransactionResult, Wanted};
 use crate::problem::{self, Code};
 use crate::routes::publish::{checked, digest};
 
@@ -56,20 +56,20 @@ fn condition(condition: &Condition) -> Result<command::Condition, Fault> {
     })
 }
 
-async fn command(api: &Api, operation: Operation) -> Result<Command, Fault> {
+async fn command(api: &Api, operation: Change) -> Result<Command, Fault> {
     Ok(match operation {
-        Operation::PutServer { server, spec, if_version } => {
+        Change::PutServer { server, spec, if_version } => {
             Command::PutServer { server: name(&server)?, spec: Box::new(spec.to_spec()?), if_version }
         }
-        Operation::RemoveServer { server } => Command::RemoveServer { server: name(&server)?, if_version: None },
-        Operation::SetWanted { server, wanted } => Command::SetWanted {
+        Change::RemoveServer { server } => Command::RemoveServer { server: name(&server)?, if_version: None },
+        Change::SetWanted { server, wanted } => Command::SetWanted {
             server: name(&server)?,
             wanted: match wanted {
                 Wanted::Running => server::Wanted::Running,
                 Wanted::Stopped => server::Wanted::Stopped,
             },
         },
-        Operation::Acquire { lease, session, holder, lock_delay, meta } => Command::Acquire(Acquire {
+        Change::Acquire { lease, session, holder, lock_delay, meta } => Command::Acquire(Acquire {
             lease: name(&lease)?,
             session: session.into(),
             holder,
@@ -78,8 +78,8 @@ async fn command(api: &Api, operation: Operation) -> Result<Command, Fault> {
             lock_delay_ms: lock_delay.map_or(0, Duration::millis),
             meta,
         }),
-        Operation::Release { lease, token } => Command::Release { lease: name(&lease)?, token: token.into() },
-        Operation::Publish { set, parent, manifest, author, message } => {
+        Change::Release { lease, token } => Command::Release { lease: name(&lease)?, token: token.into() },
+        Change::Publish { set, parent, manifest, author, message } => {
             let publish = checked(api, name(&set)?, parent, digest(&manifest)?).await?;
             Command::Publish { sets: vec![publish], author, message }
         }

@@ -121,7 +121,7 @@ async fn every_write_heeds_a_fence_or_says_that_it_does_not() {
     }
     let right = format!("held;{}", furniture.token);
     for write in writes(&furniture).iter().filter(|write| write.1.starts_with("/v1/servers/pay/st")) {
-        send(&cluster, write, &[("leaseward-fence", &right)]).await.ok(200);
+        send(&cluster, write, &[("leaseward-fence", &right)]).await.ok(202);
     }
 }
 
@@ -228,6 +228,9 @@ async fn every_list_has_pages() {
     cluster.machine("m2").await;
     cluster.session("other").await;
     cluster.put("/v1/servers/pay-2", json!({ "command": ["/bin/true"] })).await.ok(201);
+    for verb in ["stop", "start"] {
+        ask(cluster.request("POST", &format!("/v1/servers/pay-2/{verb}"))).await.ok(202);
+    }
     cluster.put("/v1/leases/held-2", json!({ "session": session, "holder": "h" })).await.ok(200);
     let rollback = json!({ "to": 1, "author": "a" });
     cluster.post("/v1/configs/app/rollback", rollback).await.ok(201);

@@ -77,9 +77,9 @@ async fn a_server_says_why_it_does_not_run_and_where_it_runs() {
     assert!(because[1].starts_with("without a proof the leader waits "), "{because:?}");
     assert!(texts(&waits, "facts").contains(&"m1: may not take it: its agent is not connected".to_owned()), "{waits}");
 
-    cluster.post("/v1/servers/pay/stop", json!(null)).await.ok(200);
+    cluster.post("/v1/servers/pay/stop", json!(null)).await.ok(202);
     cluster.put("/v1/servers/off", json!({ "command": ["/bin/true"] })).await.ok(201);
-    cluster.post("/v1/servers/off/stop", json!(null)).await.ok(200);
+    cluster.post("/v1/servers/off/stop", json!(null)).await.ok(202);
     let stopped = cluster.get("/v1/explain/server/off").await.ok(200);
     assert_eq!(stopped["sentence"], "off is stopped.");
     assert_eq!(stopped["do"][0]["command"], "leaseward server start off");

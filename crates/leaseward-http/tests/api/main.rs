@@ -10,5 +10,6 @@ mod explain;
 mod harness;
 mod leases;
 mod nodes;
+mod operations;
 mod reads;
 mod servers;

@@ -39,8 +39,10 @@ async fn a_server_is_defined_changed_and_forgotten_by_version() {
 
     let stop = cluster.request("POST", "/v1/servers/pay-1/stop").header("if-match", "\"v1\"");
     ask(stop).await.problem(412, "LW0412");
-    assert_eq!(ask(cluster.request("POST", "/v1/servers/pay-1/stop")).await.ok(200)["phase"], "stopped");
-    assert_eq!(ask(cluster.request("POST", "/v1/servers/pay-1/start")).await.ok(200)["wanted"], "running");
+    ask(cluster.request("POST", "/v1/servers/pay-1/stop")).await.ok(202);
+    assert_eq!(cluster.get("/v1/servers/pay-1").await.ok(200)["phase"], "stopped");
+    ask(cluster.request("POST", "/v1/servers/pay-1/start")).await.ok(202);
+    assert_eq!(cluster.get("/v1/servers/pay-1").await.ok(200)["wanted"], "running");
     assert_eq!(cluster.get("/v1/servers?prefix=pay").await.ok(200)["items"][0]["name"], "pay-1");
     ask(cluster.request("DELETE", "/v1/servers/pay-1").header("if-match", "\"v1\"")).await.problem(412, "LW0412");
     cluster.delete("/v1/servers/pay-1").await.ok(204);
@@ -83,7 +85,8 @@ async fn a_running_server_is_shown_checked_counted_and_moved() {
     ask(cluster.request("POST", "/v1/servers/pay-1/move?to=m9")).await.problem(404, "LW0404");
     ask(cluster.request("POST", "/v1/servers/pay-1/move")).await.problem(422, "LW0101");
     cluster.machine("m2").await;
-    let moving = ask(cluster.request("POST", "/v1/servers/pay-1/move?to=m2")).await.ok(200);
+    ask(cluster.request("POST", "/v1/servers/pay-1/move?to=m2")).await.ok(202);
+    let moving = cluster.get("/v1/servers/pay-1").await.ok(200);
     assert_eq!((&moving["phase"], &moving["moving_to"]), (&"moving".into(), &"m2".into()));
     cluster.delete("/v1/servers/pay-1").await.problem(409, "LW0413");
     cluster.delete("/v1/machines/m1").await.problem(409, "LW0413");

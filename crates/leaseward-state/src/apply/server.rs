@@ -83,6 +83,8 @@ impl State {
     pub(super) fn set_wanted(&mut self, name: &ServerName, wanted: Wanted, events: &mut Vec<Event>) -> Outcome {
         let server = self.known_server(name)?;
         let failed = matches!(server.placement, Placement::Failed { .. });
+        // What an operator asked for is in the ledger also if it was so already: it is an operation.
+        events.push(Event::ServerWanted { server: name.clone(), wanted });
         if server.wanted == wanted && !failed {
             return Ok(Reply::Version(server.version));
         }
@@ -103,7 +105,6 @@ impl State {
         if let Some(machine) = machine {
             self.orders_changed(&machine);
         }
-        events.push(Event::ServerWanted { server: name.clone(), wanted });
         Ok(Reply::Version(version))
     }
 
@@ -119,7 +120,7 @@ impl State {
         }
         let mut server = server.clone();
         match &mut server.placement {
-            Placement::Assigned(assignment) if assignment.machine == *to => return Ok(Reply::Done),
+            Placement::Assigned(assignment) if assignment.machine == *to => {}
             Placement::Assigned(assignment) => {
                 assignment.moving_to = Some(to.clone());
                 let from = assignment.machine.clone();

@@ -1,0 +1,61 @@
+//! Operations from the client's side: ask, show each step as it happens, end as the operation ends.
+
+use leaseward_http::model::{Operation, OperationPhase};
+use reqwest::Method;
+
+use crate::diagnostic::Diagnostic;
+use crate::printer::{self, Column, column, field, wide};
+use crate::session::Session;
+
+fn columns() -> Vec<Column> {
+    vec![
+        column("OPERATION", |operation| format!("op/{}", field(operation, "id"))),
+        column("ASKED FOR", |operation| field(operation, "verb")),
+        column("SERVER", |operation| field(operation, "server")),
+        column("STATE", |operation| field(operation, "phase")),
+        wide("OUTCOME", |operation| field(operation, "sentence")),
+    ]
+}
+
+/// Asks for an operation and waits for its end. With `--no-wait` prints it instead.
+pub(crate) async fn ask(session: &Session, path: &str) -> Result<(), Diagnostic> {
+    let operation: Operation = session.api.call(Method::POST, path, None::<&()>).await?;
+    if session.global.no_wait {
+        return printer::object(&session.output, &operation, &columns());
+    }
+    follow(session, operation.id.0).await
+}
+
+/// Waits for the end of an operation and shows its steps on stderr.
+pub(crate) async fn follow(session: &Session, id: u64) -> Result<(), Diagnostic> {
+    let (mut shown, mut last) = (0, None);
+    session
+        .until(&format!("op/{id} is done"), async || {
+            let operation: Operation = session.api.get(&format!("/v1/operations/{id}")).await?;
+            for step in operation.steps.iter().skip(shown) {
+                eprintln!("  {}  {}", clock(&step.at.to_string()), step.text);
+            }
+            shown = operation.steps.len();
+            let ended = operation.phase != OperationPhase::Running;
+            last = Some(operation);
+            Ok(ended)
+        })
+        .await?;
+    let Some(operation) = last else { return Ok(()) };
+    match operation.phase {
+        OperationPhase::Done => {
+            let gap = operation.out_of_service.map_or_else(String::new, |gap| format!("; out of service {gap}"));
+            eprintln!("✓ {}{gap}", operation.sentence);
+            Ok(())
+        }
+        OperationPhase::Superseded => Err(Diagnostic::new("LW0302", operation.sentence.clone())
+            .hint(format!("leaseward events --for server/{}      see what was asked for", operation.server))),
+        OperationPhase::Failed | OperationPhase::Running => Err(Diagnostic::new("LW0301", operation.sentence.clone())
+            .hint(format!("leaseward explain server/{}      see why", operation.server))),
+    }
+}
+
+/// The time of day of an RFC 3339 time.
+fn clock(time: &str) -> &str {
+    time.split_once('T').map_or(time, |(_, clock)| clock.trim_end_matches('Z'))
+}
