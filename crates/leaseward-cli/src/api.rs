@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use leaseward_http::model::{Node, NodeList, Problem};
+use leaseward_http::model::{Node, NodeList, Prediction, Problem};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::diagnostic::Diagnostic;
+use crate::printer::Output;
 use crate::target::Target;
 
 /// A client of the API.
@@ -18,14 +19,15 @@ pub(crate) struct Api {
     http: reqwest::Client,
     target: Target,
     consistency: String,
-    dry_run: bool,
+    /// Nothing is done; what would come of it is shown like this.
+    dry_run: Option<Output>,
 }
 
 impl Api {
     /// Returns a client of the cluster that `target` means.
     pub(crate) fn new(target: &Target) -> Self {
         let http = client(|builder| builder);
-        Self { http, target: target.clone(), consistency: "linearizable".into(), dry_run: false }
+        Self { http, target: target.clone(), consistency: "linearizable".into(), dry_run: None }
     }
 
     /// Sets how fresh reads must be.
@@ -35,14 +37,14 @@ impl Api {
     }
 
     /// Only shows what would be asked.
-    pub(crate) fn dry_run(mut self, dry_run: bool) -> Self {
+    pub(crate) fn dry_run(mut self, dry_run: Option<Output>) -> Self {
         self.dry_run = dry_run;
         self
     }
 
     /// Returns whether nothing is done.
     pub(crate) fn is_dry_run(&self) -> bool {
-        self.dry_run
+        self.dry_run.is_some()
     }
 
     /// Returns an object.
@@ -70,10 +72,25 @@ impl Api {
         body: Option<&(impl Serialize + Sync)>,
         headers: &[(&'static str, String)],
     ) -> Result<T, Diagnostic> {
-        if self.dry_run && method != Method::GET {
+        if let (Some(output), true) = (&self.dry_run, method != Method::GET) {
+            if leaseward_http::can_be_tried(path) {
+                let prediction = self.foresee(method, path, body, headers).await?;
+                crate::commands::whatif::show(output, &prediction)?;
+                return Err(Diagnostic::new("", "").exit(0));
+            }
             let body = body.map(|body| serde_json::to_string(body).unwrap_or_default()).unwrap_or_default();
             return Err(Diagnostic::new("", format!("would ask: {method} {path} {body}")).exit(0));
         }
+        self.ask(method, path, body, headers).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        headers: &[(&'static str, String)],
+    ) -> Result<T, Diagnostic> {
         // The same key at every node: a change that one of them made is not made again by the next.
         let key = format!("{:032x}", leaseward_raft::random::unique());
         let bytes = self
@@ -96,9 +113,21 @@ impl Api {
             .map_err(|error| Diagnostic::new("LW0701", format!("{path}: a strange answer: {error}")))
     }
 
+    /// Returns what would come of a change that is not made.
+    pub(crate) async fn foresee(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        headers: &[(&'static str, String)],
+    ) -> Result<Prediction, Diagnostic> {
+        let path = format!("{path}{}dry_run=true", if path.contains('?') { '&' } else { '?' });
+        self.ask(method, &path, body, headers).await
+    }
+
     /// Sends bytes.
     pub(crate) async fn put_bytes(&self, path: &str, bytes: Vec<u8>) -> Result<(), Diagnostic> {
-        if self.dry_run {
+        if self.dry_run.is_some() {
             return Ok(());
         }
         self.exchange(&Method::PUT, path, &|request| request.body(bytes.clone())).await.map(drop)

@@ -58,7 +58,9 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     outcome.unwrap_or_else(|diagnostic| {
         if diagnostic.code.is_empty() {
-            eprintln!("{}", diagnostic.what());
+            if !diagnostic.what().is_empty() {
+                eprintln!("{}", diagnostic.what());
+            }
         } else {
             eprintln!("{diagnostic}");
         }
@@ -114,6 +116,9 @@ async fn client(session: &Session, command: Command) -> Result<ExitCode, Diagnos
         Command::Lease(lease) => commands::lease::run(session, lease).await.map(ok),
         Command::Server(server) => commands::server::run(session, server).await.map(ok),
         Command::Machine(machine) => commands::machine::run(session, machine).await.map(ok),
+        Command::Maintenance(maintenance) => commands::policy::maintenance(session, maintenance).await.map(ok),
+        Command::Policy(policy) => commands::policy::run(session, policy).await.map(ok),
+        Command::Whatif { event } => commands::whatif::run(session, &event).await.map(ok),
         Command::Node(node) => commands::node::run(session, node).await.map(ok),
         Command::Config(config) => commands::config::run(session, config).await.map(ok),
         Command::Api { method, path, body } => call(session, &method, &path, body.as_deref()).await.map(ok),

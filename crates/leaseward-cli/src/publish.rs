@@ -45,7 +45,7 @@ impl Prepared {
         for some in digests.chunks(DIGESTS_AT_ONCE) {
             let ask = MissingBlobs { digests: some.iter().map(ToString::to_string).collect() };
             // A question, whatever its verb: it is asked also when nothing is to be done.
-            let asking = api.clone().dry_run(false);
+            let asking = api.clone().dry_run(None);
             let answer: MissingBlobs = asking.call(Method::POST, "/v1/blobs/missing", Some(&ask)).await?;
             missing.extend(answer.digests.iter().filter_map(|text| Digest::parse(text)));
         }

@@ -20,12 +20,20 @@ pub(crate) struct Session {
     pub(crate) global: Global,
 }
 
+/// Returns who gives the command, as people know each other.
+pub(crate) fn person() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "root".into());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{user}@{host}")
+}
+
 impl Session {
     /// Returns what the global flags say.
     pub(crate) fn new(global: Global) -> Result<Self, Diagnostic> {
         let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)?;
-        let api = Api::new(&target).consistency(&global.consistency).dry_run(global.dry_run);
         let output = Output::parse(&global.output)?;
+        let dry_run = global.dry_run.then(|| output.clone());
+        let api = Api::new(&target).consistency(&global.consistency).dry_run(dry_run);
         Ok(Self { api, output, global })
     }
 
@@ -78,6 +86,27 @@ impl Session {
             }
             tokio::time::timeout(left, self.changed(after)).await.ok();
         }
+    }
+
+    /// Asks to type a name where something cannot be taken back. Elsewhere the name must have been given.
+    pub(crate) fn typed(&self, what: &str, name: &str, given: Option<String>) -> Result<String, Diagnostic> {
+        let typed = match given {
+            Some(given) => given,
+            None if stdin().is_terminal() => {
+                eprint!("{what}\nType the name to go on: ");
+                let mut answer = String::new();
+                stdin().read_line(&mut answer).ok();
+                answer.trim().to_owned()
+            }
+            None => {
+                return Err(Diagnostic::new("LW0104", format!("{what} Nobody can be asked here"))
+                    .hint(format!("--confirm {name}      do it")));
+            }
+        };
+        if typed == name {
+            return Ok(typed);
+        }
+        Err(Diagnostic::new("LW0104", format!("`{typed}` is not {name}: nothing was done")))
     }
 
     /// Asks on a terminal, refuses elsewhere without `--yes`.

@@ -120,6 +120,12 @@ pub(crate) struct Machine {
     pub(crate) enabled: bool,
     /// Free words for placement.
     pub(crate) labels: BTreeMap<String, String>,
+    /// The weight of the servers that it can run; any, if not given.
+    pub(crate) capacity: Option<u32>,
+    /// Servers that it may start at the same time; 0: any.
+    pub(crate) start_slots: Option<u32>,
+    /// Interfaces of floating addresses by subnet.
+    pub(crate) interfaces: BTreeMap<String, String>,
     /// Sockets and proofs of running servers; best on a tmpfs.
     pub(crate) run_dir: Option<PathBuf>,
     /// Where config sets live.
@@ -135,6 +141,9 @@ impl Default for Machine {
         Self {
             enabled: true,
             labels: BTreeMap::new(),
+            capacity: None,
+            start_slots: None,
+            interfaces: BTreeMap::new(),
             run_dir: None,
             config_dir: None,
             targets: BTreeMap::new(),

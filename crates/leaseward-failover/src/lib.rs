@@ -7,6 +7,7 @@
 //! Must stay true: whatever the plan says, `leaseward-state` only carries it out if nothing changed meanwhile; so a
 //! deposed master's plan is harmless, and the policy may change between versions.
 
+pub mod foresee;
 pub mod limits;
 pub mod manager;
 pub mod master;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use leaseward_state::command::Reply;
 use leaseward_state::propose::Propose;
-use leaseward_state::{Command, State, Term};
+use leaseward_state::{Command, State, Term, UnixMillis};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,6 +22,9 @@ use crate::plan::{Observed, plan};
 pub trait ReignClock: Send + 'static {
     /// Returns the time since some fixed moment.
     fn now(&self) -> Duration;
+
+    /// Returns the wall clock: for what people gave a time of day.
+    fn wall(&self) -> UnixMillis;
 }
 
 /// Runs the master of this node until the state is no longer published. Cancel safe.
@@ -48,7 +51,7 @@ pub async fn run(
         let mut again = None;
         if let Some(term) = term {
             let now = clock.now();
-            observed.look(&state, now);
+            observed.look(&state, now, clock.wall());
             let planned = plan(&state, &observed, now, term);
             again = planned.again;
             if !planned.commands.is_empty() && !carry_out(&propose, &managers, &states, planned.commands).await {

@@ -1,8 +1,9 @@
 //! Which machine a server should go to, and why not to the others.
 //!
-//! Must stay true: a pure function of the state; the same state gives the same answer on every member.
+//! Must stay true: a pure function of the state and of what the same plan has given away already; the same state gives
+//! the same answer on every member.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use leaseward_state::server::{FenceLevel, Placement, Server};
@@ -15,7 +16,7 @@ pub enum Unfit {
     Unknown,
     /// Its agent has no session.
     NotConnected,
-    /// An operator keeps new servers away from it.
+    /// An operator, or the master, keeps new servers away from it.
     Cordoned(String),
     /// It cannot stop the server surely enough.
     Fence {
@@ -24,10 +25,40 @@ pub enum Unfit {
         /// What the server requires.
         required: FenceLevel,
     },
+    /// It lacks a label.
+    Label {
+        /// The label.
+        key: String,
+        /// What the server requires.
+        required: String,
+        /// What it has.
+        has: Option<String>,
+    },
+    /// A server is there that must not be on the same machine.
+    Apart(ServerName),
+    /// The server weighs more than what is free.
+    Full {
+        /// What is free.
+        free: u32,
+        /// What the server takes.
+        weight: u32,
+    },
+    /// It starts as many servers as it may at the same time.
+    Busy(u32),
     /// The server failed there as often as it may.
     FailedThere(u32),
     /// The server is not allowed there.
     NotCandidate,
+    /// The server does not leave its machine by itself.
+    Pinned(MachineName),
+}
+
+impl Unfit {
+    /// Returns whether it passes by itself within seconds.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
 }
 
 impl fmt::Display for Unfit {
@@ -37,8 +68,16 @@ impl fmt::Display for Unfit {
             Self::NotConnected => f.write_str("its agent is not connected"),
             Self::Cordoned(why) => write!(f, "cordoned: {why}"),
             Self::Fence { has, required } => write!(f, "its fence level is {has}; {required} is required"),
+            Self::Label { key, required, has: None } => write!(f, "label {key}={required} is required, it has none"),
+            Self::Label { key, required, has: Some(has) } => {
+                write!(f, "label {key}={required} is required, it has {key}={has}")
+            }
+            Self::Apart(other) => write!(f, "{other} is there, and must not be on the same machine"),
+            Self::Full { free, weight } => write!(f, "{weight} is needed of its capacity, {free} is free"),
+            Self::Busy(slots) => write!(f, "it starts {slots} servers already, as many as it may at a time"),
             Self::FailedThere(times) => write!(f, "the server failed there {times} times"),
             Self::NotCandidate => f.write_str("it is not one of the server's candidates"),
+            Self::Pinned(machine) => write!(f, "the server waits for {machine}: it does not migrate by itself"),
         }
     }
 }
@@ -52,81 +91,167 @@ pub struct Choice {
     pub unfit: BTreeMap<MachineName, Unfit>,
 }
 
+/// What the machines carry: by the state, and by what the same plan has given them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    machines: BTreeMap<MachineName, Carried>,
+    starting: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Carried {
+    servers: BTreeSet<ServerName>,
+    weight: u32,
+    starting: u32,
+}
+
+impl Load {
+    /// Returns what the machines carry by the state.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        let mut load = Self::default();
+        for (name, server) in state.servers() {
+            if let Placement::Assigned(assignment) = &server.placement {
+                load.add(&assignment.machine, name, server.spec.weight, !assignment.ready);
+            }
+        }
+        load
+    }
+
+    /// Adds a server that is given to a machine.
+    pub fn give(&mut self, machine: &MachineName, name: &ServerName, server: &Server) {
+        self.add(machine, name, server.spec.weight, true);
+    }
+
+    /// Returns how many servers are on their way up.
+    #[must_use]
+    pub fn starting(&self) -> u32 {
+        self.starting
+    }
+
+    fn add(&mut self, machine: &MachineName, name: &ServerName, weight: u32, is_starting: bool) {
+        let carried = self.machines.entry(machine.clone()).or_default();
+        carried.servers.insert(name.clone());
+        carried.weight = carried.weight.saturating_add(weight);
+        carried.starting += u32::from(is_starting);
+        self.starting += u32::from(is_starting);
+    }
+
+    fn on(&self, machine: &MachineName) -> Carried {
+        self.machines.get(machine).cloned().unwrap_or_default()
+    }
+}
+
 /// Returns where a server could go now.
 #[must_use]
-pub fn choose(state: &State, name: &ServerName, server: &Server) -> Choice {
+pub fn choose(state: &State, load: &Load, name: &ServerName, server: &Server) -> Choice {
     let mut choice = Choice::default();
-    let listed = !server.spec.candidates.is_empty();
+    // Someone said where to, or the machine is back: it has everything the server needs at hand.
+    let (first, by_word) = match &server.placement {
+        Placement::Unplaced { next } => (next.as_ref().map(|next| next.machine.clone()), next.is_some()),
+        Placement::Expired(expired) => (Some(expired.machine.clone()), false),
+        Placement::Assigned(_) | Placement::Failed { .. } => (None, false),
+    };
+    let listed = candidates(state, server);
     let names: Vec<MachineName> =
-        if listed { server.spec.candidates.clone() } else { state.machines().map(|(name, _)| name.clone()).collect() };
+        listed.map_or_else(|| state.machines().map(|(name, _)| name.clone()).collect(), <[MachineName]>::to_vec);
+    let pinned = server.last_machine.as_ref().filter(|_| !server.spec.migrates && !by_word);
     for machine in names {
-        match fitness(state, server, &machine) {
+        let fit = match pinned.filter(|pinned| **pinned != machine) {
+            Some(pinned) => Err(Unfit::Pinned(pinned.clone())),
+            None => fitness(state, load, name, server, &machine),
+        };
+        match fit {
             Ok(()) => choice.fit.push(machine),
             Err(why) => {
                 choice.unfit.insert(machine, why);
             }
         }
     }
-    if listed {
-        for (machine, _) in state.machines().filter(|(machine, _)| !server.spec.candidates.contains(machine)) {
-            choice.unfit.insert(machine.clone(), Unfit::NotCandidate);
+    match listed {
+        Some(listed) => {
+            for (machine, _) in state.machines().filter(|(machine, _)| !listed.contains(machine)) {
+                choice.unfit.insert(machine.clone(), Unfit::NotCandidate);
+            }
         }
-    } else {
-        // Fewest servers first; the sort is stable and names ascend, so that every member chooses alike.
-        let load = load(state, name);
-        choice.fit.sort_by_key(|machine| load.get(machine).copied().unwrap_or(0));
+        // The lightest first; the sort is stable and names ascend, so that every member chooses alike.
+        None => choice.fit.sort_by_key(|machine| {
+            let carried = load.on(machine);
+            carried.weight.saturating_sub(if carried.servers.contains(name) { server.spec.weight } else { 0 })
+        }),
     }
-    if choice.fit.is_empty() {
+    if choice.fit.is_empty() && !choice.unfit.values().any(Unfit::is_passing) {
         // Better where it failed than nowhere: its budget in the whole cluster still holds.
-        let failed: Vec<MachineName> = choice
-            .unfit
-            .iter()
-            .filter(|(_, why)| matches!(why, Unfit::FailedThere(_)))
-            .map(|(machine, _)| machine.clone())
-            .collect();
-        choice.fit = failed;
+        let failed = choice.unfit.iter().filter(|(_, why)| matches!(why, Unfit::FailedThere(_)));
+        choice.fit = failed.map(|(machine, _)| machine.clone()).collect();
     }
-    let first = match &server.placement {
-        // Someone said where to.
-        Placement::Unplaced { target } => target.clone(),
-        // The machine is back: it has everything the server needs at hand.
-        Placement::Expired(expired) => Some(expired.machine.clone()),
-        Placement::Assigned(_) | Placement::Failed { .. } => None,
-    };
     if let Some(place) = first.and_then(|first| choice.fit.iter().position(|machine| *machine == first)) {
         choice.fit[..=place].rotate_right(1);
     }
     choice
 }
 
-fn fitness(state: &State, server: &Server, name: &MachineName) -> Result<(), Unfit> {
+/// Returns the machines that may run a server, best first; `None` if all may.
+#[must_use]
+pub fn candidates<'a>(state: &'a State, server: &'a Server) -> Option<&'a [MachineName]> {
+    let lists = [&server.spec.candidates, &state.policy().candidates];
+    lists.into_iter().find(|list| !list.is_empty()).map(Vec::as_slice)
+}
+
+fn fitness(
+    state: &State,
+    load: &Load,
+    server_name: &ServerName,
+    server: &Server,
+    name: &MachineName,
+) -> Result<(), Unfit> {
     let machine = state.machine(name).ok_or(Unfit::Unknown)?;
     if machine.session.is_none() {
         return Err(Unfit::NotConnected);
     }
-    if let Some(why) = &machine.cordoned {
-        return Err(Unfit::Cordoned(why.clone()));
+    if let Some(cordon) = &machine.cordoned {
+        return Err(Unfit::Cordoned(cordon.why.clone()));
     }
     let (has, required) = (machine.profile.fence, server.spec.requires_fence);
     if has < required {
         return Err(Unfit::Fence { has, required });
     }
+    for (key, required) in &server.spec.labels {
+        let has = machine.profile.labels.get(key);
+        if has != Some(required) {
+            return Err(Unfit::Label { key: key.clone(), required: required.clone(), has: has.cloned() });
+        }
+    }
+    let mut carried = load.on(name);
+    if carried.servers.remove(server_name) {
+        carried.weight = carried.weight.saturating_sub(server.spec.weight);
+    }
+    let apart = |other: &&ServerName| {
+        server.spec.apart_from.contains(other)
+            || state.server(other).is_some_and(|other| other.spec.apart_from.contains(server_name))
+    };
+    if let Some(other) = carried.servers.iter().find(apart) {
+        return Err(Unfit::Apart(other.clone()));
+    }
+    if let Some(capacity) = machine.profile.capacity {
+        let (free, weight) = (capacity.saturating_sub(carried.weight), server.spec.weight);
+        if weight > free {
+            return Err(Unfit::Full { free, weight });
+        }
+    }
     let window = state.now().0.saturating_sub(server.spec.restart.per_ms);
-    let failed = server.failures.iter().filter(|failure| failure.machine == *name && failure.at.0 >= window).count();
+    let failed = server
+        .failures
+        .iter()
+        .filter(|failure| failure.machine == *name && failure.at.0 >= window && !failure.machine_lost)
+        .count();
     if failed > server.spec.restart.in_place as usize {
         return Err(Unfit::FailedThere(failed as u32));
     }
-    Ok(())
-}
-
-fn load(state: &State, except: &ServerName) -> BTreeMap<MachineName, usize> {
-    let mut load = BTreeMap::new();
-    for (name, server) in state.servers() {
-        if let Placement::Assigned(assignment) = &server.placement
-            && name != except
-        {
-            *load.entry(assignment.machine.clone()).or_default() += 1;
-        }
+    // Last: what passes by itself is said only where nothing else is in the way.
+    let slots = machine.profile.start_slots;
+    if slots > 0 && carried.starting >= slots {
+        return Err(Unfit::Busy(slots));
     }
-    load
+    Ok(())
 }

@@ -196,6 +196,10 @@ impl ReignClock for SinceNow {
     fn now(&self) -> Duration {
         self.0.elapsed()
     }
+
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(0)
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use crate::api::Api;
 use crate::ask::{AsOf, Noted};
 use crate::limits::{REFUSAL_BYTES_MAX, REQUEST_WITHIN};
-use crate::model::Problem;
+use crate::model::{Prediction, Problem};
 use crate::problem::{self, Code};
 
 const REVISION: HeaderName = HeaderName::from_static("leaseward-revision");
@@ -27,30 +27,44 @@ const SERVED_BY: HeaderName = HeaderName::from_static("leaseward-served-by");
 const REQUEST_ID: HeaderName = HeaderName::from_static("leaseward-request-id");
 const TIMEOUT: &str = "leaseward-timeout-ms";
 
-/// A problem on its way out. [`finish`] writes it.
+/// Why a route ends early.
 #[derive(Debug, Clone)]
-pub(crate) struct Fault(pub(crate) Box<Problem>);
+pub(crate) enum Fault {
+    /// A problem on its way out. [`finish`] writes it.
+    Problem(Box<Problem>),
+    /// It was only asked what would come of it.
+    Foreseen(Box<Prediction>),
+}
 
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
-        Self(Box::new(problem))
+        Self::Problem(Box::new(problem))
     }
 }
 
 impl From<Box<Problem>> for Fault {
     fn from(problem: Box<Problem>) -> Self {
-        Self(problem)
+        Self::Problem(problem)
     }
 }
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = status.into_response();
-        response.extensions_mut().insert(self);
-        response
+        match self {
+            Self::Problem(problem) => {
+                let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let mut response = status.into_response();
+                response.extensions_mut().insert(OnItsWay(problem));
+                response
+            }
+            Self::Foreseen(prediction) => At(prediction.revision.into(), Json(prediction)).into_response(),
+        }
     }
 }
+
+/// A problem that waits for [`finish`].
+#[derive(Debug, Clone)]
+struct OnItsWay(Box<Problem>);
 
 /// The revision that an answer reflects, if it is not the newest one here.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +110,7 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
         Err(fault) => fault.into_response(),
     };
     as_problem(&mut response).await;
-    if let Some(Fault(mut problem)) = response.extensions_mut().remove::<Fault>() {
+    if let Some(OnItsWay(mut problem)) = response.extensions_mut().remove::<OnItsWay>() {
         problem.instance = format!("urn:leaseward:request:{id}");
         problem.leader = api.leader_name();
         if problem.status >= 500 {
@@ -128,7 +142,7 @@ async fn as_problem(response: &mut Response) {
     let status = response.status();
     let is_plain =
         response.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/"));
-    if !is_plain || status.as_u16() < 400 || response.extensions().get::<Fault>().is_some() {
+    if !is_plain || status.as_u16() < 400 || response.extensions().get::<OnItsWay>().is_some() {
         return;
     }
     let code = if status.is_server_error() { "LW0607" } else { Code::Unreadable.as_str() };
@@ -136,7 +150,7 @@ async fn as_problem(response: &mut Response) {
     let words = axum::body::to_bytes(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
     let mut problem = problem::with_code(code, String::from_utf8_lossy(&words).into_owned());
     problem.status = status.as_u16();
-    response.extensions_mut().insert(Fault::from(problem));
+    response.extensions_mut().insert(OnItsWay(Box::new(problem)));
 }
 
 /// How long ago the answer was the newest there was, in milliseconds; `-` if this node has heard no leader yet.

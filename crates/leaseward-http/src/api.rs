@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use leaseward_failover::foresee::foresee;
 use leaseward_raft::{Later, Replica};
 use leaseward_state::command::Condition;
 use leaseward_state::config::Digest;
@@ -17,6 +18,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::answer::Fault;
 use crate::ask::{AsOf, Consistency, Fresh, Write};
+use crate::foreseen::prediction;
 use crate::page::Lists;
 use crate::problem;
 
@@ -142,6 +144,9 @@ impl Api {
             command if wrapped => Command::Atomic { conditions, commands: vec![command] },
             command => command,
         };
+        if write.dry_run {
+            return Err(self.foresee(command, wrapped).await);
+        }
         let request = Request { key: write.key(step), named: write.is_named(), command };
         let committed =
             self.replica.propose(request).await.map_err(|error| Fault::from(problem::of_not_committed(&error)))?;
@@ -150,9 +155,27 @@ impl Api {
             reply => reply,
         };
         match reply {
-            Reply::Refused(Refusal::Part { refusal, .. }) if wrapped => Err(self.refused(&refusal)),
-            Reply::Refused(refusal) => Err(self.refused(&refusal)),
+            Reply::Refused(refusal) => Err(self.refused(unwrapped(&refusal, wrapped))),
             reply => Ok((committed.revision, reply)),
+        }
+    }
+
+    /// Returns what would come of a command, or why it would be refused.
+    async fn foresee(&self, command: Command, wrapped: bool) -> Fault {
+        let state = match self.read_now().await {
+            Ok(state) => state,
+            Err(fault) => return fault,
+        };
+        match foresee(&state, &command) {
+            Err(Reply::Refused(refusal)) => self.refused(unwrapped(&refusal, wrapped)),
+            Err(_) => Fault::Foreseen(Box::new(prediction(&state, command.name().to_owned(), &[]))),
+            Ok(foreseen) => {
+                let name = match &command {
+                    Command::Atomic { commands, .. } => commands.first().map_or("nothing", Command::name),
+                    command => command.name(),
+                };
+                Fault::Foreseen(Box::new(prediction(&state, name.to_owned(), &foreseen)))
+            }
         }
     }
 
@@ -169,6 +192,13 @@ impl Api {
     /// Returns the name of the leader that this node knows of.
     pub(crate) fn leader_name(&self) -> Option<String> {
         self.replica.leader().map(|(_, info)| info.name)
+    }
+}
+
+fn unwrapped(refusal: &Refusal, wrapped: bool) -> &Refusal {
+    match refusal {
+        Refusal::Part { refusal, .. } if wrapped => refusal,
+        refusal => refusal,
     }
 }
 

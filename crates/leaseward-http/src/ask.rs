@@ -84,12 +84,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        let can_be_tried = !parts.method.is_safe() && can_be_tried(parts.uri.path());
+        let is_common = |word: &str| COMMON.contains(&word) || (word == DRY_RUN && can_be_tried);
         let own: Vec<&str> = parts
             .uri
             .query()
             .unwrap_or_default()
             .split('&')
-            .filter(|pair| !COMMON.contains(&pair.split('=').next().unwrap_or_default()))
+            .filter(|pair| !is_common(pair.split('=').next().unwrap_or_default()))
             .collect();
         let unreadable = |why: String| Fault::from(problem::of(Code::Unreadable, why));
         let uri: Uri =
@@ -106,6 +108,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             }
         }
     }
+}
+
+/// Asks what would come of a write.
+const DRY_RUN: &str = "dry_run";
+
+/// Writes whose whole effect is one command of the state: [`Api::commit`](crate::api::Api::commit) tries it on a copy.
+/// Elsewhere the word is not understood, and so refused.
+pub(crate) const CAN_BE_TRIED: [&str; 4] = ["/v1/servers/", "/v1/machines/", "/v1/policy", "/v1/maintenance"];
+
+/// Returns whether a write to this path understands `dry_run`.
+#[must_use]
+pub fn can_be_tried(path: &str) -> bool {
+    CAN_BE_TRIED.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// No words but those that every read understands.
@@ -233,6 +248,8 @@ pub(crate) struct Write {
     if_version: Option<u64>,
     /// Names the request, with method and path.
     client: Option<u128>,
+    /// Whether it is only asked what would come of it.
+    pub(crate) dry_run: bool,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Write {
@@ -249,7 +266,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
             }
             Ok(client(key, parts.method.as_str(), parts.uri.path()))
         });
-        Ok(Self { fence: fence.transpose()?, if_version: if_version(headers)?, client: client.transpose()? })
+        let query = parts.uri.query().unwrap_or_default();
+        let dry_run = match query.split('&').find_map(|pair| pair.strip_prefix(DRY_RUN)?.strip_prefix('=')) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => return Err(suggest::unknown_word(DRY_RUN, other, &["true", "false"]).into()),
+        };
+        let if_version = if_version(headers)?;
+        Ok(Self { fence: fence.transpose()?, if_version, client: client.transpose()?, dry_run })
     }
 }
 

@@ -8,7 +8,7 @@ use leaseward_state::server::{Cause, FenceProof};
 use leaseward_state::session::{Owner, SessionEnd};
 use serde_json::{Value, json};
 
-use crate::model::EventRecord;
+use crate::model::{EventRecord, Time};
 use crate::view;
 
 /// Returns an event as the API shows it.
@@ -18,13 +18,12 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
         Event::SessionOpened { .. } | Event::SessionEnded { .. } => of_session(&recorded.event),
         Event::LeaseGranted { .. } | Event::LeaseEnded { .. } | Event::LeaseQueued { .. } => of_lease(&recorded.event),
         Event::SetPublished { .. } | Event::SetRemoved { .. } | Event::SyncReported { .. } => of_set(&recorded.event),
-        Event::MachineCordoned { machine, reason } => (
-            reason
-                .as_ref()
-                .map_or_else(|| format!("{machine} takes servers again"), |why| format!("{machine} cordoned: {why}")),
-            json!({ "event": "cordoned", "reason": reason }),
-        ),
-        Event::MachineRemoved { machine } => (format!("{machine} forgotten"), json!({ "event": "removed" })),
+        Event::MachineCordoned { .. } | Event::MachineRemoved { .. } | Event::MachineConfirmedDead { .. } => {
+            of_machine(&recorded.event)
+        }
+        Event::PolicyChanged { version } => {
+            (format!("the policy is v{version}"), json!({ "event": "policy_changed", "version": version }))
+        }
         Event::FeatureLevelRaised { level } => {
             (format!("the feature level is {level}"), json!({ "event": "feature_level_raised", "level": level }))
         }
@@ -45,6 +44,50 @@ fn owner(owner: &Owner) -> String {
     match owner {
         Owner::Machine(machine) => format!("machine {machine}"),
         Owner::Client(name) => format!("client {name}"),
+    }
+}
+
+fn of_machine(event: &Event) -> (String, Value) {
+    match event {
+        Event::MachineCordoned { machine, cordon: None } => {
+            (format!("{machine} takes servers again"), json!({ "event": "cordoned", "reason": null }))
+        }
+        Event::MachineCordoned { machine, cordon: Some(cordon) } => {
+            let word = match (cordon.drains, cordon.quarantine) {
+                (true, _) => "drained",
+                (false, true) => "in quarantine",
+                (false, false) => "cordoned",
+            };
+            let until = cordon.until.map(Time::from);
+            let end = until.map_or_else(String::new, |until| format!(", until {until}"));
+            (
+                format!("{machine} {word}: {}{end}", cordon.why),
+                json!({
+                    "event": "cordoned", "reason": cordon.why, "drains": cordon.drains, "quarantine": cordon.quarantine,
+                    "until": until,
+                }),
+            )
+        }
+        Event::MachineRemoved { machine } => (format!("{machine} forgotten"), json!({ "event": "removed" })),
+        Event::MachineConfirmedDead { machine, by } => {
+            (format!("{by} has seen that {machine} is off"), json!({ "event": "confirmed_dead", "by": by }))
+        }
+        _ => Default::default(),
+    }
+}
+
+/// Returns why a server was placed or is moved, as one word.
+pub(crate) fn cause_word(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Started => "started",
+        Cause::MachineLost => "machine_lost",
+        Cause::MachineRestarted => "machine_restarted",
+        Cause::Crashed => "crashed",
+        Cause::Moved => "moved",
+        Cause::Restarted => "restarted",
+        Cause::Drained => "drained",
+        Cause::FailedBack => "failed_back",
+        Cause::RolledBack => "rolled_back",
     }
 }
 
@@ -129,13 +172,7 @@ fn of_server(event: &Event) -> (String, Value) {
             (format!("{server} is wanted {wanted}"), json!({ "event": "wanted", "wanted": wanted }))
         }
         Event::ServerAssigned { server, machine, token, cause, fence } => {
-            let cause = match cause {
-                Cause::Started => "started",
-                Cause::MachineLost => "machine_lost",
-                Cause::MachineRestarted => "machine_restarted",
-                Cause::Crashed => "crashed",
-                Cause::Moved => "moved",
-            };
+            let cause = cause_word(*cause);
             (
                 format!("{server} given to {machine}, token {token} ({})", cause.replace('_', " ")),
                 json!({
@@ -154,9 +191,11 @@ fn of_server(event: &Event) -> (String, Value) {
                 }),
             )
         }
-        Event::ServerExpired { server, machine, token } => (
+        Event::ServerExpired { server, machine, token, silent_ms } => (
             format!("{server}: the lease of {machine} is over, token {token}"),
-            json!({ "event": "expired", "machine": machine.as_str(), "token": token.to_string() }),
+            json!({
+                "event": "expired", "machine": machine.as_str(), "token": token.to_string(), "silent_ms": silent_ms,
+            }),
         ),
         Event::ServerFenced { server, token, proof: how } => (
             format!("{server}: its copy under token {token} is dead: {}", proof(how)),
@@ -166,8 +205,25 @@ fn of_server(event: &Event) -> (String, Value) {
             format!("{server} ended on {machine}: {why}"),
             json!({ "event": "stopped", "machine": machine.as_str(), "token": token.to_string(), "why": why }),
         ),
-        Event::ServerMoving { server, to } => {
-            (format!("{server} moves to {to}"), json!({ "event": "moving", "to": to.as_str() }))
+        Event::ServerMoving { server, to, cause } => {
+            let text = match cause {
+                Cause::Restarted => format!("{server} is restarted on {to}"),
+                Cause::Drained => format!("{server} leaves its machine, which is drained, for {to}"),
+                Cause::FailedBack => format!("{server} returns to {to}"),
+                _ => format!("{server} moves to {to}"),
+            };
+            (text, json!({ "event": "moving", "to": to.as_str(), "cause": cause_word(*cause) }))
+        }
+        Event::ServerPaused { server, pause: None } => {
+            (format!("{server} goes on"), json!({ "event": "paused", "reason": null }))
+        }
+        Event::ServerPaused { server, pause: Some(pause) } => {
+            let until = pause.until.map(Time::from);
+            let end = until.map_or_else(String::new, |until| format!(", until {until}"));
+            (
+                format!("{server} paused: {}{end}", pause.why),
+                json!({ "event": "paused", "reason": pause.why, "until": until }),
+            )
         }
         Event::ServerFailed { server, why } => {
             (format!("{server} is given up: {why}"), json!({ "event": "failed", "why": why }))

@@ -3,7 +3,7 @@
 //! Must stay true: nothing is said that these do not show. What only the leader's clock knows (how much of a grace is
 //! left) is not guessed; what a machine never reported is not made up.
 
-use leaseward_failover::placement::{Choice, choose};
+use leaseward_failover::placement::{Choice, Load, choose};
 use leaseward_state::lease::LeaseState;
 use leaseward_state::server::{Cause, Expired, Placement, Server, ServerStatus, Wanted};
 use leaseward_state::session::Owner;
@@ -54,7 +54,7 @@ impl Explanation {
 
 /// Explains a server: why it is where it is, or why it does not run.
 pub(crate) fn server(state: &State, name: &ServerName, server: &Server, leader: Option<&str>) -> Explanation {
-    let choice = choose(state, name, server);
+    let choice = choose(state, &Load::of(state), name, server);
     let mut says = begin(state, "server", name.as_str(), sentence(name, server, &choice));
     match &server.placement {
         Placement::Assigned(assignment) => {
@@ -64,10 +64,15 @@ pub(crate) fn server(state: &State, name: &ServerName, server: &Server, leader: 
                 Cause::MachineRestarted => "the agent of its machine started again",
                 Cause::Crashed => "it failed where it ran before",
                 Cause::Moved => "an operator moved it",
+                Cause::Restarted => "an operator restarted it",
+                Cause::Drained => "the machine where it ran before was drained",
+                Cause::FailedBack => "the first of its candidates was back for long enough",
+                Cause::RolledBack => "it could not be started where it was moved to",
             });
             match &assignment.status {
                 ServerStatus::Unhealthy { why, .. } => says.because(format!("its check says: {why}")),
                 ServerStatus::Restarting { why } => says.because(format!("it ended: {why}")),
+                ServerStatus::Stuck { why, .. } => says.because(why.as_str()),
                 _ => {}
             }
             if assignment.restarts > 0 {
@@ -79,9 +84,14 @@ pub(crate) fn server(state: &State, name: &ServerName, server: &Server, leader: 
         Placement::Expired(expired) => ended(&mut says, server, expired, leader),
         Placement::Failed { why } => says.because(why.as_str()),
     }
+    if let Some(pause) = state.pause_of(server) {
+        let until = pause.until.map_or_else(String::new, |until| format!(" until {}", Time::from(until)));
+        says.because(format!("it is paused{until}, so it is neither restarted nor moved: {}", pause.why));
+    }
     for failure in server.failures.iter().rev().take(EXPLAINED_EVENTS).rev() {
         let text = format!(
-            "failed at {} under token {}, attempt {}: {}",
+            "{} at {} under token {}, attempt {}: {}",
+            if failure.machine_lost { "lost with the machine" } else { "failed" },
             Time::from(failure.at),
             failure.token,
             failure.attempt,
@@ -101,8 +111,11 @@ fn sentence(name: &ServerName, server: &Server, choice: &Choice) -> String {
         }
         Placement::Assigned(at) => {
             let (machine, token, since) = (&at.machine, at.token, Time::from(at.at));
-            match (&at.moving_to, &at.status) {
-                (Some(to), _) => format!("{name} moves from {machine} to {to}: it stops first, and then starts there."),
+            match (&at.moving, &at.status) {
+                (Some(to), _) if to.machine == *machine => format!("{name} is restarted on {machine}."),
+                (Some(to), _) => {
+                    format!("{name} moves from {machine} to {}: it stops first, and then starts there.", to.machine)
+                }
                 (None, ServerStatus::Ordered) => {
                     format!("{name} was given to {machine} at {since}, token {token}; {machine} has not reported yet.")
                 }
@@ -119,6 +132,12 @@ fn sentence(name: &ServerName, server: &Server, choice: &Choice) -> String {
                     format!("{name} ended on {machine}, token {token}, and is restarted there.")
                 }
                 (None, ServerStatus::Stopping) => format!("{name} stops on {machine}, token {token}."),
+                (None, ServerStatus::Preparing { step }) => {
+                    format!("{name} is being prepared on {machine}, token {token}: {step}.")
+                }
+                (None, ServerStatus::Stuck { step, .. }) => {
+                    format!("{name} is dead and STUCK on {machine}, token {token}: {step}.")
+                }
             }
         }
         Placement::Unplaced { .. } if server.wanted == Wanted::Stopped => format!("{name} is stopped."),
@@ -196,7 +215,7 @@ fn server_hints(says: &mut Explanation, name: &ServerName, server: &Server, choi
         Placement::Unplaced { .. } => {
             for (machine, why) in &choice.unfit {
                 if matches!(why, leaseward_failover::placement::Unfit::Cordoned(_)) {
-                    says.hint(format!("leaseward machine uncordon {machine}"), "let it take servers again");
+                    says.hint(format!("leaseward machine resume {machine}"), "let it take servers again");
                 }
             }
             says.hint("leaseward machine ls -o wide", "see the machines");

@@ -13,6 +13,8 @@ mod api;
 mod ask;
 mod describe;
 mod explain;
+mod foreseen;
+mod history;
 pub mod limits;
 mod local;
 pub mod model;
@@ -25,6 +27,7 @@ pub mod suggest;
 mod view;
 
 pub use api::{Api, Content, ContentError, router, serve};
+pub use ask::can_be_tried;
 pub use describe::describe;
 pub use local::serve_local;
 pub use openapi::document;

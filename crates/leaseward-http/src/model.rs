@@ -8,13 +8,16 @@ mod cluster;
 mod config;
 mod event;
 mod explain;
+mod history;
 mod lease;
 mod machine;
 mod operation;
+mod policy;
 mod problem;
 mod server;
 mod server_file;
 mod server_spec;
+mod surroundings;
 mod text;
 mod transaction;
 
@@ -25,14 +28,17 @@ pub use config::{
 };
 pub use event::{Compacted, EventList, EventRecord, Snapshot};
 pub use explain::{Explanation, Fact, Hint};
+pub use history::{History, Incident, Phase, Predicted, Prediction};
 pub use lease::{
     AcquireLease, HeldLease, Lease, LeaseList, LeaseState, OpenSession, Renew, RenewOne, Renewed, RenewedOne, Revoke,
     Session, SessionList, SessionOwner, Waiter,
 };
-pub use machine::{Cordon, Machine, MachineList};
+pub use machine::{ConfirmDead, Cordon, CordonShown, Machine, MachineList};
 pub use operation::{Operation, OperationList, OperationPhase, OperationStep};
+pub use policy::{BeginPause, Pause, Policy};
 pub use problem::Problem;
 pub use server::{Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
-pub use server_file::{CheckFile, CheckKind, Fence, ManagerFile, MountFile, RestartFile, ServerFile, VipFile};
+pub use server_file::{CheckFile, CheckKind, Fence, ManagerFile, RestartFile, ServerFile};
+pub use surroundings::{AnnounceFile, HookFile, LimitsFile, MountFile, VipFile};
 pub use text::{BadDuration, Duration, Time, Wide};
 pub use transaction::{Change, Condition, Outcome, Transaction, TransactionResult};

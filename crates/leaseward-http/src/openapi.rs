@@ -8,6 +8,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::Api;
+use crate::ask::CAN_BE_TRIED;
 use crate::model::Problem;
 use crate::routes;
 
@@ -32,6 +33,8 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .merge(routes::machines::routes())
         .merge(routes::nodes::routes())
         .merge(routes::operations::routes())
+        .merge(routes::policy::routes())
+        .merge(routes::whatif::routes())
         .merge(routes::cluster::routes())
         .merge(routes::configs::routes())
         .merge(routes::publish::routes())
@@ -57,7 +60,7 @@ pub(crate) fn finish(document: utoipa::openapi::OpenApi) -> Value {
         let noun = path.split(['/', ':']).find(|part| !part.is_empty() && *part != "v1").unwrap_or("other").to_owned();
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             if let Some(operation) = operation.as_object_mut() {
-                share(method, &noun, path.starts_with("/v1/"), operation);
+                share(method, &noun, &path, operation);
             }
         }
         paths.insert(path.replace("{*", "{"), item);
@@ -65,7 +68,7 @@ pub(crate) fn finish(document: utoipa::openapi::OpenApi) -> Value {
     document
 }
 
-fn share(method: &str, noun: &str, is_api: bool, operation: &mut Map<String, Value>) {
+fn share(method: &str, noun: &str, path: &str, operation: &mut Map<String, Value>) {
     operation.insert("tags".into(), json!([noun]));
     let problem = json!({
         "description": "What went wrong",
@@ -74,7 +77,7 @@ fn share(method: &str, noun: &str, is_api: bool, operation: &mut Map<String, Val
     if let Some(responses) = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut() {
         responses.insert("default".into(), problem);
     }
-    if !is_api {
+    if !path.starts_with("/v1/") {
         return;
     }
     let header = |name: &str, text: &str| json!({ "name": name, "in": "header", "required": false, "description": text, "schema": { "type": "string" } });
@@ -92,6 +95,13 @@ fn share(method: &str, noun: &str, is_api: bool, operation: &mut Map<String, Val
             "schema": { "$ref": "#/components/schemas/Duration" },
         }));
     } else {
+        if CAN_BE_TRIED.iter().any(|prefix| path.starts_with(prefix)) {
+            shared.push(json!({
+                "name": "dry_run", "in": "query", "required": false,
+                "description": "Do nothing; say what would come of it: the answer is 200 and a Prediction",
+                "schema": { "type": "boolean" },
+            }));
+        }
         shared.push(header("Idempotency-Key", "Makes a retry the same request, for a day"));
         shared.push(header("Leaseward-Fence", "`<lease>;<token>`: do it only while this grant stands"));
         shared.push(header("If-Match", "The ETag that the object must have"));

@@ -6,6 +6,7 @@ use std::time::Duration as Span;
 use leaseward_state::config::{MemberSync, SyncState, Version};
 use leaseward_state::lease::{Lease, LeaseState};
 use leaseward_state::machine::Machine;
+use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::server::{Placement, Server, ServerStatus, Wanted};
 use leaseward_state::session::{Owner, Session};
 use leaseward_state::state::ConfigSet;
@@ -88,7 +89,7 @@ pub fn phase(server: &Server) -> ServerPhase {
         Placement::Expired(expired) if expired.fence.is_some() => ServerPhase::Fenced,
         Placement::Expired(_) => ServerPhase::Fencing,
         Placement::Assigned(_) if server.wanted == Wanted::Stopped => ServerPhase::Stopping,
-        Placement::Assigned(assignment) if assignment.moving_to.is_some() => ServerPhase::Moving,
+        Placement::Assigned(assignment) if assignment.moving.is_some() => ServerPhase::Moving,
         Placement::Assigned(assignment) => match assignment.status {
             ServerStatus::Ordered => ServerPhase::Ordered,
             ServerStatus::Starting { .. } => ServerPhase::Starting,
@@ -96,6 +97,8 @@ pub fn phase(server: &Server) -> ServerPhase {
             ServerStatus::Unhealthy { .. } => ServerPhase::Unhealthy,
             ServerStatus::Restarting { .. } => ServerPhase::Restarting,
             ServerStatus::Stopping => ServerPhase::Stopping,
+            ServerStatus::Preparing { .. } => ServerPhase::Preparing,
+            ServerStatus::Stuck { .. } => ServerPhase::Stuck,
         },
     }
 }
@@ -109,24 +112,45 @@ pub(crate) fn status(status: &ServerStatus) -> (String, Option<u32>) {
         ServerStatus::Unhealthy { pid, why } => (format!("its checks fail: {why}"), Some(*pid)),
         ServerStatus::Restarting { why } => (format!("restarted in place: {why}"), None),
         ServerStatus::Stopping => ("stopping".into(), None),
+        ServerStatus::Preparing { step } => (format!("preparing: {step}"), None),
+        ServerStatus::Stuck { step, why } => (format!("dead, and stuck at {step}: {why}"), None),
+    }
+}
+
+/// Returns a pause as the API shows it.
+pub(crate) fn pause(pause: &Pause) -> model::Pause {
+    model::Pause { reason: pause.why.clone(), until: pause.until.map(Into::into) }
+}
+
+/// Returns a policy as the API shows it.
+pub(crate) fn policy(policy: &Policy) -> model::Policy {
+    model::Policy {
+        version: policy.version,
+        candidates: policy.candidates.iter().map(ToString::to_string).collect(),
+        concurrent_starts: policy.concurrent_starts,
+        brake_percent: policy.brake_percent,
+        brake: Duration::from_millis(policy.brake_ms),
+        quarantine_losses: policy.quarantine_losses,
+        quarantine_window: Duration::from_millis(policy.quarantine_window_ms),
+        quarantine: Duration::from_millis(policy.quarantine_ms),
+        poison_after: policy.poison_after,
+        poison_within: Duration::from_millis(policy.poison_within_ms),
+        maintenance: policy.maintenance.as_ref().map(pause),
     }
 }
 
 /// Returns a server as the API shows it.
 #[must_use]
 pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Server {
-    let assignment = match &server.placement {
-        Placement::Assigned(assignment) => Some(assignment),
-        _ => None,
-    };
+    let assignment = server.assignment();
     let expired = match &server.placement {
         Placement::Expired(expired) => Some(expired),
         _ => None,
     };
     let (words, pid) = match &server.placement {
         Placement::Assigned(assignment) => status(&assignment.status),
-        Placement::Unplaced { target: Some(target) } => (format!("should go to {target}"), None),
-        Placement::Unplaced { target: None } => ("it runs nowhere".into(), None),
+        Placement::Unplaced { next: Some(next) } => (format!("should go to {}", next.machine), None),
+        Placement::Unplaced { next: None } => ("it runs nowhere".into(), None),
         Placement::Expired(expired) if expired.fence.is_some() => {
             (format!("its copy on {} is dead", expired.machine), None)
         }
@@ -136,8 +160,8 @@ pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Serve
         Placement::Failed { why } => (why.clone(), None),
     };
     let target = match &server.placement {
-        Placement::Unplaced { target } => target.as_ref(),
-        _ => assignment.and_then(|assignment| assignment.moving_to.as_ref()),
+        Placement::Unplaced { next } => next.as_ref(),
+        _ => assignment.and_then(|assignment| assignment.moving.as_ref()),
     };
     let machine = assignment.map(|assignment| &assignment.machine).or(expired.map(|expired| &expired.machine));
     let token = assignment.map(|assignment| assignment.token).or(expired.map(|expired| expired.token));
@@ -149,9 +173,10 @@ pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Serve
             Wanted::Stopped => model::Wanted::Stopped,
         },
         phase: phase(server),
+        paused: state.pause_of(server).map(pause),
         machine: machine.map(ToString::to_string),
         token: token.map(Into::into),
-        moving_to: target.map(ToString::to_string),
+        moving_to: target.map(|next| next.machine.to_string()),
         status: words,
         pid,
         since: assignment.map(|assignment| assignment.at.into()),
@@ -172,6 +197,7 @@ fn failure(failure: &leaseward_state::server::Failure) -> model::ServerFailure {
         token: failure.token.into(),
         attempt: failure.attempt,
         why: failure.why.clone(),
+        machine_lost: failure.machine_lost,
     }
 }
 
@@ -192,7 +218,16 @@ pub fn machine(state: &State, name: &MachineName, machine: &Machine) -> model::M
         connected: machine.session.is_some(),
         session: machine.session.map(Into::into),
         since: machine.since.into(),
-        cordoned: machine.cordoned.clone(),
+        cordoned: machine.cordoned.as_ref().map(|cordon| cordon.why.clone()),
+        cordon: machine.cordoned.as_ref().map(|cordon| model::CordonShown {
+            reason: cordon.why.clone(),
+            drains: cordon.drains,
+            quarantine: cordon.quarantine,
+            until: cordon.until.map(Into::into),
+        }),
+        losses: machine.losses.iter().map(|at| (*at).into()).collect(),
+        capacity: machine.profile.capacity,
+        start_slots: machine.profile.start_slots,
         labels: machine.profile.labels.clone(),
         fence: machine.profile.fence.into(),
         address: machine.profile.address.clone(),

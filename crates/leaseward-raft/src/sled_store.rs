@@ -168,6 +168,7 @@ fn key_bytes(key: &RecordKey) -> Vec<u8> {
             out.extend_from_slice(&key.client.to_be_bytes());
             out.extend_from_slice(&key.sequence.to_be_bytes());
         }
+        RecordKey::Policy => text(11, &[]),
         RecordKey::Ledger(revision, part) => {
             text(10, &[]);
             out.extend_from_slice(&revision.0.to_be_bytes());

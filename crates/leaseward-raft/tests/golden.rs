@@ -96,7 +96,8 @@ fn commands() {
         Release { .. }, Revoke { .. }, EndDelay { .. }, Cordon { .. }, RemoveMachine { .. }, PutServer { .. },
         RemoveServer { .. }, SetWanted { .. }, Move { .. }, Assign(_), GiveUp { .. }, ReportServer { .. },
         Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
-        AcquireOpening { .. }, RaiseFeatureLevel { .. });
+        AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
+        PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, EndPauses { .. });
     check("request", &samples::requests());
 }
 
@@ -113,7 +114,8 @@ fn parts_of_commands() {
         ServerReport::NotStarted { .. }, ServerReport::Absent);
     check_enum!("server_status", samples::server_statuses(), ServerStatus:
         ServerStatus::Ordered, ServerStatus::Starting { .. }, ServerStatus::Running { .. },
-        ServerStatus::Unhealthy { .. }, ServerStatus::Restarting { .. }, ServerStatus::Stopping);
+        ServerStatus::Unhealthy { .. }, ServerStatus::Restarting { .. }, ServerStatus::Stopping,
+        ServerStatus::Preparing { .. }, ServerStatus::Stuck { .. });
     check_enum!("fence_proof", samples::fence_proofs(), FenceProof:
         FenceProof::Certificate(_), FenceProof::Rebooted, FenceProof::Swept, FenceProof::Grace(_),
         FenceProof::Operator(_));
@@ -122,9 +124,11 @@ fn parts_of_commands() {
     check_enum!("probe", samples::probes(), Probe: Probe::Process, Probe::Tcp(_), Probe::Http(_), Probe::Command(_));
     use FenceLevel::{F0, F1, F2, F3, F4, F5};
     check_enum!("fence_level", vec![F0, F1, F2, F3, F4, F5], FenceLevel: F0, F1, F2, F3, F4, F5);
-    use Cause::{Crashed, MachineLost, MachineRestarted, Moved, Started};
-    check_enum!("cause", vec![Started, MachineLost, MachineRestarted, Crashed, Moved], Cause:
-        Started, MachineLost, MachineRestarted, Crashed, Moved);
+    use Cause::{
+        Crashed, Drained, FailedBack, MachineLost, MachineRestarted, Moved, Restarted, RolledBack, Started,
+    };
+    check_enum!("cause", vec![Started, MachineLost, MachineRestarted, Crashed, Moved, Restarted, Drained, FailedBack, RolledBack], Cause:
+        Started, MachineLost, MachineRestarted, Crashed, Moved, Restarted, Drained, FailedBack, RolledBack);
     check_enum!("wanted", vec![Wanted::Running, Wanted::Stopped], Wanted: Wanted::Running, Wanted::Stopped);
     check_enum!("manager_kind", vec![ManagerKind::Agent, ManagerKind::Ssh], ManagerKind:
         ManagerKind::Agent, ManagerKind::Ssh);
@@ -158,10 +162,11 @@ fn records_and_their_names() {
     use leaseward_state::session::{Owner, SessionEnd};
     check_enum!("record_key", samples::record_keys(), RecordKey:
         RecordKey::Meta, RecordKey::Machine(_), RecordKey::Session(_), RecordKey::Lease(_), RecordKey::Server(_),
-        RecordKey::Set(_), RecordKey::Version(..), RecordKey::Sync(..), RecordKey::Answer(_), RecordKey::Ledger(..));
+        RecordKey::Set(_), RecordKey::Version(..), RecordKey::Sync(..), RecordKey::Answer(_), RecordKey::Ledger(..),
+        RecordKey::Policy);
     check_enum!("record", samples::records(), Record:
         Record::Meta(_), Record::Machine(_), Record::Session(_), Record::Lease(_), Record::Server(_), Record::Set(_),
-        Record::Version(_), Record::Sync(_), Record::Answer(_), Record::Ledger(_));
+        Record::Version(_), Record::Sync(_), Record::Answer(_), Record::Ledger(_), Record::Policy(_));
     check_enum!("placement", samples::placements(), Placement:
         Placement::Unplaced { .. }, Placement::Assigned(_), Placement::Expired(_), Placement::Failed { .. });
     check_enum!("lease_state", samples::lease_states(), LeaseState: LeaseState::Held(_), LeaseState::Delayed { .. });
@@ -178,7 +183,8 @@ fn records_and_their_names() {
         Event::ServerAssigned { .. }, Event::ServerReported { .. }, Event::ServerExpired { .. },
         Event::ServerFenced { .. }, Event::ServerStopped { .. }, Event::ServerMoving { .. },
         Event::ServerFailed { .. }, Event::SetPublished { .. }, Event::SetRemoved { .. }, Event::SyncReported { .. },
-        Event::FeatureLevelRaised { .. });
+        Event::FeatureLevelRaised { .. }, Event::ServerPaused { .. }, Event::MachineConfirmedDead { .. },
+        Event::PolicyChanged { .. });
 }
 
 #[test]

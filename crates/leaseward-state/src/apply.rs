@@ -6,6 +6,7 @@ mod config;
 pub mod feature;
 mod lease;
 mod machine;
+mod policy;
 mod server;
 mod session;
 
@@ -44,12 +45,12 @@ impl State {
                 own_term(*judged, term)?;
                 self.end_delay(lease, *token, events)
             }
-            Command::Cordon { machine, reason } => self.cordon(machine, reason.as_ref(), events),
+            Command::Cordon { machine, cordon } => self.cordon(machine, cordon.as_ref(), events),
             Command::RemoveMachine { machine } => self.remove_machine(machine, events),
             Command::PutServer { server, spec, if_version } => self.put_server(server, spec, *if_version, events),
             Command::RemoveServer { server, if_version } => self.remove_server(server, *if_version, events),
             Command::SetWanted { server, wanted } => self.set_wanted(server, *wanted, events),
-            Command::Move { server, to } => self.move_server(server, to, events),
+            Command::Move { server, to, rollback } => self.move_server(server, to, *rollback, events),
             Command::Assign(assign) => {
                 own_term(assign.term, term)?;
                 self.assign(assign, events)
@@ -78,6 +79,22 @@ impl State {
             Command::RaiseFeatureLevel { to, term: judged } => {
                 own_term(*judged, term)?;
                 self.raise_feature_level(*to, events)
+            }
+            Command::Restart { server } => self.restart_server(server, events),
+            Command::Pause { server, pause } => self.pause_server(server, pause.as_ref(), events),
+            Command::ConfirmDead { machine, by } => self.confirm_dead(machine, by, events),
+            Command::PutPolicy { policy, if_version } => self.put_policy(policy, *if_version, events),
+            Command::Relocate { server, token, to, term: judged } => {
+                own_term(*judged, term)?;
+                self.relocate(server, *token, to, events)
+            }
+            Command::Quarantine { machine, cordon, term: judged } => {
+                own_term(*judged, term)?;
+                self.quarantine(machine, cordon, events)
+            }
+            Command::EndPauses { term: judged } => {
+                own_term(*judged, term)?;
+                self.end_pauses(events)
             }
         }
     }
@@ -156,6 +173,11 @@ fn check_parts(commands: &[Command]) -> Result<(), Refusal> {
             Command::PutServer { .. }
             | Command::RemoveServer { .. }
             | Command::SetWanted { .. }
+            | Command::Move { .. }
+            | Command::Restart { .. }
+            | Command::Pause { .. }
+            | Command::ConfirmDead { .. }
+            | Command::PutPolicy { .. }
             | Command::Cordon { .. }
             | Command::Publish { .. }
             | Command::RemoveSet { .. } => None,

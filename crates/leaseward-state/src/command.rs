@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Digest, SyncState};
 use crate::lease::Grant;
-use crate::machine::MachineProfile;
+use crate::machine::{Cordon, MachineProfile};
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::policy::{Pause, Policy};
 use crate::refusal::Refusal;
-use crate::server::{Cause, Certificate, FenceProof, ServerSpec, ServerStatus, Wanted};
+use crate::server::{Cause, Certificate, Destination, FenceProof, ServerSpec, ServerStatus, Wanted};
 use crate::session::{Incarnation, Owner};
 use crate::token::{FencingToken, RequestKey, Revision, SessionId, Term, UnixMillis};
 
@@ -110,8 +111,8 @@ pub enum Command {
     Cordon {
         /// The machine.
         machine: MachineName,
-        /// Why; `None` lets servers come again.
-        reason: Option<String>,
+        /// Why and how long; `None` lets servers come again and forgets the machine's losses.
+        cordon: Option<Cordon>,
     },
     /// Forgets a machine that has no session.
     RemoveMachine {
@@ -147,6 +148,8 @@ pub enum Command {
         server: ServerName,
         /// Where to.
         to: MachineName,
+        /// Whether it goes back if it cannot be started there.
+        rollback: bool,
     },
     /// Gives a server to a machine.
     Assign(Assign),
@@ -222,6 +225,57 @@ pub enum Command {
         /// The new level.
         to: u32,
         /// The term of the leader that asked the nodes.
+        term: Term,
+    },
+    /// Stops a running server and starts it again on its machine, under a new token.
+    Restart {
+        /// The server.
+        server: ServerName,
+    },
+    /// Keeps the master and the machine from restarting or moving a server, or ends that.
+    Pause {
+        /// The server.
+        server: ServerName,
+        /// Why and how long; `None` ends it.
+        pause: Option<Pause>,
+    },
+    /// An operator has seen that a lost machine is off: every copy on it counts as dead.
+    ConfirmDead {
+        /// The machine.
+        machine: MachineName,
+        /// Who says so.
+        by: String,
+    },
+    /// Replaces the policy of the cluster.
+    PutPolicy {
+        /// The policy; its version is ignored.
+        policy: Box<Policy>,
+        /// The version that it replaces; 0: none was set yet.
+        if_version: Option<u64>,
+    },
+    /// The master moves a server.
+    Relocate {
+        /// The server.
+        server: ServerName,
+        /// The token under which the master saw it.
+        token: FencingToken,
+        /// Where to and why.
+        to: Destination,
+        /// The term of the leader that decided it.
+        term: Term,
+    },
+    /// The master keeps new servers away from a machine that is lost too often.
+    Quarantine {
+        /// The machine.
+        machine: MachineName,
+        /// Why and how long.
+        cordon: Cordon,
+        /// The term of the leader that decided it.
+        term: Term,
+    },
+    /// Ends every cordon, pause and maintenance whose time is over by the leader's wall clock.
+    EndPauses {
+        /// The term of the leader that saw it.
         term: Term,
     },
 }
@@ -406,6 +460,13 @@ impl Command {
             Self::Settle { .. } => "settle",
             Self::AcquireOpening { .. } => "acquire_opening",
             Self::RaiseFeatureLevel { .. } => "raise_feature_level",
+            Self::Restart { .. } => "restart",
+            Self::Pause { .. } => "pause",
+            Self::ConfirmDead { .. } => "confirm_dead",
+            Self::PutPolicy { .. } => "put_policy",
+            Self::Relocate { .. } => "relocate",
+            Self::Quarantine { .. } => "quarantine",
+            Self::EndPauses { .. } => "end_pauses",
         }
     }
 
@@ -418,6 +479,9 @@ impl Command {
             | Self::Assign(_)
             | Self::GiveUp { .. }
             | Self::Settle { .. }
+            | Self::Relocate { .. }
+            | Self::Quarantine { .. }
+            | Self::EndPauses { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SyncState;
 use crate::lease::GrantEnd;
+use crate::machine::Cordon;
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::policy::Pause;
 use crate::server::{Cause, FenceProof, ServerStatus, Wanted};
 use crate::session::{Owner, SessionEnd};
 use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
@@ -74,8 +76,8 @@ pub enum Event {
     MachineCordoned {
         /// The machine.
         machine: MachineName,
-        /// Why; `None` if let go.
-        reason: Option<String>,
+        /// Why and how long; `None` if let go.
+        cordon: Option<Cordon>,
     },
     /// A machine was forgotten.
     MachineRemoved {
@@ -133,6 +135,8 @@ pub enum Event {
         machine: MachineName,
         /// The token that is over.
         token: FencingToken,
+        /// The session was renewed at the latest this long before, in milliseconds.
+        silent_ms: u64,
     },
     /// It is proven that a copy of a server is dead.
     ServerFenced {
@@ -160,6 +164,8 @@ pub enum Event {
         server: ServerName,
         /// Where to.
         to: MachineName,
+        /// Why.
+        cause: Cause,
     },
     /// A server is given up.
     ServerFailed {
@@ -200,6 +206,25 @@ pub enum Event {
         /// The level.
         level: u32,
     },
+    /// A server was paused or goes on.
+    ServerPaused {
+        /// The server.
+        server: ServerName,
+        /// Why and how long; `None` if it goes on.
+        pause: Option<Pause>,
+    },
+    /// An operator has seen that a lost machine is off.
+    MachineConfirmedDead {
+        /// The machine.
+        machine: MachineName,
+        /// Who says so.
+        by: String,
+    },
+    /// The cluster has a new policy.
+    PolicyChanged {
+        /// Its version.
+        version: u64,
+    },
 }
 
 impl Event {
@@ -209,7 +234,7 @@ impl Event {
         match self {
             Self::SessionOpened { .. } | Self::SessionEnded { .. } => "session",
             Self::LeaseGranted { .. } | Self::LeaseEnded { .. } | Self::LeaseQueued { .. } => "lease",
-            Self::MachineCordoned { .. } | Self::MachineRemoved { .. } => "machine",
+            Self::MachineCordoned { .. } | Self::MachineRemoved { .. } | Self::MachineConfirmedDead { .. } => "machine",
             Self::ServerDefined { .. }
             | Self::ServerRemoved { .. }
             | Self::ServerWanted { .. }
@@ -219,9 +244,10 @@ impl Event {
             | Self::ServerFenced { .. }
             | Self::ServerStopped { .. }
             | Self::ServerMoving { .. }
+            | Self::ServerPaused { .. }
             | Self::ServerFailed { .. } => "server",
             Self::SetPublished { .. } | Self::SetRemoved { .. } | Self::SyncReported { .. } => "config",
-            Self::FeatureLevelRaised { .. } => "cluster",
+            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } => "cluster",
         }
     }
 
@@ -233,7 +259,9 @@ impl Event {
             Self::LeaseGranted { lease, .. } | Self::LeaseEnded { lease, .. } | Self::LeaseQueued { lease, .. } => {
                 lease.to_string()
             }
-            Self::MachineCordoned { machine, .. } | Self::MachineRemoved { machine } => machine.to_string(),
+            Self::MachineCordoned { machine, .. }
+            | Self::MachineRemoved { machine }
+            | Self::MachineConfirmedDead { machine, .. } => machine.to_string(),
             Self::ServerDefined { server, .. }
             | Self::ServerRemoved { server }
             | Self::ServerWanted { server, .. }
@@ -243,11 +271,12 @@ impl Event {
             | Self::ServerFenced { server, .. }
             | Self::ServerStopped { server, .. }
             | Self::ServerMoving { server, .. }
+            | Self::ServerPaused { server, .. }
             | Self::ServerFailed { server, .. } => server.to_string(),
             Self::SetPublished { set, .. } | Self::SetRemoved { set } | Self::SyncReported { set, .. } => {
                 set.to_string()
             }
-            Self::FeatureLevelRaised { .. } => "cluster".to_owned(),
+            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } => "cluster".to_owned(),
         }
     }
 }

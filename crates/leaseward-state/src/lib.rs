@@ -21,6 +21,7 @@ pub mod limits;
 pub mod machine;
 pub mod name;
 pub mod order;
+pub mod policy;
 pub mod propose;
 pub mod record;
 pub mod refusal;

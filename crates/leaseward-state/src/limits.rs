@@ -43,6 +43,12 @@ pub const LEDGER_MAX: usize = 10_000;
 /// Failures of one server that are remembered, newest last.
 pub const FAILURES_KEPT_MAX: usize = 32;
 
+/// Machines in one list of candidates: more than a cluster has.
+pub const NAMES_MAX: usize = 1_000;
+
+/// Losses of one machine that are remembered, newest last.
+pub const LOSSES_KEPT_MAX: usize = 16;
+
 /// Answers kept for retries that arrive late: as many as a busy minute makes.
 pub const ANSWERS_KEPT_MAX: usize = 131_072;
 

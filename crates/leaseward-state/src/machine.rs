@@ -26,9 +26,24 @@ pub struct Machine {
     /// When its session opened or ended, by the proposer's clock.
     pub since: UnixMillis,
     /// Why nothing new is placed on it, if so.
-    pub cordoned: Option<String>,
+    pub cordoned: Option<Cordon>,
+    /// When its session ran out of time, newest last, at most [`crate::limits::LOSSES_KEPT_MAX`].
+    pub losses: Vec<UnixMillis>,
     /// The entry that changed what its agent should do. An agent that knows it knows its orders.
     pub orders_revision: Revision,
+}
+
+/// Nothing new is placed on a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Why.
+    pub why: String,
+    /// Whether its servers leave it too.
+    pub drains: bool,
+    /// Whether the master did it, because the machine was lost too often.
+    pub quarantine: bool,
+    /// When it ends by itself, by wall clock; `None`: when somebody ends it.
+    pub until: Option<UnixMillis>,
 }
 
 /// What an agent says of its machine.
@@ -42,4 +57,8 @@ pub struct MachineProfile {
     pub address: String,
     /// The version of its binary.
     pub version: String,
+    /// The weight of the servers that it can run; `None`: any.
+    pub capacity: Option<u32>,
+    /// Servers that it can start at the same time; 0: any.
+    pub start_slots: u32,
 }

@@ -31,6 +31,8 @@ pub enum Action {
         version: u64,
         /// How.
         spec: Box<ServerSpec>,
+        /// Whether it is left as it is when it ends.
+        paused: bool,
     },
     /// Stop it and prove it.
     Stop {
@@ -48,11 +50,12 @@ impl State {
         self.servers()
             .filter_map(|(name, server)| match &server.placement {
                 Placement::Assigned(assignment) if assignment.machine == *machine => {
-                    let stop = server.wanted == Wanted::Stopped || assignment.moving_to.is_some();
+                    let stop = server.wanted == Wanted::Stopped || assignment.moving.is_some();
                     let action = if stop {
                         Action::Stop { grace_ms: server.spec.stop_grace_ms }
                     } else {
-                        Action::Run { version: server.version, spec: Box::new(server.spec.clone()) }
+                        let (version, spec) = (server.version, Box::new(server.spec.clone()));
+                        Action::Run { version, spec, paused: self.pause_of(server).is_some() }
                     };
                     Some(Order { server: name.clone(), token: assignment.token, action })
                 }

@@ -15,6 +15,7 @@ use crate::lease::Lease;
 use crate::limits::{ANSWER_KEPT_MS, ANSWERS_KEPT_MAX, NAMED_ANSWER_KEPT_MS};
 use crate::machine::Machine;
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::policy::Policy;
 use crate::server::Server;
 use crate::session::{Owner, Session};
 use crate::state::{ConfigSet, State};
@@ -43,6 +44,8 @@ pub enum RecordKey {
     Answer(RequestKey),
     /// An event.
     Ledger(Revision, u32),
+    /// The policy of the cluster.
+    Policy,
 }
 
 /// A record. Grows at the end only: it is stored by position.
@@ -68,6 +71,8 @@ pub enum Record {
     Answer(Arc<Answer>),
     /// An event.
     Ledger(Arc<Recorded>),
+    /// The policy of the cluster.
+    Policy(Arc<Policy>),
 }
 
 /// The numbers of the whole state.
@@ -157,6 +162,7 @@ impl State {
             RecordKey::Sync(set, machine) => Record::Sync(self.syncs.get(&(set.clone(), machine.clone()))?.clone()),
             RecordKey::Answer(key) => Record::Answer(self.answers.get(key)?.clone()),
             RecordKey::Ledger(revision, part) => Record::Ledger(self.ledger.get(&(*revision, *part))?.clone()),
+            RecordKey::Policy => Record::Policy(self.policy.clone()),
         })
     }
 
@@ -176,6 +182,7 @@ impl State {
             .chain(self.syncs.keys().map(|(set, machine)| RecordKey::Sync(set.clone(), machine.clone())))
             .chain(self.answers.keys().copied().map(RecordKey::Answer))
             .chain(self.ledger.keys().map(|(revision, part)| RecordKey::Ledger(*revision, *part)))
+            .chain((self.policy.version > 0).then_some(RecordKey::Policy))
     }
 
     /// Returns all records with their names, in the order of [`State::keys`].
@@ -247,6 +254,7 @@ impl State {
                 (RecordKey::Ledger(revision, part), Record::Ledger(recorded)) => {
                     state.ledger.insert((revision, part), recorded);
                 }
+                (RecordKey::Policy, Record::Policy(policy)) => state.policy = policy,
                 (key, _) => return Err(NotWhole(format!("{key:?} holds a record of another kind"))),
             }
         }

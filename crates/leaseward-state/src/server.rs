@@ -11,7 +11,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{START_TIMEOUT_MS, STOP_GRACE_MS};
-use crate::name::MachineName;
+use crate::name::{MachineName, ServerName};
+use crate::policy::Pause;
 use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
 
 /// How surely a machine can stop a server whose lease is over, and how long the master waits without a certificate.
@@ -68,6 +69,16 @@ pub struct ServerSpec {
     pub user: Option<String>,
     /// Machines that may run it, best first. Empty: every machine, by name.
     pub candidates: Vec<MachineName>,
+    /// Labels that a machine must have, each with this value.
+    pub labels: BTreeMap<String, String>,
+    /// Servers that must not be on the same machine.
+    pub apart_from: Vec<ServerName>,
+    /// How much of a machine's capacity it takes.
+    pub weight: u32,
+    /// Whether it is placed elsewhere when its machine is lost. If not, it waits for its machine.
+    pub migrates: bool,
+    /// Whether and when it returns to the first of its candidates by itself.
+    pub failback: Failback,
     /// Machines below this level are not used.
     pub requires_fence: FenceLevel,
     /// Replaces the grace of the machine's fence level, in milliseconds. Required where the level has none.
@@ -86,8 +97,12 @@ pub struct ServerSpec {
     pub addresses: Vec<FloatingAddress>,
     /// File systems that follow it.
     pub mounts: Vec<Mount>,
-    /// Scripts around its life, by step.
-    pub hooks: BTreeMap<String, String>,
+    /// Programs around its life, by step.
+    pub hooks: BTreeMap<HookStep, Hook>,
+    /// What it may use at most.
+    pub limits: ResourceLimits,
+    /// A file that says how it stands, as WebLogic's node manager writes it.
+    pub state_file: Option<String>,
     /// Who carries out orders on the machine.
     pub manager: ManagerKind,
     /// Config sets that must be on the machine's disk before it starts.
@@ -105,6 +120,11 @@ impl ServerSpec {
             directory: None,
             user: None,
             candidates: Vec::new(),
+            labels: BTreeMap::new(),
+            apart_from: Vec::new(),
+            weight: 1,
+            migrates: true,
+            failback: Failback::Manual,
             requires_fence: FenceLevel::F0,
             grace_ms: None,
             check: None,
@@ -115,6 +135,8 @@ impl ServerSpec {
             addresses: Vec::new(),
             mounts: Vec::new(),
             hooks: BTreeMap::new(),
+            limits: ResourceLimits::default(),
+            state_file: None,
             manager: ManagerKind::Agent,
             needs_sets: Vec::new(),
         }
@@ -128,6 +150,9 @@ impl ServerSpec {
             && self.environment == other.environment
             && self.directory == other.directory
             && self.user == other.user
+            && self.addresses == other.addresses
+            && self.mounts == other.mounts
+            && self.limits == other.limits
     }
 }
 
@@ -148,6 +173,22 @@ pub struct FloatingAddress {
     pub ip: String,
     /// The interface; by subnet if none.
     pub interface: Option<String>,
+    /// When the neighbours are told.
+    pub announce: Announce,
+    /// Whether connections of the former owner are woken, so that their clients notice at once.
+    pub tickle: bool,
+    /// Whether the kernel also stops its packets when the server's time is over (fence level F3).
+    pub network_fence: bool,
+}
+
+/// When an address is announced to its neighbours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Announce {
+    /// Before the program is executed.
+    #[default]
+    BeforeStart,
+    /// After its first good check.
+    AfterReady,
 }
 
 /// A file system that is mounted only where the server runs.
@@ -159,6 +200,113 @@ pub struct Mount {
     pub at: String,
     /// Its type, as `mount -t` takes it.
     pub fs_type: String,
+    /// Its options, as `mount -o` takes them.
+    pub options: Vec<String>,
+}
+
+/// A step in the life of a server at which a program of the operator is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum HookStep {
+    /// On the machine that will have it, before it has any right: probes only.
+    Prepare,
+    /// Instead of `mount`.
+    Mount,
+    /// Instead of adding its addresses.
+    AddressAdd,
+    /// Before the program is executed.
+    PreStart,
+    /// After its first good check.
+    PostStart,
+    /// Before it is asked to stop.
+    PreStop,
+    /// After every process of it is gone.
+    PostStop,
+    /// Instead of removing its addresses.
+    AddressDel,
+    /// Instead of `umount`.
+    Unmount,
+    /// Proves that a copy elsewhere is dead, such as by switching a machine's power off.
+    Fence,
+}
+
+impl HookStep {
+    /// Every step, in the order of a life.
+    pub const ALL: [Self; 10] = [
+        Self::Prepare,
+        Self::Mount,
+        Self::AddressAdd,
+        Self::PreStart,
+        Self::PostStart,
+        Self::PreStop,
+        Self::PostStop,
+        Self::AddressDel,
+        Self::Unmount,
+        Self::Fence,
+    ];
+
+    /// Returns its name, as operators write it and as hooks get it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Mount => "mount",
+            Self::AddressAdd => "address_add",
+            Self::PreStart => "pre_start",
+            Self::PostStart => "post_start",
+            Self::PreStop => "pre_stop",
+            Self::PostStop => "post_stop",
+            Self::AddressDel => "address_del",
+            Self::Unmount => "unmount",
+            Self::Fence => "fence",
+        }
+    }
+
+    /// Returns how long it may take if nobody says otherwise, in milliseconds.
+    #[must_use]
+    pub fn timeout_ms(self) -> u64 {
+        match self {
+            Self::AddressAdd | Self::AddressDel => 5_000,
+            Self::Fence => 60_000,
+            _ => 30_000,
+        }
+    }
+
+    /// Returns whether it belongs to the end of a life: its failure must never lead to a start elsewhere without a
+    /// proof that the copy here is dead.
+    #[must_use]
+    pub fn is_stop_side(self) -> bool {
+        matches!(self, Self::PreStop | Self::PostStop | Self::AddressDel | Self::Unmount)
+    }
+}
+
+/// A program of the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// It may take this long, in milliseconds; then its process tree is killed.
+    pub timeout_ms: u64,
+}
+
+/// What a server may use at most, enforced by its own cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimits {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processor time, in hundredths of one processor.
+    pub cpu_percent: Option<u32>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+}
+
+/// Whether and when a server returns to the first of its candidates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failback {
+    /// When an operator says so.
+    #[default]
+    Manual,
+    /// When that machine could have taken it for this long without a break, in milliseconds.
+    AutoAfter(u64),
 }
 
 /// A repeated look at a server.
@@ -236,6 +384,8 @@ pub struct Server {
     pub modified: Revision,
     /// Whether it should run.
     pub wanted: Wanted,
+    /// While it is set, the server is neither restarted nor moved. Its lease is renewed, and still fences it.
+    pub paused: Option<Pause>,
     /// Where it is in its life.
     pub placement: Placement,
     /// Newest last, at most [`crate::limits::FAILURES_KEPT_MAX`].
@@ -246,13 +396,24 @@ pub struct Server {
     pub last_machine: Option<MachineName>,
 }
 
+impl Server {
+    /// Returns its assignment, if a machine has it.
+    #[must_use]
+    pub fn assignment(&self) -> Option<&Assignment> {
+        match &self.placement {
+            Placement::Assigned(assignment) => Some(assignment),
+            _ => None,
+        }
+    }
+}
+
 /// Where a server is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placement {
     /// It runs nowhere, and that is proven.
     Unplaced {
         /// Where it should go next, if somebody said so.
-        target: Option<MachineName>,
+        next: Option<Destination>,
     },
     /// A machine holds its lease.
     Assigned(Assignment),
@@ -285,8 +446,23 @@ pub struct Assignment {
     pub status: ServerStatus,
     /// Restarts in place under this token.
     pub restarts: u32,
+    /// Whether it passed its check under this token.
+    pub ready: bool,
     /// Set while it is being moved: where to.
-    pub moving_to: Option<MachineName>,
+    pub moving: Option<Destination>,
+    /// Where it came from, if it should go back there when it cannot be started here.
+    pub back_to: Option<MachineName>,
+}
+
+/// Where a server should go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// The machine.
+    pub machine: MachineName,
+    /// Why.
+    pub cause: Cause,
+    /// Where it should go back to, if it cannot be started there.
+    pub back_to: Option<MachineName>,
 }
 
 /// Why a server was placed.
@@ -302,6 +478,14 @@ pub enum Cause {
     Crashed,
     /// An operator moved it.
     Moved,
+    /// An operator restarted it.
+    Restarted,
+    /// Its machine is being drained.
+    Drained,
+    /// The first of its candidates is back.
+    FailedBack,
+    /// It could not be started where it was moved to.
+    RolledBack,
 }
 
 /// What a machine says of a server that it runs.
@@ -333,6 +517,18 @@ pub enum ServerStatus {
     },
     /// It is being stopped.
     Stopping,
+    /// Its surroundings are being made ready: mounts, addresses, hooks.
+    Preparing {
+        /// Which of them.
+        step: String,
+    },
+    /// It is dead, and something around it is in the way of giving it up: a mount that is busy, a hook that failed.
+    Stuck {
+        /// At which step.
+        step: String,
+        /// What is in the way.
+        why: String,
+    },
 }
 
 /// An assignment whose session is over.
@@ -417,4 +613,6 @@ pub struct Failure {
     pub at: UnixMillis,
     /// What happened.
     pub why: String,
+    /// Whether the whole machine was lost, soon after the server was placed on it.
+    pub machine_lost: bool,
 }

@@ -15,6 +15,7 @@ use crate::lease::Lease;
 use crate::limits::LEDGER_MAX;
 use crate::machine::Machine;
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::policy::{Pause, Policy};
 use crate::record::{Answer, RecordKey};
 use crate::server::Server;
 use crate::session::Session;
@@ -69,6 +70,7 @@ pub struct State {
     pub(crate) answers: OrdMap<RequestKey, Arc<Answer>>,
     pub(crate) answers_by_expiry: OrdMap<(UnixMillis, RequestKey), ()>,
     pub(crate) ledger: OrdMap<(Revision, u32), Arc<Recorded>>,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) touched: BTreeSet<RecordKey>,
 }
 
@@ -152,6 +154,18 @@ impl State {
     #[must_use]
     pub fn compacted(&self) -> Revision {
         self.compacted
+    }
+
+    /// Returns the policy of the cluster.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Returns why a server is neither restarted nor moved now, if so: it is paused, or the whole cluster is.
+    #[must_use]
+    pub fn pause_of<'a>(&'a self, server: &'a Server) -> Option<&'a Pause> {
+        server.paused.as_ref().or(self.policy.maintenance.as_ref())
     }
 
     /// Returns the machines by ascending names.

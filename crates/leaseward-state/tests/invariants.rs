@@ -152,7 +152,7 @@ fn servers_and_their_leases_tell_one_story() {
         records.remove(&web_lease());
     };
     noticed(broken, forget);
-    noticed(broken, |records| shared!(records, web(), Server).placement = Placement::Unplaced { target: None });
+    noticed(broken, |records| shared!(records, web(), Server).placement = Placement::Unplaced { next: None });
     noticed(broken, |records| shared!(records, web(), Server).placement = Placement::Failed { why: String::new() });
     noticed(broken, |records| shared!(records, web(), Server).last_token = Some(FencingToken(1)));
     noticed(broken, |records| match &mut shared!(records, web(), Server).placement {

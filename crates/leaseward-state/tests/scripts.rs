@@ -37,6 +37,7 @@ stories!(
     stale_token,
     own_term,
     machine_life,
+    server_care,
     server_life,
     server_death,
     server_failures,

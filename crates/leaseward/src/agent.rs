@@ -63,6 +63,12 @@ pub struct AgentConfig {
     pub ttl: Duration,
     /// Free words for placement.
     pub labels: BTreeMap<String, String>,
+    /// The weight of the servers that the machine can run; `None`: any.
+    pub capacity: Option<u32>,
+    /// Servers that it may start at the same time; 0: any.
+    pub start_slots: u32,
+    /// Interfaces of floating addresses by subnet, such as `10.0.0.0/24`; others are found by their own subnets.
+    pub interfaces: BTreeMap<String, String>,
     /// Where people reach the machine.
     pub address: String,
 }
@@ -84,9 +90,19 @@ impl AgentConfig {
             real_time: true,
             ttl: TTL,
             labels: BTreeMap::new(),
+            capacity: None,
+            start_slots: start_slots(),
+            interfaces: BTreeMap::new(),
             address: String::new(),
         }
     }
+}
+
+/// A machine that can run many servers cannot start all of them at once (M25): as many as it has processors, and two at
+/// least.
+fn start_slots() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    u32::try_from(processors).unwrap_or(u32::MAX).max(2)
 }
 
 /// An agent.
@@ -127,6 +143,8 @@ impl Agent {
             fence: level.unwrap_or_default(),
             address: config.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: config.capacity,
+            start_slots: config.start_slots,
         };
         info!(machine = %config.machine, fence = %profile.fence, adopted = adopted.len(), "agent is open");
         Ok((Self { config, client, boot_id, supervisor, events, profile }, adopted))

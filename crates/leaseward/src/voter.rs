@@ -10,7 +10,7 @@ use leaseward_raft::clock::{GrantClock, KernelClock, Reading};
 use leaseward_raft::{Replica, Settings, Start};
 use leaseward_state::order::Order;
 use leaseward_state::server::{Placement, ServerStatus};
-use leaseward_state::{MachineName, State};
+use leaseward_state::{MachineName, State, UnixMillis};
 use leaseward_sync::BlobStore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -94,6 +94,10 @@ struct MasterClock {
 impl ReignClock for MasterClock {
     fn now(&self) -> Duration {
         KernelClock.now().since(self.start)
+    }
+
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(leaseward_raft::clock::wall_millis())
     }
 }
 

@@ -123,6 +123,9 @@ fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {
     config.real_time = settings.machine.real_time;
     config.ttl = settings.timing.lease_ttl.0;
     config.labels.clone_from(&settings.machine.labels);
+    config.interfaces.clone_from(&settings.machine.interfaces);
+    config.capacity = settings.machine.capacity;
+    config.start_slots = settings.machine.start_slots.unwrap_or(config.start_slots);
     config.address = settings.node.advertise.clone().unwrap_or_else(|| settings.node.listen.ip().to_string());
     Ok(config)
 }

@@ -13,7 +13,7 @@ use crate::args::ConfigCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, Output, column, field, wide};
 use crate::publish::Prepared;
-use crate::session::Session;
+use crate::session::{Session, person};
 
 fn set_columns() -> Vec<Column> {
     vec![
@@ -87,7 +87,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
         }
         ConfigCommand::Rollback { set, to, message } => {
             session.confirm(&format!("{set} goes back to what version {to} says, on every member."))?;
-            let ask = Rollback { to, author: author(), message };
+            let ask = Rollback { to, author: person(), message };
             let version: ConfigVersion =
                 api.call(Method::POST, &format!("/v1/configs/{set}/rollback"), Some(&ask)).await?;
             eprintln!("✓ {set} v{} = v{to} (history is kept; nobody goes back in numbers)", version.version);
@@ -153,13 +153,7 @@ async fn publish(
     let prepared = Prepared::of(&session.api, from).await?;
     eprintln!("{set}: {}", prepared.summary());
     prepared.send(&session.api).await?;
-    let version = prepared.commit(&session.api, set, if_version, author(), message).await?;
+    let version = prepared.commit(&session.api, set, if_version, person(), message).await?;
     eprintln!("✓ {set} v{}", version.version);
     printer::object(&session.output, &version, &version_columns())
-}
-
-fn author() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "root".into());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{user}@{host}")
 }

@@ -1,10 +1,11 @@
 //! `leaseward machine …`
 
-use leaseward_http::model::{Cordon, Machine, MachineList};
+use leaseward_http::model::{ConfirmDead, Cordon, Machine, MachineList};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::args::MachineCommand;
+use crate::args::{CordonArguments, MachineCommand};
+use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
 use crate::session::Session;
@@ -17,6 +18,8 @@ fn columns() -> Vec<Column> {
             match (connected, machine["cordoned"].is_null()) {
                 (false, _) => "✖ gone".into(),
                 (true, true) => "● connected".into(),
+                (true, false) if machine["cordon"]["drains"] == true => "◐ draining".into(),
+                (true, false) if machine["cordon"]["quarantine"] == true => "◐ quarantine".into(),
                 (true, false) => "◐ cordoned".into(),
             }
         }),
@@ -26,6 +29,8 @@ fn columns() -> Vec<Column> {
         wide("ADDRESS", |machine| field(machine, "address")),
         wide("LABELS", |machine| field(machine, "labels")),
         wide("VERSION", |machine| field(machine, "agent_version")),
+        wide("CAPACITY", |machine| field(machine, "capacity")),
+        wide("UNTIL", |machine| field(machine, "cordon.until")),
         wide("CORDONED", |machine| field(machine, "cordoned")),
     ]
 }
@@ -49,15 +54,24 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
                 })
                 .await
         }
-        MachineCommand::Cordon { name, message } => {
-            let ask = Cordon { reason: message };
-            let _: Value = api.call(Method::POST, &format!("/v1/machines/{name}/cordon"), Some(&ask)).await?;
-            eprintln!("✓ {name} is cordoned: nothing new is placed on it");
+        MachineCommand::Cordon(arguments) => cordon(session, arguments, false).await,
+        MachineCommand::Quarantine(arguments) => cordon(session, arguments, true).await,
+        MachineCommand::Drain(CordonArguments { name, message, lasting }) => {
+            let ask = Cordon { reason: message, lasting: lasting.map(Into::into), quarantine: false };
+            let what = format!("Every server leaves {name}, one after the other. Clients of each see a break.");
+            operation::ask_first(session, &format!("/v1/machines/{name}/drain"), Some(&ask), &what).await
+        }
+        MachineCommand::Resume { name } => {
+            let _: Value = api.call(Method::POST, &format!("/v1/machines/{name}/resume"), None::<&()>).await?;
+            eprintln!("✓ {name} takes servers again");
             Ok(())
         }
-        MachineCommand::Uncordon { name } => {
-            let _: Value = api.call(Method::POST, &format!("/v1/machines/{name}/uncordon"), None::<&()>).await?;
-            eprintln!("✓ {name} takes servers again");
+        MachineCommand::ConfirmDead { name, confirm } => {
+            let what = format!("If {name} is not off, its servers may run twice. Look at it, not at a monitor.");
+            let confirm = session.typed(&what, &name, confirm)?;
+            let ask = ConfirmDead { confirm, by: crate::session::person() };
+            let _: Value = api.call(Method::POST, &format!("/v1/machines/{name}/confirm-dead"), Some(&ask)).await?;
+            eprintln!("✓ {name} counts as dead: its servers may start elsewhere");
             Ok(())
         }
         MachineCommand::Rm { name } => {
@@ -67,4 +81,12 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
             Ok(())
         }
     }
+}
+
+async fn cordon(session: &Session, arguments: CordonArguments, quarantine: bool) -> Result<(), Diagnostic> {
+    let CordonArguments { name, message, lasting } = arguments;
+    let ask = Cordon { reason: message, lasting: lasting.map(Into::into), quarantine };
+    let _: Value = session.api.call(Method::POST, &format!("/v1/machines/{name}/cordon"), Some(&ask)).await?;
+    eprintln!("✓ {name} is cordoned: nothing new is placed on it");
+    Ok(())
 }

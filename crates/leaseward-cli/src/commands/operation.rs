@@ -2,7 +2,9 @@
 
 use leaseward_http::model::{Operation, OperationPhase};
 use reqwest::Method;
+use serde::Serialize;
 
+use crate::commands::whatif;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
 use crate::session::Session;
@@ -11,15 +13,34 @@ fn columns() -> Vec<Column> {
     vec![
         column("OPERATION", |operation| format!("op/{}", field(operation, "id"))),
         column("ASKED FOR", |operation| field(operation, "verb")),
-        column("SERVER", |operation| field(operation, "server")),
+        column("OF", |operation| field(operation, "subject")),
         column("STATE", |operation| field(operation, "phase")),
         wide("OUTCOME", |operation| field(operation, "sentence")),
     ]
 }
 
+/// As [`ask`], of what clients will notice: says what would come of it, and asks first.
+pub(crate) async fn ask_first(
+    session: &Session,
+    path: &str,
+    body: Option<&(impl Serialize + Sync)>,
+    what: &str,
+) -> Result<(), Diagnostic> {
+    if !session.global.yes && !session.api.is_dry_run() {
+        let prediction = session.api.foresee(Method::POST, path, body, &[]).await?;
+        whatif::text(&prediction).iter().for_each(|line| eprintln!("{line}"));
+    }
+    session.confirm(what)?;
+    ask(session, path, body).await
+}
+
 /// Asks for an operation and waits for its end. With `--no-wait` prints it instead.
-pub(crate) async fn ask(session: &Session, path: &str) -> Result<(), Diagnostic> {
-    let operation: Operation = session.api.call(Method::POST, path, None::<&()>).await?;
+pub(crate) async fn ask(
+    session: &Session,
+    path: &str,
+    body: Option<&(impl Serialize + Sync)>,
+) -> Result<(), Diagnostic> {
+    let operation: Operation = session.api.call(Method::POST, path, body).await?;
     if session.global.no_wait {
         return printer::object(&session.output, &operation, &columns());
     }
@@ -49,9 +70,9 @@ pub(crate) async fn follow(session: &Session, id: u64) -> Result<(), Diagnostic>
             Ok(())
         }
         OperationPhase::Superseded => Err(Diagnostic::new("LW0302", operation.sentence.clone())
-            .hint(format!("leaseward events --for server/{}      see what was asked for", operation.server))),
+            .hint(format!("leaseward events --for {}      see what was asked for", operation.subject))),
         OperationPhase::Failed | OperationPhase::Running => Err(Diagnostic::new("LW0301", operation.sentence.clone())
-            .hint(format!("leaseward explain server/{}      see why", operation.server))),
+            .hint(format!("leaseward explain {}      see why", operation.subject))),
     }
 }
 

@@ -1,15 +1,16 @@
 //! `leaseward server …`
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use leaseward_http::model::{Server, ServerFile, ServerList, ServerPhase};
+use leaseward_http::model::{BeginPause, History, Server, ServerFile, ServerList, ServerPhase};
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::args::ServerCommand;
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, column, field, wide};
+use crate::printer::{self, Column, Output, column, field, line, wide};
 use crate::session::Session;
 
 fn columns() -> Vec<Column> {
@@ -21,6 +22,7 @@ fn columns() -> Vec<Column> {
         column("SINCE", |server| field(server, "since")),
         column("RESTARTS", |server| field(server, "restarts")),
         wide("WANTED", |server| field(server, "wanted")),
+        wide("PAUSED", |server| field(server, "paused.reason")),
         wide("STATUS", |server| field(server, "status")),
         wide("CANDIDATES", |server| field(server, "spec.candidates")),
         wide("WORST CASE", |server| field(server, "worst_case")),
@@ -61,16 +63,36 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
             }
             Ok(())
         }
-        ServerCommand::Start { name } => operation::ask(session, &format!("/v1/servers/{name}/start")).await,
+        ServerCommand::Diff { file } => diff(session, &file).await,
+        ServerCommand::History { name } => history(session, &name).await,
+        ServerCommand::Start { name } => operation::ask(session, &to(&name, "start"), NOTHING).await,
         ServerCommand::Stop { name } => {
-            session.confirm(&format!("{name} stops, and stays stopped until it is started."))?;
-            operation::ask(session, &format!("/v1/servers/{name}/stop")).await
+            let what = format!("{name} stops, and stays stopped until it is started.");
+            operation::ask_first(session, &to(&name, "stop"), NOTHING, &what).await
         }
-        ServerCommand::Move { name, to } => {
-            let server = get(session, &name).await?;
-            let from = server.machine.unwrap_or_else(|| "nowhere".into());
-            session.confirm(&format!("{name} stops on {from} and starts on {to}. Clients see a break."))?;
-            operation::ask(session, &format!("/v1/servers/{name}/move?to={to}")).await
+        ServerCommand::Restart { name } => {
+            let what = format!("{name} stops and starts again. Clients see a break.");
+            operation::ask_first(session, &to(&name, "restart"), NOTHING, &what).await
+        }
+        ServerCommand::Move { name, to: machine, no_rollback } => {
+            let path = format!("{}?to={machine}&rollback={}", to(&name, "move"), !no_rollback);
+            let what = format!("{name} stops where it is and starts on {machine}. Clients see a break.");
+            operation::ask_first(session, &path, NOTHING, &what).await
+        }
+        ServerCommand::Failback { name } => {
+            let what = format!("{name} moves to the first of its candidates. Clients see a break.");
+            operation::ask_first(session, &to(&name, "failback"), NOTHING, &what).await
+        }
+        ServerCommand::Pause { name, message, lasting } => {
+            let ask = BeginPause { reason: message, lasting: lasting.map(Into::into) };
+            let _: Value = api.call(Method::POST, &to(&name, "pause"), Some(&ask)).await?;
+            eprintln!("✓ {name} is neither restarted nor moved");
+            Ok(())
+        }
+        ServerCommand::Resume { name } => {
+            let _: Value = api.call(Method::POST, &to(&name, "resume"), NOTHING).await?;
+            eprintln!("✓ {name} is restarted and moved again as it needs");
+            Ok(())
         }
         ServerCommand::Rm { name } => {
             session.confirm(&format!("{name} is forgotten."))?;
@@ -79,6 +101,70 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
             Ok(())
         }
     }
+}
+
+const NOTHING: Option<&()> = None;
+
+fn to(name: &str, verb: &str) -> String {
+    format!("/v1/servers/{name}/{verb}")
+}
+
+/// Shows each key that a file would change. Ends with 1 if there is one.
+async fn diff(session: &Session, file: &Path) -> Result<(), Diagnostic> {
+    let (name, spec) = open(file)?;
+    let wanted = spec.to_spec().map_err(|problem| Diagnostic::new(&problem.code, problem.detail))?;
+    let new = serde_json::to_value(ServerFile::from_spec(&name, &wanted)).unwrap_or_default();
+    let old = match get(session, &name).await {
+        Ok(server) => serde_json::to_value(server.spec).unwrap_or_default(),
+        Err(error) if error.code == "LW0404" => Value::Null,
+        Err(error) => return Err(error),
+    };
+    let keys: BTreeSet<_> =
+        [&old, &new].iter().filter_map(|spec| spec.as_object()).flat_map(|spec| spec.keys()).collect();
+    let changed = keys.into_iter().filter(|key| old.get(key) != new.get(key));
+    let changed: Vec<Value> =
+        changed.map(|key| serde_json::json!({ "key": key, "old": old.get(key), "new": new.get(key) })).collect();
+    let columns = [
+        column("KEY", |change| field(change, "key")),
+        column("NOW", |change| change["old"].to_string()),
+        column("THEN", |change| change["new"].to_string()),
+    ];
+    if changed.is_empty() {
+        eprintln!("{name} is as {} says", file.display());
+        return Ok(());
+    }
+    printer::list(&session.output, &serde_json::json!({ "items": changed }), &columns)?;
+    Err(Diagnostic::new("", "").exit(1))
+}
+
+async fn history(session: &Session, name: &str) -> Result<(), Diagnostic> {
+    session
+        .show(|| async {
+            let history: History = session.api.get(&to(name, "history")).await?;
+            match session.output {
+                Output::Table | Output::Wide => {
+                    story(&history).iter().for_each(|text| line(text));
+                    Ok(())
+                }
+                _ => printer::object(&session.output, &history, &[column("SERVER", |of| field(of, "server"))]),
+            }
+        })
+        .await
+}
+
+/// Returns the interruptions of a server as people read them.
+fn story(history: &History) -> Vec<String> {
+    let mut lines = Vec::new();
+    if history.items.is_empty() {
+        lines.push(format!("{} was not interrupted, as far as the ledger goes back", history.server));
+    }
+    for incident in &history.items {
+        lines.push(format!("{}  {}", incident.began, incident.sentence));
+        for phase in &incident.phases {
+            lines.push(format!("  +{:<9} {:<13} {}", phase.after.to_string(), phase.name, phase.text));
+        }
+    }
+    lines
 }
 
 async fn get(session: &Session, name: &str) -> Result<Server, Diagnostic> {
@@ -104,10 +190,7 @@ async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<
 }
 
 async fn apply(session: &Session, file: &Path) -> Result<(), Diagnostic> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Diagnostic::new("LW0100", format!("cannot read {}: {error}", file.display())))?;
-    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let (name, spec) = read(&text, &stem, &file.display().to_string())?;
+    let (name, spec) = open(file)?;
     let path = format!("/v1/servers/{name}");
     let server: Server = session.api.call(Method::PUT, &path, Some(&spec)).await?;
     eprintln!("✓ {name} version {}", server.version);
@@ -115,6 +198,13 @@ async fn apply(session: &Session, file: &Path) -> Result<(), Diagnostic> {
         reach(session, &name, &[ServerPhase::Running]).await?;
     }
     Ok(())
+}
+
+fn open(file: &Path) -> Result<(String, ServerFile), Diagnostic> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Diagnostic::new("LW0100", format!("cannot read {}: {error}", file.display())))?;
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    read(&text, &stem, &file.display().to_string())
 }
 
 /// A file may name its server; else its own name does.

@@ -37,11 +37,11 @@ impl OperationPhase {
 pub struct Operation {
     /// The revision of the entry that asked for it.
     pub id: Wide,
-    /// What was asked for: `start`, `stop`, `move`.
+    /// What was asked for: `start`, `stop`, `restart`, `move`, `drain`.
     pub verb: String,
-    /// The server.
-    #[schema(example = "pay-1")]
-    pub server: String,
+    /// Of what.
+    #[schema(example = "server/pay-1")]
+    pub subject: String,
     /// The machine that it should go to, if one was named.
     pub to: Option<String>,
     /// How far it is.
@@ -52,7 +52,7 @@ pub struct Operation {
     pub asked: Time,
     /// When it ended.
     pub ended: Option<Time>,
-    /// From when the server began to stop until it worked again, if it did both in this operation.
+    /// From when a server began to stop until it worked again, if it did both in this operation.
     pub out_of_service: Option<Duration>,
     /// What happened on the way, oldest first.
     pub steps: Vec<OperationStep>,

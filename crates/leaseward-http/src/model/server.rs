@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Duration, ServerFile, Time, Wide};
+use super::{Duration, Pause, ServerFile, Time, Wide};
 
 /// What the operator wants of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +23,10 @@ pub enum ServerPhase {
     Stopped,
     /// It should run and has no machine yet.
     Unplaced,
+    /// What surrounds it is being made ready: mounts, addresses, hooks.
+    Preparing,
+    /// It is dead, and something is in the way of giving up what surrounds it.
+    Stuck,
     /// A machine has its lease; nothing was heard yet.
     Ordered,
     /// Its process lives and has not passed its first check.
@@ -52,6 +56,8 @@ impl ServerPhase {
         match self {
             Self::Stopped => "stopped",
             Self::Unplaced => "unplaced",
+            Self::Preparing => "preparing",
+            Self::Stuck => "stuck",
             Self::Ordered => "ordered",
             Self::Starting => "starting",
             Self::Running => "running",
@@ -78,6 +84,8 @@ pub struct Server {
     pub wanted: Wanted,
     /// Where it is in its life.
     pub phase: ServerPhase,
+    /// Set while it is neither restarted nor moved.
+    pub paused: Option<Pause>,
     /// The machine that has its lease, or had it if that one is lost.
     pub machine: Option<String>,
     /// Its fencing token there.
@@ -120,6 +128,9 @@ pub struct ServerFailure {
     pub attempt: u32,
     /// What happened.
     pub why: String,
+    /// Whether the whole machine was lost, soon after the server was placed on it.
+    #[serde(default)]
+    pub machine_lost: bool,
 }
 
 /// Servers by ascending names.

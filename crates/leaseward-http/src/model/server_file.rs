@@ -1,8 +1,8 @@
 //! What an operator asks of a server: the form that is written in TOML and JSON.
 //!
 //! Must stay true: what is read from a file and written again means the same; unknown keys are errors with a
-//! suggestion. Left out on purpose: addresses, mounts, hooks and managers other than the agent are read, and refused
-//! until a version supports them (`server_spec.rs`), so that nobody believes in an address that does not follow.
+//! suggestion. Left out on purpose: what surrounds a server on its machine (`surroundings.rs`); managers other than the
+//! agent are read, and refused until a version supports them (`server_spec.rs`).
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Duration;
+use super::surroundings::{HookFile, LimitsFile, MountFile, VipFile};
 
 /// What an operator asks of a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +38,23 @@ pub struct ServerFile {
     /// Machines that may run it, best first. Empty: every machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<String>,
+    /// Labels that a machine must have, such as `disk = "ssd"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Servers that must not be on the same machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anti_affinity: Vec<String>,
+    /// How much of a machine's capacity it takes. 1 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Whether it is placed elsewhere when its machine is lost. If not, it waits for its machine. True if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_migrate: Option<bool>,
+    /// `manual`, or `auto-after 10m`: it returns to the first of its candidates once that one could have taken it for so
+    /// long. `manual` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "auto-after 10m")]
+    pub failback: Option<String>,
     /// Machines whose fence is below this level are not used. F1 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requires_fence: Option<Fence>,
@@ -61,15 +79,22 @@ pub struct ServerFile {
     /// Config sets that must be on the machine's disk before it starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub config: Vec<String>,
-    /// Addresses that follow it. Not supported by this version yet.
+    /// Addresses that follow it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vips: Vec<VipFile>,
-    /// File systems that follow it. Not supported by this version yet.
+    /// File systems that follow it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountFile>,
-    /// Scripts around its life, by step. Not supported by this version yet.
+    /// Programs around its life, by step: `prepare`, `mount`, `address_add`, `pre_start`, `post_start`, `pre_stop`,
+    /// `post_stop`, `address_del`, `unmount`, `fence`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub hooks: BTreeMap<String, String>,
+    pub hooks: BTreeMap<String, HookFile>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsFile>,
+    /// A file that says how it stands, as WebLogic's node manager writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<String>,
     /// Who carries out orders on the machine. Only `agent` is supported by this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manager: Option<ManagerFile>,
@@ -152,30 +177,6 @@ pub struct RestartFile {
     /// Waits before the restarts; the last one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Vec<Duration>>,
-}
-
-/// An address that exists only where the server runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VipFile {
-    /// IPv4 or IPv6, without a prefix.
-    pub ip: String,
-    /// The interface; by subnet if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-}
-
-/// A file system that is mounted only where the server runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MountFile {
-    /// The device or remote path.
-    pub device: String,
-    /// Where it is mounted.
-    pub at: String,
-    /// Its type, as `mount -t` takes it.
-    #[serde(rename = "type")]
-    pub fs_type: String,
 }
 
 /// Who carries out orders on a machine.

@@ -3,13 +3,14 @@
 //! Must stay true: every default is here, and written out when a specification is shown; a message names the key and
 //! the fix.
 
-use std::collections::BTreeMap;
-
-use leaseward_state::MachineName;
 use leaseward_state::limits::{START_TIMEOUT_MS, STOP_GRACE_MS};
-use leaseward_state::server::{FenceLevel, HealthCheck, ManagerKind, Probe, RestartPolicy, ServerSpec};
+use leaseward_state::server::{Failback, FenceLevel, HealthCheck, ManagerKind, Probe, RestartPolicy, ServerSpec};
+use leaseward_state::{MachineName, ServerName};
 
-use super::{CheckFile, CheckKind, Duration, Fence, ManagerFile, Problem, RestartFile, ServerFile};
+use super::{
+    CheckFile, CheckKind, Duration, Fence, LimitsFile, ManagerFile, MountFile, Problem, RestartFile, ServerFile,
+    VipFile, surroundings,
+};
 use crate::problem::{self, Code};
 use crate::suggest;
 
@@ -19,7 +20,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(2_000);
 const CHECK_TIMEOUT: Duration = Duration::from_millis(1_000);
 const CHECK_MISSES: u32 = 3;
 
-fn invalid(detail: impl Into<String>) -> Box<Problem> {
+pub(super) fn invalid(detail: impl Into<String>) -> Box<Problem> {
     Box::new(problem::of(Code::Invalid, detail))
 }
 
@@ -58,15 +59,8 @@ impl ServerFile {
     /// # Errors
     /// A [`Problem`] that names the key: LW0101, or LW0107 for what is not supported yet.
     pub fn to_spec(&self) -> Result<ServerSpec, Box<Problem>> {
-        for (key, used) in [
-            ("vips", !self.vips.is_empty()),
-            ("mounts", !self.mounts.is_empty()),
-            ("hooks", !self.hooks.is_empty()),
-            ("manager", self.manager.is_some_and(|manager| manager != ManagerFile::Agent)),
-        ] {
-            if used {
-                return Err(unsupported(key));
-            }
+        if self.manager.is_some_and(|manager| manager != ManagerFile::Agent) {
+            return Err(unsupported("manager"));
         }
         if self.command.first().is_none_or(String::is_empty) {
             return Err(invalid("`command` needs a program, such as [\"/usr/bin/pay\", \"--port\", \"80\"]"));
@@ -75,6 +69,13 @@ impl ServerFile {
             .candidates
             .iter()
             .map(|name| MachineName::new(name.as_str()).map_err(|error| invalid(format!("`candidates`: {error}"))));
+        let apart_from = self
+            .anti_affinity
+            .iter()
+            .map(|name| ServerName::new(name.as_str()).map_err(|error| invalid(format!("`anti_affinity`: {error}"))));
+        if self.state_file.as_ref().is_some_and(|path| !path.starts_with('/')) {
+            return Err(invalid("`state_file` is an absolute path"));
+        }
         let requires_fence = FenceLevel::from(self.requires_fence.unwrap_or(Fence::F1));
         if requires_fence.grace_ms().is_none() && self.grace.is_none() {
             return Err(invalid(format!(
@@ -92,6 +93,11 @@ impl ServerFile {
             directory: self.cwd.clone(),
             user: self.user.clone(),
             candidates: candidates.collect::<Result<_, _>>()?,
+            labels: self.labels.clone(),
+            apart_from: apart_from.collect::<Result<_, _>>()?,
+            weight: self.weight.unwrap_or(1),
+            migrates: self.auto_migrate.unwrap_or(true),
+            failback: self.failback.as_deref().map(failback).transpose()?.unwrap_or_default(),
             requires_fence,
             grace_ms: self.grace.map(Duration::millis),
             check: self.check.as_ref().map(CheckFile::to_check).transpose()?,
@@ -99,9 +105,11 @@ impl ServerFile {
             stop_grace_ms: self.stop_grace.unwrap_or(STOP_GRACE).millis(),
             restart: self.restart.as_ref().map(RestartFile::to_policy).transpose()?.unwrap_or_default(),
             priority: self.priority,
-            addresses: Vec::new(),
-            mounts: Vec::new(),
-            hooks: BTreeMap::new(),
+            addresses: self.vips.iter().map(VipFile::to_address).collect::<Result<_, _>>()?,
+            mounts: self.mounts.iter().map(MountFile::to_mount).collect::<Result<_, _>>()?,
+            hooks: surroundings::to_hooks(&self.hooks)?,
+            limits: self.limits.map(LimitsFile::to_limits).transpose()?.unwrap_or_default(),
+            state_file: self.state_file.clone(),
             manager: ManagerKind::Agent,
             needs_sets: self.config.clone(),
         })
@@ -118,6 +126,14 @@ impl ServerFile {
             cwd: spec.directory.clone(),
             user: spec.user.clone(),
             candidates: spec.candidates.iter().map(ToString::to_string).collect(),
+            labels: spec.labels.clone(),
+            anti_affinity: spec.apart_from.iter().map(ToString::to_string).collect(),
+            weight: Some(spec.weight),
+            auto_migrate: Some(spec.migrates),
+            failback: Some(match spec.failback {
+                Failback::Manual => "manual".to_owned(),
+                Failback::AutoAfter(ms) => format!("auto-after {}", Duration::from_millis(ms)),
+            }),
             requires_fence: Some(spec.requires_fence.into()),
             grace: spec.grace_ms.map(Duration::from_millis),
             check: spec.check.as_ref().map(CheckFile::from_check),
@@ -126,11 +142,24 @@ impl ServerFile {
             restart: Some(RestartFile::from_policy(&spec.restart)),
             priority: spec.priority,
             config: spec.needs_sets.clone(),
-            vips: Vec::new(),
-            mounts: Vec::new(),
-            hooks: BTreeMap::new(),
+            vips: spec.addresses.iter().map(VipFile::from_address).collect(),
+            mounts: spec.mounts.iter().map(MountFile::from_mount).collect(),
+            hooks: surroundings::from_hooks(&spec.hooks),
+            limits: LimitsFile::from_limits(spec.limits),
+            state_file: spec.state_file.clone(),
             manager: None,
         }
+    }
+}
+
+fn failback(text: &str) -> Result<Failback, Box<Problem>> {
+    let bad = || invalid(format!("`failback` is \"manual\" or such as \"auto-after 10m\", not \"{text}\""));
+    match text.split_once(' ') {
+        None if text == "manual" => Ok(Failback::Manual),
+        Some(("auto-after", time)) => {
+            time.trim().parse::<Duration>().map(|time| Failback::AutoAfter(time.millis())).map_err(|_| bad())
+        }
+        _ => Err(bad()),
     }
 }
 

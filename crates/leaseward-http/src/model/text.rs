@@ -115,6 +115,12 @@ impl Time {
     }
 }
 
+impl From<Time> for leaseward_state::UnixMillis {
+    fn from(time: Time) -> Self {
+        Self(u64::try_from(time.0).unwrap_or(0))
+    }
+}
+
 impl From<leaseward_state::UnixMillis> for Time {
     fn from(millis: leaseward_state::UnixMillis) -> Self {
         Self::from_unix_millis(millis.0)

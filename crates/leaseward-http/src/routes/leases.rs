@@ -93,7 +93,9 @@ async fn acquire(
     let granted = match outcome {
         Ok(()) => claim.granted(),
         Err(mut fault) => {
-            fault.0.waited = patience.map(|_| begun.elapsed().into());
+            if let Fault::Problem(problem) = &mut fault {
+                problem.waited = patience.map(|_| begun.elapsed().into());
+            }
             Err(fault)
         }
     };
@@ -127,7 +129,9 @@ async fn open_and_acquire(
         },
         Ok((_, other)) => Err(unexpected(&other)),
         // Until every node can read the entry that does both, there are two.
-        Err(fault) if fault.0.code == "LW0612" => open_then_acquire(api, write, ttl_ms, acquire).await,
+        Err(Fault::Problem(problem)) if problem.code == "LW0612" => {
+            open_then_acquire(api, write, ttl_ms, acquire).await
+        }
         Err(fault) => Err(fault),
     }
 }

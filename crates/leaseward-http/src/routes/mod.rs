@@ -10,10 +10,12 @@ pub(crate) mod leases;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod operations;
+pub(crate) mod policy;
 pub(crate) mod publish;
 pub(crate) mod servers;
 pub(crate) mod sessions;
 pub(crate) mod transaction;
+pub(crate) mod whatif;
 
 use serde::Deserialize;
 use utoipa::IntoParams;

@@ -4,8 +4,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use leaseward_failover::placement::{Load, candidates, choose};
 use leaseward_state::command::Condition;
-use leaseward_state::{Command, ServerName};
+use leaseward_state::policy::Pause;
+use leaseward_state::{Command, Refusal, ServerName};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,11 +16,13 @@ use utoipa_axum::routes;
 use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found};
-use crate::model::{Operation, Server, ServerFile, ServerList};
+use crate::history;
+use crate::model::{BeginPause, History, Operation, Server, ServerFile, ServerList};
 use crate::page::Page;
 use crate::problem::{self, Code};
 use crate::routes::ListParams;
 use crate::routes::operations::accepted;
+use crate::routes::policy::from_now;
 use crate::view;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -28,6 +32,11 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(start))
         .routes(routes!(stop))
         .routes(routes!(relocate))
+        .routes(routes!(restart))
+        .routes(routes!(failback))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(incidents))
 }
 
 /// Lists servers.
@@ -149,6 +158,9 @@ async fn want(
 struct MoveParams {
     /// The machine.
     to: String,
+    /// Whether it goes back if it cannot be started there. True if not given.
+    #[serde(default)]
+    rollback: Option<bool>,
 }
 
 /// Moves a server: it stops where it is, and then starts there.
@@ -163,8 +175,106 @@ async fn relocate(
     write: Write,
 ) -> Result<At<Response>, Fault> {
     let server: ServerName = name(&server)?;
-    write.without_condition()?;
-    let command = Command::Move { server, to: name(&params.to)? };
+    write.without_version()?;
+    let command = Command::Move { server, to: name(&params.to)?, rollback: params.rollback.unwrap_or(true) };
     let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
     accepted(&api, revision)
+}
+
+/// Stops a server and starts it again on its machine, under a new token.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/restart", params(("name" = String, Path)),
+    responses((status = 202, body = Operation))
+)]
+async fn restart(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    write.without_version()?;
+    let command = Command::Restart { server: name(&server)? };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    accepted(&api, revision)
+}
+
+/// Moves a server to the first of its candidates that could take it now.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/failback", params(("name" = String, Path)),
+    responses((status = 202, body = Operation))
+)]
+async fn failback(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    write.without_version()?;
+    let server: ServerName = name(&server)?;
+    let state = api.read_now().await?;
+    let found = state.server(&server).ok_or_else(|| not_found("server", &server))?;
+    let in_use = |why| api.refused(&Refusal::InUse { kind: "server".into(), name: server.to_string(), why });
+    let Some(candidates) = candidates(&state, found) else {
+        return Err(in_use("it has no list of candidates, so no machine is the first one".into()));
+    };
+    let at = found.assignment().map(|at| &at.machine);
+    let choice = choose(&state, &Load::of(&state), &server, found);
+    let first = candidates.iter().find(|machine| Some(*machine) == at || choice.fit.contains(*machine));
+    let Some(to) = first.cloned() else {
+        let why = choice.unfit.iter().map(|(machine, why)| format!("{machine}: {why}")).collect::<Vec<_>>().join("; ");
+        return Err(in_use(format!("no candidate could take it: {why}")));
+    };
+    let (revision, _) = api.commit(&write, 0, Vec::new(), Command::Move { server, to, rollback: true }).await?;
+    accepted(&api, revision)
+}
+
+/// Leaves a server as it is: it is neither restarted nor moved. Its lease is renewed, and still fences it.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/pause", params(("name" = String, Path)), request_body = BeginPause,
+    responses((status = 200, body = Server))
+)]
+async fn pause(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+    Body(body): Body<BeginPause>,
+) -> Result<At<Response>, Fault> {
+    set_pause(&api, &server, &write, Some(Pause { why: body.reason, until: body.lasting.map(from_now) })).await
+}
+
+/// Ends the pause of a server.
+#[utoipa::path(
+    post, path = "/v1/servers/{name}/resume", params(("name" = String, Path)), responses((status = 200, body = Server))
+)]
+async fn resume(
+    State(api): State<Api>,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    write: Write,
+) -> Result<At<Response>, Fault> {
+    set_pause(&api, &server, &write, None).await
+}
+
+async fn set_pause(api: &Api, server: &str, write: &Write, pause: Option<Pause>) -> Result<At<Response>, Fault> {
+    write.without_version()?;
+    let server: ServerName = name(server)?;
+    api.commit(write, 0, Vec::new(), Command::Pause { server: server.clone(), pause }).await?;
+    shown(api, &server, StatusCode::OK)
+}
+
+/// Returns a server's interruptions that the ledger remembers, each phase by phase, against the computed worst case.
+#[utoipa::path(
+    get, path = "/v1/servers/{name}/history", params(("name" = String, Path)), responses((status = 200, body = History))
+)]
+async fn incidents(
+    State(api): State<Api>,
+    fresh: Fresh,
+    Path(server): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<At<Json<History>>, Fault> {
+    let server: ServerName = name(&server)?;
+    let state = api.read(&fresh).await?;
+    state.server(&server).ok_or_else(|| not_found("server", &server))?;
+    Ok(At(state.revision(), Json(history::of(&state, &server))))
 }

@@ -26,10 +26,19 @@ fn writes(Furniture { session, token, manifest }: &Furniture) -> Vec<Asked> {
         ask("POST", "/v1/servers/pay/start", None),
         ask("POST", "/v1/servers/pay/stop", None),
         ask("POST", "/v1/servers/pay/move?to=m1", None),
+        ask("POST", "/v1/servers/pay/restart", None),
+        ask("POST", "/v1/servers/pay/failback", None),
+        ask("POST", "/v1/servers/pay/pause", Some(json!({ "reason": "r" }))),
+        ask("POST", "/v1/servers/pay/resume", None),
         ask("DELETE", "/v1/servers/pay", None),
         ask("POST", "/v1/machines/m1/cordon", Some(json!({ "reason": "r" }))),
-        ask("POST", "/v1/machines/m1/uncordon", None),
+        ask("POST", "/v1/machines/m1/resume", None),
+        ask("POST", "/v1/machines/m1/drain", Some(json!({ "reason": "r" }))),
+        ask("POST", "/v1/machines/m1/confirm-dead", Some(json!({ "confirm": "m1", "by": "ann" }))),
         ask("DELETE", "/v1/machines/m1", None),
+        ask("PUT", "/v1/policy", Some(policy())),
+        ask("POST", "/v1/maintenance", Some(json!({ "reason": "r" }))),
+        ask("DELETE", "/v1/maintenance", None),
         ask("POST", "/v1/nodes/1/promote", None),
         ask("POST", "/v1/nodes/1/demote", None),
         ask("DELETE", "/v1/nodes/1", None),
@@ -48,6 +57,40 @@ fn writes(Furniture { session, token, manifest }: &Furniture) -> Vec<Asked> {
     ]
 }
 
+fn policy() -> Value {
+    json!({
+        "concurrent_starts": 4, "brake_percent": 30, "brake": "3s", "quarantine_losses": 3, "quarantine_window": "1h",
+        "quarantine": "2h", "poison_after": 3, "poison_within": "1m",
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_can_be_tried_without_effect_or_does_not_know_the_word() {
+    let (cluster, furniture) = furnished().await;
+    let before = cluster.get("/v1/cluster").await.ok(200)["revision"].clone();
+    let mut tried = BTreeSet::new();
+    for (method, path, body) in writes(&furniture) {
+        let dry = format!("{path}{}dry_run=true", if path.contains('?') { '&' } else { '?' });
+        let answer = send(&cluster, &(method, dry, body), &[]).await;
+        match answer.status.as_u16() {
+            200 => {
+                let prediction = answer.ok(200);
+                assert!(prediction["servers"].is_array() && prediction["event"].is_string(), "{path}: {prediction}");
+                tried.insert(path);
+            }
+            // What would be refused is refused the same way.
+            _ => {
+                assert!(matches!(code(&answer).as_deref(), Some("LW0101" | "LW0103" | "LW0413")), "{path}: {answer:?}")
+            }
+        }
+    }
+    let now = cluster.get("/v1/cluster").await.ok(200)["revision"].clone();
+    assert_eq!(before, now, "nothing was written");
+    for path in ["/v1/servers/pay", "/v1/servers/pay/stop", "/v1/machines/m1/drain", "/v1/policy", "/v1/maintenance"] {
+        assert!(tried.contains(path), "{path} can be tried: {tried:?}");
+    }
+}
+
 /// What requests can name: one object of each kind is there.
 struct Furniture {
     session: String,
@@ -61,7 +104,7 @@ async fn furnished() -> (Cluster, Furniture) {
     cluster.machine("m1").await;
     let session = cluster.session("job").await;
     let held = cluster.put("/v1/leases/held", json!({ "session": session, "holder": "h" })).await.ok(200);
-    cluster.put("/v1/servers/pay", json!({ "command": ["/bin/true"] })).await.ok(201);
+    cluster.put("/v1/servers/pay", json!({ "command": ["/bin/true"], "candidates": ["m1"] })).await.ok(201);
     crate::configs::publish(&cluster, b"max = 500\n", "first").await;
     let set = cluster.get("/v1/configs/app").await.ok(200);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -169,7 +212,7 @@ async fn a_post_that_is_sent_again_under_its_key_is_one_entry() {
         "/v1/servers/pay/stop",
         "/v1/servers/pay/start",
         "/v1/machines/m1/cordon",
-        "/v1/machines/m1/uncordon",
+        "/v1/machines/m1/resume",
         "/v1/configs/app/publish",
         "/v1/configs/app/rollback",
         "/v1/leases:revoke",

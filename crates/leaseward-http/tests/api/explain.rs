@@ -37,10 +37,10 @@ async fn a_server_says_why_it_does_not_run_and_where_it_runs() {
             "m9: may not take it: the cluster does not know it",
         ]
     );
-    assert_eq!(nowhere["do"][0]["command"], "leaseward machine uncordon m1");
+    assert_eq!(nowhere["do"][0]["command"], "leaseward machine resume m1");
     assert_eq!(nowhere["events"][0]["text"], "pay v1 defined");
 
-    cluster.post("/v1/machines/m1/uncordon", json!(null)).await.ok(200);
+    cluster.post("/v1/machines/m1/resume", json!(null)).await.ok(200);
     assert_eq!(texts(&explain().await, "because"), ["n1 leads and places it; m1 is first"]);
 
     let (server, machine) = (ServerName::new("pay").unwrap(), MachineName::new("m1").unwrap());

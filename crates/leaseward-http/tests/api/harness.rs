@@ -203,6 +203,8 @@ impl Cluster {
                 fence: FenceLevel::F2,
                 address: "10.0.0.1".into(),
                 version: "1".into(),
+                capacity: None,
+                start_slots: 0,
             },
             swept: true,
             ttl_ms: 3_600_000,

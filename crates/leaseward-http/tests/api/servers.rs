@@ -34,7 +34,7 @@ async fn a_server_is_defined_changed_and_forgotten_by_version() {
     let unknown = json!({ "command": ["a"], "chekc": {} });
     let unknown = cluster.put("/v1/servers/pay-1", unknown).await.problem(422, "LW0103");
     assert!(unknown["detail"].as_str().unwrap().contains("did you mean `check`?"), "{unknown}");
-    let early = json!({ "command": ["a"], "vips": [{ "ip": "10.0.0.51" }] });
+    let early = json!({ "command": ["a"], "manager": "ssh" });
     cluster.put("/v1/servers/pay-1", early).await.problem(422, "LW0107");
 
     let stop = cluster.request("POST", "/v1/servers/pay-1/stop").header("if-match", "\"v1\"");
@@ -118,7 +118,7 @@ async fn a_machine_is_cordoned_and_let_go() {
     let tag = cluster.get("/v1/machines/m1").await.header("etag").to_owned();
     let right = cluster.request("POST", "/v1/machines/m1/cordon").header("if-match", tag).json(&cordon);
     assert_eq!(ask(right).await.ok(200)["cordoned"], "firmware");
-    assert!(ask(cluster.request("POST", "/v1/machines/m1/uncordon")).await.ok(200)["cordoned"].is_null());
+    assert!(ask(cluster.request("POST", "/v1/machines/m1/resume")).await.ok(200)["cordoned"].is_null());
     cluster.delete(&format!("/v1/sessions/{session}")).await.ok(204);
     let status = cluster.get("/v1/cluster").await.ok(200);
     assert_eq!(status["health"], "degraded", "{status}");

@@ -12,11 +12,13 @@ use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishS
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, MemberSync, SyncState, Version};
 use leaseward_state::event::{Event, Recorded};
 use leaseward_state::lease::{Grant, GrantEnd, Lease, LeaseState, Waiter};
-use leaseward_state::machine::{Machine, MachineProfile};
+use leaseward_state::machine::{Cordon, Machine, MachineProfile};
+use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::record::{Answer, Meta, Record, RecordKey, SessionRecord, SetRecord};
 use leaseward_state::server::{
-    Assignment, Cause, Certificate, Exit, Expired, Failure, FenceLevel, FenceProof, FloatingAddress, HealthCheck,
-    ManagerKind, Mount, Placement, Probe, RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
+    Announce, Assignment, Cause, Certificate, Destination, Exit, Expired, Failback, Failure, FenceLevel, FenceProof,
+    FloatingAddress, HealthCheck, Hook, HookStep, ManagerKind, Mount, Placement, Probe, ResourceLimits, RestartPolicy,
+    Server, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::{Incarnation, Owner, SessionEnd};
 use leaseward_state::{
@@ -66,9 +68,27 @@ pub(crate) fn spec() -> ServerSpec {
         stop_grace_ms: 5,
         restart: RestartPolicy { in_place: 1, per_ms: 2, backoff_ms: vec![3], cluster: 4, cluster_per_ms: 5 },
         priority: -1,
-        addresses: vec![FloatingAddress { ip: "10.0.0.1".into(), interface: Some("eth0".into()) }],
-        mounts: vec![Mount { device: "/dev/x".into(), at: "/mnt".into(), fs_type: "ext4".into() }],
-        hooks: one("pre", "/bin/true"),
+        addresses: vec![FloatingAddress {
+            ip: "10.0.0.1".into(),
+            interface: Some("eth0".into()),
+            announce: Announce::AfterReady,
+            tickle: true,
+            network_fence: true,
+        }],
+        mounts: vec![Mount {
+            device: "/dev/x".into(),
+            at: "/mnt".into(),
+            fs_type: "ext4".into(),
+            options: vec!["ro".into()],
+        }],
+        hooks: BTreeMap::from([(HookStep::PreStart, Hook { command: vec!["/bin/true".into()], timeout_ms: 6 })]),
+        limits: ResourceLimits { memory_bytes: Some(7), cpu_percent: Some(8), processes: Some(9) },
+        state_file: Some("/run/web.state".into()),
+        labels: one("disk", "ssd"),
+        apart_from: vec![server()],
+        weight: 10,
+        migrates: true,
+        failback: Failback::AutoAfter(11),
         manager: ManagerKind::Agent,
         needs_sets: vec!["app".into()],
     }
@@ -92,11 +112,41 @@ fn profile() -> MachineProfile {
         fence: FenceLevel::F2,
         address: "10.0.0.2".into(),
         version: "0.1.0".into(),
+        capacity: Some(8),
+        start_slots: 2,
     }
 }
 
 fn incarnation() -> Incarnation {
     Incarnation { boot_id: "boot".into(), instance: 1 << 100 }
+}
+
+fn cordon() -> Cordon {
+    Cordon { why: "disk".into(), drains: true, quarantine: false, until: Some(UnixMillis(5)) }
+}
+
+fn pause() -> Pause {
+    Pause { why: "work".into(), until: Some(UnixMillis(6)) }
+}
+
+fn policy() -> Policy {
+    Policy {
+        version: 1,
+        candidates: vec![machine()],
+        concurrent_starts: 2,
+        brake_percent: 3,
+        brake_ms: 4,
+        quarantine_losses: 5,
+        quarantine_window_ms: 6,
+        quarantine_ms: 7,
+        poison_after: 8,
+        poison_within_ms: 9,
+        maintenance: Some(pause()),
+    }
+}
+
+fn destination() -> Destination {
+    Destination { machine: machine(), cause: Cause::Drained, back_to: Some(machine()) }
 }
 
 pub(crate) fn commands() -> Vec<Command> {
@@ -117,12 +167,12 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Release { lease: lease(), token: TOKEN },
         Command::Revoke { lease: lease(), token: Some(TOKEN) },
         Command::EndDelay { lease: lease(), token: TOKEN, term: Term(2) },
-        Command::Cordon { machine: machine(), reason: Some("disk".into()) },
+        Command::Cordon { machine: machine(), cordon: Some(cordon()) },
         Command::RemoveMachine { machine: machine() },
         Command::PutServer { server: server(), spec: Box::new(spec()), if_version: Some(0) },
         Command::RemoveServer { server: server(), if_version: None },
         Command::SetWanted { server: server(), wanted: Wanted::Stopped },
-        Command::Move { server: server(), to: machine() },
+        Command::Move { server: server(), to: machine(), rollback: true },
         Command::Assign(Assign {
             server: server(),
             machine: machine(),
@@ -148,6 +198,13 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Settle { server: server(), token: TOKEN, fence, term: Term(2) },
         Command::AcquireOpening { name: "c".into(), ttl_ms: 3000, acquire: acquire() },
         Command::RaiseFeatureLevel { to: 5, term: Term(2) },
+        Command::Restart { server: server() },
+        Command::Pause { server: server(), pause: Some(pause()) },
+        Command::ConfirmDead { machine: machine(), by: "ann".into() },
+        Command::PutPolicy { policy: Box::new(policy()), if_version: Some(0) },
+        Command::Relocate { server: server(), token: TOKEN, to: destination(), term: Term(2) },
+        Command::Quarantine { machine: machine(), cordon: cordon(), term: Term(2) },
+        Command::EndPauses { term: Term(2) },
     ]
 }
 
@@ -187,6 +244,8 @@ pub(crate) fn server_statuses() -> Vec<ServerStatus> {
         ServerStatus::Unhealthy { pid: 3, why: "u".into() },
         ServerStatus::Restarting { why: "r".into() },
         ServerStatus::Stopping,
+        ServerStatus::Preparing { step: "mount".into() },
+        ServerStatus::Stuck { step: "unmount".into(), why: "w".into() },
     ]
 }
 
@@ -291,12 +350,13 @@ pub(crate) fn record_keys() -> Vec<RecordKey> {
         RecordKey::Sync(set(), machine()),
         RecordKey::Answer(RequestKey { client: 1, sequence: 2 }),
         RecordKey::Ledger(Revision(1), 2),
+        RecordKey::Policy,
     ]
 }
 
 pub(crate) fn placements() -> Vec<Placement> {
     vec![
-        Placement::Unplaced { target: Some(machine()) },
+        Placement::Unplaced { next: Some(destination()) },
         Placement::Assigned(Assignment {
             machine: machine(),
             session: SessionId(3),
@@ -306,7 +366,9 @@ pub(crate) fn placements() -> Vec<Placement> {
             cause: Cause::Started,
             status: ServerStatus::Ordered,
             restarts: 1,
-            moving_to: Some(machine()),
+            ready: true,
+            moving: Some(destination()),
+            back_to: Some(machine()),
         }),
         Placement::Expired(Expired {
             machine: machine(),
@@ -338,7 +400,7 @@ pub(crate) fn records() -> Vec<Record> {
         meta: one("k", "v"),
         lock_delay_ms: 4,
     };
-    let failure = Failure { token: TOKEN, attempt: 1, machine: machine(), at: UnixMillis(2), why: "w".into() };
+    let failure = Failure { token: TOKEN, attempt: 1, machine: machine(), at: UnixMillis(2), why: "w".into(), machine_lost: true };
     vec![
         Record::Meta(Meta {
             revision: Revision(1),
@@ -354,7 +416,8 @@ pub(crate) fn records() -> Vec<Record> {
             incarnation: incarnation(),
             session: Some(SessionId(3)),
             since: UnixMillis(4),
-            cordoned: Some("c".into()),
+            cordoned: Some(cordon()),
+            losses: vec![UnixMillis(7)],
             orders_revision: Revision(5),
         })),
         Record::Session(SessionRecord {
@@ -375,7 +438,8 @@ pub(crate) fn records() -> Vec<Record> {
             created: Revision(2),
             modified: Revision(3),
             wanted: Wanted::Running,
-            placement: Placement::Unplaced { target: None },
+            paused: Some(pause()),
+            placement: Placement::Unplaced { next: None },
             failures: vec![failure],
             last_token: Some(TOKEN),
             last_machine: Some(machine()),
@@ -405,6 +469,7 @@ pub(crate) fn records() -> Vec<Record> {
             at: UnixMillis(3),
             event: events().remove(0),
         })),
+        Record::Policy(Arc::new(policy())),
     ]
 }
 
@@ -415,7 +480,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::LeaseGranted { lease: lease(), token: TOKEN, session: SessionId(3), holder: "h".into() },
         Event::LeaseEnded { lease: lease(), token: TOKEN, why: GrantEnd::Released },
         Event::LeaseQueued { lease: lease(), holder: "h".into() },
-        Event::MachineCordoned { machine: machine(), reason: None },
+        Event::MachineCordoned { machine: machine(), cordon: None },
         Event::MachineRemoved { machine: machine() },
         Event::ServerDefined { server: server(), version: 1 },
         Event::ServerRemoved { server: server() },
@@ -428,15 +493,18 @@ pub(crate) fn events() -> Vec<Event> {
             fence: Some(FenceProof::Rebooted),
         },
         Event::ServerReported { server: server(), machine: machine(), token: TOKEN, status: ServerStatus::Stopping },
-        Event::ServerExpired { server: server(), machine: machine(), token: TOKEN },
+        Event::ServerExpired { server: server(), machine: machine(), token: TOKEN, silent_ms: 5 },
         Event::ServerFenced { server: server(), token: TOKEN, proof: FenceProof::Swept },
         Event::ServerStopped { server: server(), machine: machine(), token: TOKEN, why: "w".into() },
-        Event::ServerMoving { server: server(), to: machine() },
+        Event::ServerMoving { server: server(), to: machine(), cause: Cause::Moved },
         Event::ServerFailed { server: server(), why: "w".into() },
         Event::SetPublished { set: set(), version: 1, author: "a".into(), message: "m".into() },
         Event::SetRemoved { set: set() },
         Event::SyncReported { machine: machine(), set: set(), applied: 1, state: SyncState::Applied },
         Event::FeatureLevelRaised { level: 5 },
+        Event::ServerPaused { server: server(), pause: None },
+        Event::MachineConfirmedDead { machine: machine(), by: "ann".into() },
+        Event::PolicyChanged { version: 1 },
     ]
 }
 

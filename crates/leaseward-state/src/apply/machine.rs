@@ -6,8 +6,8 @@ use super::Outcome;
 use super::session::check_ttl;
 use crate::command::{OpenMachine, Reply};
 use crate::event::Event;
-use crate::limits::{MACHINES_MAX, META_BYTES_MAX, SESSIONS_MAX, TEXT_BYTES_MAX};
-use crate::machine::Machine;
+use crate::limits::{LOSSES_KEPT_MAX, MACHINES_MAX, META_BYTES_MAX, SESSIONS_MAX, TEXT_BYTES_MAX};
+use crate::machine::{Cordon, Machine};
 use crate::name::MachineName;
 use crate::record::RecordKey;
 use crate::refusal::Refusal;
@@ -62,7 +62,8 @@ impl State {
             incarnation: open.incarnation.clone(),
             session: Some(id),
             since: self.now,
-            cordoned: known.and_then(|machine| machine.cordoned.clone()),
+            cordoned: known.as_ref().and_then(|machine| machine.cordoned.clone()),
+            losses: known.map(|machine| machine.losses.clone()).unwrap_or_default(),
             orders_revision: self.revision,
         };
         self.machines.insert(open.machine.clone(), Arc::new(machine));
@@ -95,7 +96,7 @@ impl State {
         }
     }
 
-    pub(super) fn machine_lost_session(&mut self, name: &MachineName, session: SessionId) {
+    pub(super) fn machine_lost_session(&mut self, name: &MachineName, session: SessionId, why: SessionEnd) {
         let (revision, now) = (self.revision, self.now);
         let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.session == Some(session)) else {
             return;
@@ -103,23 +104,64 @@ impl State {
         let machine = Arc::make_mut(machine);
         machine.session = None;
         machine.since = now;
+        if why == SessionEnd::Expired {
+            machine.losses.push(now);
+            let surplus = machine.losses.len().saturating_sub(LOSSES_KEPT_MAX);
+            machine.losses.drain(..surplus);
+        }
         machine.modified = revision;
         self.touched.insert(RecordKey::Machine(name.clone()));
     }
 
-    pub(super) fn cordon(&mut self, name: &MachineName, reason: Option<&String>, events: &mut Vec<Event>) -> Outcome {
-        if reason.is_some_and(|reason| reason.len() > TEXT_BYTES_MAX) {
+    pub(super) fn cordon(&mut self, name: &MachineName, cordon: Option<&Cordon>, events: &mut Vec<Event>) -> Outcome {
+        if cordon.is_some_and(|cordon| cordon.why.len() > TEXT_BYTES_MAX) {
             return Err(Refusal::Invalid(format!("a reason has at most {TEXT_BYTES_MAX} bytes")));
         }
         let revision = self.revision;
         let machine = self.machines.get_mut(name).ok_or_else(|| not_found(name))?;
-        if machine.cordoned.as_ref() != reason {
+        let is_drain = cordon.is_some_and(|cordon| cordon.drains);
+        let is_distrusted = cordon.is_none() && !machine.losses.is_empty();
+        if machine.cordoned.as_ref() != cordon || is_distrusted {
             let machine = Arc::make_mut(machine);
-            machine.cordoned = reason.cloned();
+            machine.cordoned = cordon.cloned();
+            if cordon.is_none() {
+                // Whoever lets it go trusts it again.
+                machine.losses.clear();
+            }
             machine.modified = revision;
             self.touched.insert(RecordKey::Machine(name.clone()));
-            events.push(Event::MachineCordoned { machine: name.clone(), reason: reason.cloned() });
+            events.push(Event::MachineCordoned { machine: name.clone(), cordon: cordon.cloned() });
+        } else if is_drain {
+            // An operation: it is in the ledger also if it was so already.
+            events.push(Event::MachineCordoned { machine: name.clone(), cordon: cordon.cloned() });
         }
+        Ok(Reply::Done)
+    }
+
+    /// The master's own cordon; an operator's is left as it is.
+    pub(super) fn quarantine(&mut self, name: &MachineName, cordon: &Cordon, events: &mut Vec<Event>) -> Outcome {
+        let machine = self.machines.get(name).ok_or_else(|| not_found(name))?;
+        if machine.cordoned.is_some() {
+            return Err(Refusal::Outdated(format!("machine/{name} is cordoned already")));
+        }
+        self.cordon(name, Some(cordon), events)
+    }
+
+    /// An operator vouches for the death of every copy on a machine that is not connected.
+    pub(super) fn confirm_dead(&mut self, name: &MachineName, by: &str, events: &mut Vec<Event>) -> Outcome {
+        let machine = self.machines.get(name).ok_or_else(|| not_found(name))?;
+        if machine.session.is_some() {
+            return Err(Refusal::InUse {
+                kind: "machine".into(),
+                name: name.to_string(),
+                why: "its agent is connected, so it is not dead: stop or drain it".into(),
+            });
+        }
+        if by.is_empty() || by.len() > TEXT_BYTES_MAX / 4 {
+            return Err(Refusal::Invalid("somebody must vouch for it by name".into()));
+        }
+        events.push(Event::MachineConfirmedDead { machine: name.clone(), by: by.to_owned() });
+        self.prove_all_dead(name, &FenceProof::Operator(by.to_owned()), events);
         Ok(Reply::Done)
     }
 

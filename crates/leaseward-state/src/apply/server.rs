@@ -12,7 +12,8 @@ use crate::name::{MachineName, ServerName};
 use crate::record::RecordKey;
 use crate::refusal::Refusal;
 use crate::server::{
-    Assignment, Cause, Certificate, Expired, Failure, FenceProof, Placement, Server, ServerSpec, ServerStatus, Wanted,
+    Assignment, Cause, Certificate, Destination, Expired, Failure, FenceProof, Placement, Server, ServerSpec,
+    ServerStatus, Wanted,
 };
 use crate::state::State;
 use crate::token::{FencingToken, Revision};
@@ -43,13 +44,14 @@ impl State {
                 created: self.revision,
                 modified: self.revision,
                 wanted: Wanted::Running,
-                placement: Placement::Unplaced { target: None },
+                paused: None,
+                placement: Placement::Unplaced { next: None },
                 failures: Vec::new(),
                 last_token: None,
                 last_machine: None,
             },
         };
-        let machine = assigned(&server).map(|assignment| assignment.machine.clone());
+        let machine = server.assignment().map(|assignment| assignment.machine.clone());
         self.servers.insert(name.clone(), Arc::new(server));
         self.touched.insert(RecordKey::Server(name.clone()));
         if let Some(machine) = machine {
@@ -91,16 +93,16 @@ impl State {
         let mut server = server.clone();
         server.wanted = wanted;
         if failed {
-            server.placement = Placement::Unplaced { target: None };
+            server.placement = Placement::Unplaced { next: None };
             server.failures.clear();
         }
         if let Placement::Assigned(assignment) = &mut server.placement
             && wanted == Wanted::Stopped
         {
-            assignment.moving_to = None;
+            assignment.moving = None;
         }
         let version = server.version;
-        let machine = assigned(&server).map(|assignment| assignment.machine.clone());
+        let machine = server.assignment().map(|assignment| assignment.machine.clone());
         self.put(name, server);
         if let Some(machine) = machine {
             self.orders_changed(&machine);
@@ -108,9 +110,15 @@ impl State {
         Ok(Reply::Version(version))
     }
 
-    pub(super) fn move_server(&mut self, name: &ServerName, to: &MachineName, events: &mut Vec<Event>) -> Outcome {
+    pub(super) fn move_server(
+        &mut self,
+        name: &ServerName,
+        to: &MachineName,
+        rollback: bool,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
         let server = self.known_server(name)?;
-        let in_use = |why: &str| Refusal::InUse { kind: "server".into(), name: name.to_string(), why: why.into() };
+        let in_use = |why: &str| in_use(name, why);
         let target = self.machines.get(to).ok_or_else(|| no_machine(to))?;
         if target.session.is_none() {
             return Err(in_use("the target machine is not connected"));
@@ -119,23 +127,70 @@ impl State {
             return Err(in_use("the target machine is not one of its candidates"));
         }
         let mut server = server.clone();
+        let mut next = Destination { machine: to.clone(), cause: Cause::Moved, back_to: None };
         match &mut server.placement {
-            Placement::Assigned(assignment) if assignment.machine == *to => {}
+            Placement::Assigned(assignment) if assignment.machine == *to && assignment.moving.is_none() => {}
             Placement::Assigned(assignment) => {
-                assignment.moving_to = Some(to.clone());
                 let from = assignment.machine.clone();
+                next.back_to = (rollback && from != *to).then(|| from.clone());
+                assignment.moving = Some(next);
                 self.put(name, server);
                 self.orders_changed(&from);
             }
-            Placement::Unplaced { target } => {
-                *target = Some(to.clone());
+            Placement::Unplaced { next: known } => {
+                *known = Some(next);
                 self.put(name, server);
             }
             Placement::Expired(_) => return Err(in_use("the death of its last copy is not proven yet")),
             Placement::Failed { .. } => return Err(in_use("it failed too often: start it again first")),
         }
-        events.push(Event::ServerMoving { server: name.clone(), to: to.clone() });
+        events.push(Event::ServerMoving { server: name.clone(), to: to.clone(), cause: Cause::Moved });
         Ok(Reply::Done)
+    }
+
+    /// A restart is a move to where it is: the copy is proven dead, and the next one has a new token.
+    pub(super) fn restart_server(&mut self, name: &ServerName, events: &mut Vec<Event>) -> Outcome {
+        let mut server = self.known_server(name)?.clone();
+        let Placement::Assigned(assignment) = &mut server.placement else {
+            return Err(in_use(name, "it does not run: start it"));
+        };
+        if server.wanted != Wanted::Running || assignment.moving.is_some() {
+            return Err(in_use(name, "it is being stopped or moved"));
+        }
+        let machine = assignment.machine.clone();
+        assignment.moving = Some(Destination { machine: machine.clone(), cause: Cause::Restarted, back_to: None });
+        self.put(name, server);
+        self.orders_changed(&machine);
+        events.push(Event::ServerMoving { server: name.clone(), to: machine, cause: Cause::Restarted });
+        Ok(Reply::Done)
+    }
+
+    /// The master moves a server that it saw running under `token`.
+    pub(super) fn relocate(
+        &mut self,
+        name: &ServerName,
+        token: FencingToken,
+        to: &Destination,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let outdated = |why: &str| Refusal::Outdated(format!("server/{name}: {why}"));
+        let mut server = self.known_server(name)?.clone();
+        if server.wanted != Wanted::Running || self.pause_of(&server).is_some() {
+            return Err(outdated("it is to stay as it is"));
+        }
+        let is_there = self.machines.get(&to.machine).is_some_and(|machine| machine.session.is_some());
+        match &mut server.placement {
+            Placement::Assigned(assignment) if assignment.token == token && assignment.moving.is_none() && is_there => {
+                let from = assignment.machine.clone();
+                assignment.moving = Some(to.clone());
+                self.put(name, server);
+                self.orders_changed(&from);
+                let (machine, cause) = (to.machine.clone(), to.cause);
+                events.push(Event::ServerMoving { server: name.clone(), to: machine, cause });
+                Ok(Reply::Done)
+            }
+            _ => Err(outdated("it changed meanwhile")),
+        }
     }
 
     /// Gives a server to a machine. Only checks what the master saw: whether and where is the master's business.
@@ -174,6 +229,10 @@ impl State {
             meta: std::collections::BTreeMap::new(),
             lock_delay_ms: 0,
         };
+        let back_to = match &server.placement {
+            Placement::Unplaced { next: Some(next) } if next.machine == assign.machine => next.back_to.clone(),
+            _ => None,
+        };
         let mut server = server.clone();
         let reply = self.grant(&lease, to, Vec::new(), events);
         let token = FencingToken::new(self.generation, self.revision);
@@ -186,7 +245,9 @@ impl State {
             cause: assign.cause,
             status: ServerStatus::Ordered,
             restarts: 0,
-            moving_to: None,
+            ready: false,
+            moving: None,
+            back_to,
         });
         server.last_token = Some(token);
         server.last_machine = Some(assign.machine.clone());
@@ -233,7 +294,7 @@ impl State {
         if expired.fence.is_none() {
             events.push(Event::ServerFenced { server: name.clone(), token, proof: proof.clone() });
         }
-        self.set_placement(name, Placement::Unplaced { target: None });
+        self.set_placement(name, Placement::Unplaced { next: None });
         self.leases.remove(&name.lease());
         self.touched.insert(RecordKey::Lease(name.lease()));
         self.orders_changed(&expired.machine);
@@ -309,6 +370,10 @@ impl State {
                 events.push(reported(status));
                 assignment.status = status.clone();
                 assignment.restarts = *restarts;
+                if matches!(status, ServerStatus::Running { .. }) {
+                    assignment.ready = true;
+                    assignment.back_to = None;
+                }
                 server.placement = Placement::Assigned(assignment);
             }
             ServerReport::Crashed { restarts, why } => {
@@ -317,14 +382,14 @@ impl State {
                     return;
                 }
                 events.push(reported(&status));
-                self.count_failure(&mut server, &assignment, restarts.saturating_sub(1), why);
+                self.count_failure(&mut server, &assignment, restarts.saturating_sub(1), why, false);
                 assignment.status = status;
                 assignment.restarts = *restarts;
                 server.placement = Placement::Assigned(assignment);
             }
             ServerReport::Dead { certificate, failure } => {
                 if let Some(why) = failure {
-                    self.count_failure(&mut server, &assignment, assignment.restarts, why);
+                    self.count_failure(&mut server, &assignment, assignment.restarts, why, false);
                 }
                 self.stopped(name, server, assignment, failure.as_deref(), Some(certificate), events);
                 return;
@@ -334,7 +399,7 @@ impl State {
                 return;
             }
             ServerReport::NotStarted { why } => {
-                self.count_failure(&mut server, &assignment, assignment.restarts, why);
+                self.count_failure(&mut server, &assignment, assignment.restarts, why, false);
                 self.stopped(name, server, assignment, Some(why), None, events);
                 return;
             }
@@ -352,7 +417,10 @@ impl State {
         certificate: Option<&Certificate>,
         events: &mut Vec<Event>,
     ) {
-        server.placement = Placement::Unplaced { target: assignment.moving_to.clone() };
+        // What cannot be started where it was moved to goes back to where it worked.
+        let back = assignment.back_to.clone().filter(|_| why.is_some());
+        let back = back.map(|machine| Destination { machine, cause: Cause::RolledBack, back_to: None });
+        server.placement = Placement::Unplaced { next: assignment.moving.clone().or(back) };
         self.put(name, server);
         self.drop_from_session(&name.lease(), assignment.session);
         self.leases.remove(&name.lease());
@@ -392,7 +460,14 @@ impl State {
             cause,
             fence: None,
         };
-        self.set_placement(name, Placement::Expired(expired));
+        let mut server = Server::clone(server);
+        let stood_ms = self.now.0.saturating_sub(assignment.at.0);
+        if why == GrantEnd::Expired && stood_ms < self.policy.poison_within_ms {
+            let why = format!("its machine was lost {stood_ms} ms after it was placed there");
+            self.count_failure(&mut server, &assignment, assignment.restarts, &why, true);
+        }
+        server.placement = Placement::Expired(expired);
+        self.put(name, server);
         let lease = name.lease();
         if let Some(mut found) = self.lease(&lease).cloned() {
             found.state = LeaseState::Delayed { token: assignment.token, delay_ms: 0 };
@@ -404,6 +479,7 @@ impl State {
             server: name.clone(),
             machine: assignment.machine,
             token: assignment.token,
+            silent_ms: if why == GrantEnd::Expired { ttl_ms } else { 0 },
         });
     }
 
@@ -414,18 +490,18 @@ impl State {
         }
     }
 
-    fn put(&mut self, name: &ServerName, mut server: Server) {
+    pub(super) fn put(&mut self, name: &ServerName, mut server: Server) {
         server.modified = self.revision;
         self.servers.insert(name.clone(), Arc::new(server));
         self.touched.insert(RecordKey::Server(name.clone()));
     }
 
-    fn known_server(&self, name: &ServerName) -> Result<&Server, Refusal> {
+    pub(super) fn known_server(&self, name: &ServerName) -> Result<&Server, Refusal> {
         self.server(name).ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
     }
 
     /// Counts a failure once per token and restart, however often it is reported.
-    fn count_failure(&self, server: &mut Server, assignment: &Assignment, attempt: u32, why: &str) {
+    fn count_failure(&self, server: &mut Server, assignment: &Assignment, attempt: u32, why: &str, machine_lost: bool) {
         let counted = |failure: &Failure| failure.token == assignment.token && failure.attempt == attempt;
         if server.failures.iter().any(counted) {
             return;
@@ -436,6 +512,7 @@ impl State {
             machine: assignment.machine.clone(),
             at: self.now,
             why: cut(why),
+            machine_lost,
         });
         let surplus = server.failures.len().saturating_sub(FAILURES_KEPT_MAX);
         server.failures.drain(..surplus);
@@ -451,11 +528,8 @@ impl State {
     }
 }
 
-fn assigned(server: &Server) -> Option<&Assignment> {
-    match &server.placement {
-        Placement::Assigned(assignment) => Some(assignment),
-        _ => None,
-    }
+fn in_use(name: &ServerName, why: &str) -> Refusal {
+    Refusal::InUse { kind: "server".into(), name: name.to_string(), why: why.into() }
 }
 
 fn check_version(name: &ServerName, server: Option<&Server>, expected: Option<u64>) -> Result<(), Refusal> {
@@ -475,7 +549,9 @@ fn check_spec(spec: &ServerSpec) -> Result<(), Refusal> {
     }
     let texts = spec.command.iter().chain(&spec.stop_command).map(String::len).sum::<usize>()
         + spec.environment.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
-        + spec.hooks.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        + spec.hooks.values().flat_map(|hook| &hook.command).map(String::len).sum::<usize>()
+        + spec.mounts.iter().flat_map(|mount| &mount.options).map(String::len).sum::<usize>()
+        + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
     if texts > SPEC_BYTES_MAX {
         return Err(Refusal::Invalid(format!("a specification has at most {SPEC_BYTES_MAX} bytes of text")));
     }

@@ -71,7 +71,7 @@ impl State {
             let Some(session) = self.sessions.remove(id) else { continue };
             self.touched.insert(RecordKey::Session(*id));
             if let Owner::Machine(name) = &session.owner {
-                self.machine_lost_session(name, *id);
+                self.machine_lost_session(name, *id, why);
             }
             events.push(Event::SessionEnded { session: *id, owner: session.owner.clone(), why });
             ended.push(session);

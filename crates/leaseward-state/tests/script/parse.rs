@@ -5,13 +5,14 @@ use std::error::Error;
 
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
 use leaseward_state::config::{Digest, SyncState};
-use leaseward_state::machine::MachineProfile;
+use leaseward_state::machine::{Cordon, MachineProfile};
+use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::server::{
-    Cause, Certificate, Exit, FenceLevel, FenceProof, ManagerKind, RestartPolicy, ServerSpec, ServerStatus, Wanted,
+    Cause, Certificate, Destination, Exit, FenceLevel, FenceProof, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
-    Command, FencingToken, LeaseName, MachineName, Revision, ServerName, SessionId, SetName, State, Term,
+    Command, FencingToken, LeaseName, MachineName, Revision, ServerName, SessionId, SetName, State, Term, UnixMillis,
 };
 
 use super::token_of;
@@ -135,7 +136,43 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
             token: FencingToken(words.number("token")?.ok_or("token=")?),
             term,
         },
-        "cordon" => Command::Cordon { machine: MachineName::new(words.next("machine")?)?, reason: words.key("why") },
+        "cordon" | "drain" => {
+            let drains = words.name == "drain";
+            let machine = MachineName::new(words.next("machine")?)?;
+            let until = words.number("until")?.map(UnixMillis);
+            let cordon = words.key("why").map(|why| Cordon { why, drains, quarantine: false, until });
+            Command::Cordon { machine, cordon }
+        }
+        "quarantine" => {
+            let machine = MachineName::new(words.next("machine")?)?;
+            let until = words.number("until")?.map(UnixMillis);
+            let cordon = Cordon { why: "lost too often".into(), drains: false, quarantine: true, until };
+            Command::Quarantine { machine, cordon, term }
+        }
+        "restart-server" => Command::Restart { server: ServerName::new(words.next("server")?)? },
+        "pause" => {
+            let server = ServerName::new(words.next("server")?)?;
+            let until = words.number("until")?.map(UnixMillis);
+            Command::Pause { server, pause: words.key("why").map(|why| Pause { why, until }) }
+        }
+        "confirm-dead" => Command::ConfirmDead {
+            machine: MachineName::new(words.next("machine")?)?,
+            by: words.key("by").unwrap_or_default(),
+        },
+        "policy" => {
+            let until = words.number("until")?.map(UnixMillis);
+            let maintenance = words.key("maintenance").map(|why| Pause { why, until });
+            let if_version = words.number("if")?;
+            Command::PutPolicy { policy: Box::new(Policy { maintenance, ..Policy::default() }), if_version }
+        }
+        "relocate" => {
+            let server = ServerName::new(words.next("server")?)?;
+            let token = words.number("token")?.map_or_else(|| token_of(state, &server), FencingToken);
+            let machine = MachineName::new(words.next("machine")?)?;
+            let to = Destination { machine, cause: Cause::Drained, back_to: None };
+            Command::Relocate { server, token, to, term }
+        }
+        "end-pauses" => Command::EndPauses { term },
         "remove-machine" => Command::RemoveMachine { machine: MachineName::new(words.next("machine")?)? },
         "server" => Command::PutServer {
             server: ServerName::new(words.next("server")?)?,
@@ -150,6 +187,7 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
         "move" => Command::Move {
             server: ServerName::new(words.next("server")?)?,
             to: MachineName::new(words.next("machine")?)?,
+            rollback: words.flag("rollback"),
         },
         "assign" => Command::Assign(assign(words, state, term)?),
         "give-up" => {
@@ -194,6 +232,8 @@ fn machine(words: &mut Words) -> Read<OpenMachine> {
         address: "127.0.0.1".into(),
         version: "1".into(),
         labels: words.key("label").map(|value| ("label".into(), value)).into_iter().collect(),
+        capacity: None,
+        start_slots: 0,
     };
     Ok(OpenMachine {
         machine: MachineName::new(words.next("machine")?)?,
@@ -235,29 +275,18 @@ fn acquire(words: &mut Words) -> Read<Acquire> {
 fn spec(words: &mut Words) -> Read<ServerSpec> {
     let candidates = words.key("candidates").unwrap_or_default();
     let names = candidates.split(',').filter(|name| !name.is_empty()).map(MachineName::new);
+    let command = words.key("command").unwrap_or_else(|| "/bin/serve".into());
     Ok(ServerSpec {
-        command: words.key("command").unwrap_or_else(|| "/bin/serve".into()).split(' ').map(str::to_owned).collect(),
-        stop_command: Vec::new(),
         environment: words
             .number::<usize>("environment")?
             .map(|bytes| ("E".to_owned(), "x".repeat(bytes - 1)))
             .into_iter()
             .collect(),
-        directory: None,
-        user: None,
         candidates: names.collect::<Result<_, _>>()?,
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
         start_timeout_ms: 30_000,
         stop_grace_ms: 10_000,
-        restart: RestartPolicy::default(),
         priority: words.number("priority")?.unwrap_or(0),
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: BTreeMap::new(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(command.split(' '))
     })
 }
 

@@ -53,7 +53,10 @@ pub(crate) fn state(state: &State) -> String {
     for (name, machine) in state.machines() {
         let (session, boot) = (plain(&machine.session), &machine.incarnation.boot_id);
         out += &format!("machine {name} session={session} boot={boot} orders @{}", machine.orders_revision);
-        out += &machine.cordoned.as_ref().map_or_else(String::new, |why| format!(" cordoned: {why}"));
+        out += &machine.cordoned.as_ref().map_or_else(String::new, |cordon| format!(" {}", plain(cordon)));
+        if !machine.losses.is_empty() {
+            out += &format!(" lost {}", plain(&machine.losses));
+        }
         out += "\n";
     }
     for (name, lease) in state.leases() {
@@ -69,7 +72,9 @@ pub(crate) fn state(state: &State) -> String {
     }
     for (name, server) in state.servers() {
         let (wanted, placement) = (server.wanted, plain(&server.placement));
-        out += &format!("server {name} v{} {wanted:?} {placement}\n", server.version);
+        out += &format!("server {name} v{} {wanted:?} {placement}", server.version);
+        out += &server.paused.as_ref().map_or_else(String::new, |pause| format!(" {}", plain(pause)));
+        out += "\n";
         for failure in &server.failures {
             out += &format!("  failure {}\n", plain(failure));
         }
@@ -93,7 +98,9 @@ pub(crate) fn orders(orders: &[Order]) -> String {
         .iter()
         .map(|order| {
             let action = match &order.action {
-                leaseward_state::order::Action::Run { version, .. } => format!("run v{version}"),
+                leaseward_state::order::Action::Run { version, paused, .. } => {
+                    format!("run v{version}{}", if *paused { " paused" } else { "" })
+                }
                 other => format!("{other:?}"),
             };
             format!("{} token={} {action}\n", order.server, order.token)

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
 use leaseward_state::config::{Digest, SyncState};
-use leaseward_state::machine::MachineProfile;
+use leaseward_state::machine::{Cordon, MachineProfile};
+use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::server::{
-    Cause, Certificate, Exit, FenceLevel, FenceProof, ManagerKind, RestartPolicy, ServerSpec, ServerStatus, Wanted,
+    Cause, Certificate, Destination, Exit, FenceLevel, FenceProof, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Command, FencingToken, LeaseName, MachineName, ServerName, SessionId, SetName, State, Term};
+use leaseward_state::{
+    Command, FencingToken, LeaseName, MachineName, ServerName, SessionId, SetName, State, Term, UnixMillis,
+};
 
 /// A seeded source of numbers (splitmix64): the same walk for the same seed, on every machine.
 pub(crate) struct Dice(u64);
@@ -71,7 +74,7 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
     // Now and then a verdict of a deposed leader.
     let term = if dice.chance(90) { present } else { Term(present.0 - 1) };
     let lease = dice.lease();
-    match dice.below(25) {
+    match dice.below(28) {
         0 | 1 => Command::OpenSession { name: "c".into(), ttl_ms: 100 + dice.below(5_000) },
         2 | 3 => Command::OpenMachine(open_machine(dice)),
         4 => Command::EndSession { session: dice.session(state) },
@@ -84,7 +87,9 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
         11 => Command::Release { token: dice.token(state, &lease), lease },
         12 => Command::Revoke { token: dice.chance(50).then(|| dice.token(state, &lease)), lease },
         13 => Command::EndDelay { token: dice.token(state, &lease), lease, term },
-        14 if dice.chance(50) => Command::Cordon { machine: dice.machine(), reason: dice.chance(50).then(String::new) },
+        14 if dice.chance(50) => {
+            Command::Cordon { machine: dice.machine(), cordon: dice.chance(50).then(|| cordon(dice)) }
+        }
         14 => Command::RemoveMachine { machine: dice.machine() },
         15 => Command::PutServer {
             server: dice.server(),
@@ -96,7 +101,7 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
             let wanted = if dice.chance(70) { Wanted::Running } else { Wanted::Stopped };
             Command::SetWanted { server: dice.server(), wanted }
         }
-        17 => Command::Move { server: dice.server(), to: dice.machine() },
+        17 => Command::Move { server: dice.server(), to: dice.machine(), rollback: dice.chance(50) },
         18 | 19 => Command::Assign(assign(dice, state, term)),
         20 if dice.chance(30) => Command::GiveUp { server: dice.server(), why: "tired".into(), term },
         20 => {
@@ -114,8 +119,37 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
         23 => {
             Command::ReportSync { machine: dice.machine(), sets: vec![(dice.set(), dice.below(4), SyncState::Applied)] }
         }
+        24 => care(dice, state, term),
+        25 => {
+            let server = dice.server();
+            let token = dice.token(state, &server.lease());
+            let to = Destination { machine: dice.machine(), cause: Cause::Drained, back_to: None };
+            Command::Relocate { server, token, to, term }
+        }
         _ => atomic(dice, state),
     }
+}
+
+/// What operators and the master do around servers.
+fn care(dice: &mut Dice, state: &State, term: Term) -> Command {
+    let pause = |dice: &mut Dice| Pause { why: "work".into(), until: dice.chance(50).then(|| state.now()) };
+    match dice.below(6) {
+        0 => Command::Restart { server: dice.server() },
+        1 => Command::Pause { server: dice.server(), pause: dice.chance(60).then(|| pause(dice)) },
+        2 => Command::ConfirmDead { machine: dice.machine(), by: "op".into() },
+        3 => {
+            let maintenance = dice.chance(50).then(|| pause(dice));
+            let policy = Box::new(Policy { maintenance, ..Policy::default() });
+            Command::PutPolicy { policy, if_version: dice.chance(30).then(|| dice.below(3)) }
+        }
+        4 => Command::Quarantine { machine: dice.machine(), cordon: cordon(dice), term },
+        _ => Command::EndPauses { term },
+    }
+}
+
+fn cordon(dice: &mut Dice) -> Cordon {
+    let until = dice.chance(30).then(|| UnixMillis(dice.below(1_000)));
+    Cordon { why: String::new(), drains: dice.chance(50), quarantine: false, until }
 }
 
 fn open_machine(dice: &mut Dice) -> OpenMachine {
@@ -142,24 +176,11 @@ fn acquire(dice: &mut Dice, state: &State) -> Acquire {
 
 fn spec(dice: &mut Dice) -> ServerSpec {
     ServerSpec {
-        command: vec!["serve".into()],
-        stop_command: Vec::new(),
-        environment: BTreeMap::new(),
-        directory: None,
-        user: None,
         candidates: if dice.chance(50) { Vec::new() } else { vec![dice.machine(), dice.machine()] },
-        requires_fence: FenceLevel::F0,
-        grace_ms: None,
-        check: None,
         start_timeout_ms: 1,
         stop_grace_ms: 1,
-        restart: RestartPolicy::default(),
         priority: dice.below(3) as i32,
-        addresses: Vec::new(),
-        mounts: Vec::new(),
-        hooks: BTreeMap::new(),
-        manager: ManagerKind::Agent,
-        needs_sets: Vec::new(),
+        ..ServerSpec::new(["serve"])
     }
 }
 

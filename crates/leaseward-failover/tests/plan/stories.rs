@@ -1,14 +1,13 @@
 //! What the master proposes, story by story: servers placed, waited for, moved, settled and given up.
 
-mod world;
-
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use leaseward_state::Term;
+use leaseward_state::policy::Pause;
 use leaseward_state::server::{FenceLevel, RestartPolicy, Wanted};
+use leaseward_state::{Term, UnixMillis};
 
-use world::{World, ms};
+use crate::world::{Dice, World, machines, ms};
 
 #[track_caller]
 fn check(world: &mut World, expected: &Expect) {
@@ -35,7 +34,7 @@ fn candidates_are_taken_in_their_order_and_nobody_else() {
     for name in ["m1", "m2", "m3"] {
         world.machine(name, FenceLevel::F2);
     }
-    world.server("a", |spec| spec.candidates = world::machines(&["m3", "m9", "m2"]));
+    world.server("a", |spec| spec.candidates = machines(&["m3", "m9", "m2"]));
     check(&mut world, &expect!["assign a to m3 (Started)\n"]);
     world.close("m3");
     check(&mut world, &expect!["assign a to m2 (Started)\n"]);
@@ -82,7 +81,7 @@ fn without_a_proof_the_grace_is_waited_for_on_the_masters_own_clock() {
     let mut world = World::default();
     world.machine("m1", FenceLevel::F1);
     world.machine("m2", FenceLevel::F2);
-    world.server("a", |spec| spec.candidates = world::machines(&["m1", "m2"]));
+    world.server("a", |spec| spec.candidates = machines(&["m1", "m2"]));
     world.carry_out();
     world.now = ms(50_000);
     world.close("m1");
@@ -98,7 +97,7 @@ fn the_grace_is_that_of_the_level_under_which_the_copy_was_started() {
     let mut world = World::default();
     world.machine("m1", FenceLevel::F1);
     world.machine("m2", FenceLevel::F2);
-    world.server("a", |spec| spec.candidates = world::machines(&["m1", "m2"]));
+    world.server("a", |spec| spec.candidates = machines(&["m1", "m2"]));
     world.carry_out();
     world.close("m1");
     // Its agent returns with more privileges; that says nothing of the copy that it cannot prove dead.
@@ -155,7 +154,7 @@ fn where_only_the_operator_knows_the_grace_nothing_happens_without_one() {
     world.server("a", |_| ());
     world.server("b", |spec| {
         spec.grace_ms = Some(700);
-        spec.candidates = world::machines(&["m1", "m2"]);
+        spec.candidates = machines(&["m1", "m2"]);
     });
     world.carry_out();
     world.close("m1");
@@ -183,7 +182,7 @@ fn the_same_machine_comes_first_when_it_is_back() {
     for name in ["m1", "m2"] {
         world.machine(name, FenceLevel::F2);
     }
-    world.server("a", |spec| spec.candidates = world::machines(&["m2", "m1"]));
+    world.server("a", |spec| spec.candidates = machines(&["m2", "m1"]));
     world.server("b", |_| ());
     world.carry_out();
     world.close("m2");
@@ -201,7 +200,7 @@ fn where_it_failed_too_often_it_does_not_go_again_unless_there_is_nothing_else()
     let mut world = World::default();
     world.machine("m1", FenceLevel::F2);
     world.machine("m2", FenceLevel::F2);
-    world.server("a", |spec| spec.candidates = world::machines(&["m1", "m2"]));
+    world.server("a", |spec| spec.candidates = machines(&["m1", "m2"]));
     world.carry_out();
     for attempt in 1..=3 {
         world.crashed("a", attempt);
@@ -292,7 +291,7 @@ fn a_stopped_server_and_a_cluster_without_machines_wait() {
 #[test]
 fn no_unproven_copy_is_ever_doubled_and_every_member_plans_alike() {
     for seed in 0..60 {
-        let mut dice = world::Dice(seed);
+        let mut dice = Dice(seed);
         let mut world = World::default();
         for name in ["m1", "m2", "m3"] {
             world.machine(name, [FenceLevel::F0, FenceLevel::F1, FenceLevel::F2][dice.below(3) as usize]);
@@ -305,13 +304,22 @@ fn no_unproven_copy_is_ever_doubled_and_every_member_plans_alike() {
             world.now += Duration::from_millis(dice.below(300));
             let machine = ["m1", "m2", "m3"][dice.below(3) as usize];
             let server = ["a", "b", "c"][dice.below(3) as usize];
-            match dice.below(8) {
+            match dice.below(16) {
                 0 => world.close(machine),
                 1 => world.machine_back(machine, dice.below(2) == 0),
                 2 => world.dead(server, (dice.below(2) == 0).then_some("w")),
                 3 => world.wanted(server, if dice.below(3) == 0 { Wanted::Stopped } else { Wanted::Running }),
                 4 => world.move_to(server, machine),
                 5 => world.new_master(),
+                6 => world.drain(machine, "w"),
+                7 | 8 => world.uncordon(machine),
+                9 => world.restart(server),
+                10 => {
+                    let until = (dice.below(2) == 0).then_some(UnixMillis(1));
+                    world.pause(server, (dice.below(2) == 0).then(|| Pause { why: "w".into(), until }));
+                }
+                11 | 12 => world.ready(server),
+                13 => drop(world.confirm_dead(machine)),
                 _ => {}
             }
             world.check_proofs();

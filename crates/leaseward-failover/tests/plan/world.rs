@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use leaseward_failover::plan::{Observed, Plan, plan};
 use leaseward_state::command::{OpenMachine, ServerReport};
-use leaseward_state::machine::MachineProfile;
-use leaseward_state::server::{Certificate, Exit, FenceLevel, FenceProof, Placement, ServerSpec, Wanted};
+use leaseward_state::machine::{Cordon, MachineProfile};
+use leaseward_state::policy::{Pause, Policy};
+use leaseward_state::server::{Certificate, Exit, FenceLevel, FenceProof, Placement, ServerSpec, ServerStatus, Wanted};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{Command, Entry, FencingToken, MachineName, Reply, ServerName, State, Term, UnixMillis};
 
@@ -18,7 +19,7 @@ pub(crate) struct World {
     observed: Observed,
     clock: u64,
     instance: u128,
-    levels: BTreeMap<MachineName, FenceLevel>,
+    profiles: BTreeMap<MachineName, MachineProfile>,
     /// When this master saw that a copy's right was over, noted apart from the code under test.
     over: BTreeMap<(ServerName, FencingToken), Duration>,
 }
@@ -64,11 +65,18 @@ impl World {
 
     pub(crate) fn clock(&mut self, later_ms: u64) {
         self.clock += later_ms;
-        self.apply(Command::Cordon { machine: machine("m1"), reason: None });
+        // Refused; every entry carries the time.
+        self.apply(Command::RemoveMachine { machine: machine("nobody") });
     }
 
     pub(crate) fn machine(&mut self, name: &str, level: FenceLevel) {
-        self.levels.insert(machine(name), level);
+        self.machine_with(name, |profile| profile.fence = level);
+    }
+
+    pub(crate) fn machine_with(&mut self, name: &str, change: impl FnOnce(&mut MachineProfile)) {
+        let mut profile = MachineProfile { fence: FenceLevel::F2, ..MachineProfile::default() };
+        change(&mut profile);
+        self.profiles.insert(machine(name), profile);
         self.machine_back(name, false);
     }
 
@@ -79,11 +87,10 @@ impl World {
 
     pub(crate) fn machine_back(&mut self, name: &str, swept: bool) {
         self.instance += 1;
-        let fence = self.levels[&machine(name)];
         self.apply(Command::OpenMachine(OpenMachine {
             machine: machine(name),
             incarnation: Incarnation { boot_id: "b".into(), instance: self.instance },
-            profile: MachineProfile { fence, ..MachineProfile::default() },
+            profile: self.profiles[&machine(name)].clone(),
             swept,
             ttl_ms: 3_000,
         }));
@@ -103,7 +110,51 @@ impl World {
     }
 
     pub(crate) fn cordon(&mut self, name: &str, why: &str) {
-        self.apply(Command::Cordon { machine: machine(name), reason: Some(why.into()) });
+        self.cordon_as(name, Cordon { why: why.into(), drains: false, quarantine: false, until: None });
+    }
+
+    pub(crate) fn drain(&mut self, name: &str, why: &str) {
+        self.cordon_as(name, Cordon { why: why.into(), drains: true, quarantine: false, until: None });
+    }
+
+    pub(crate) fn cordon_as(&mut self, name: &str, cordon: Cordon) {
+        self.apply(Command::Cordon { machine: machine(name), cordon: Some(cordon) });
+    }
+
+    pub(crate) fn uncordon(&mut self, name: &str) {
+        self.apply(Command::Cordon { machine: machine(name), cordon: None });
+    }
+
+    pub(crate) fn policy(&mut self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = self.state.policy().clone();
+        change(&mut policy);
+        self.apply(Command::PutPolicy { policy: Box::new(policy), if_version: None });
+    }
+
+    pub(crate) fn pause(&mut self, name: &str, pause: Option<Pause>) {
+        self.apply(Command::Pause { server: server(name), pause });
+    }
+
+    pub(crate) fn restart(&mut self, name: &str) {
+        self.apply(Command::Restart { server: server(name) });
+    }
+
+    pub(crate) fn confirm_dead(&mut self, name: &str) -> Reply {
+        self.apply(Command::ConfirmDead { machine: machine(name), by: "ann".into() })
+    }
+
+    /// It passed its check.
+    pub(crate) fn ready(&mut self, name: &str) {
+        self.report(name, |_| ServerReport::Status { status: ServerStatus::Running { pid: 7 }, restarts: 0 });
+    }
+
+    pub(crate) fn not_started(&mut self, name: &str) {
+        self.report(name, |_| ServerReport::NotStarted { why: "no such file".into() });
+    }
+
+    /// Where it is.
+    pub(crate) fn at(&self, name: &str) -> Option<String> {
+        self.state.server(&server(name))?.assignment().map(|at| at.machine.to_string())
     }
 
     fn report(&mut self, name: &str, report: impl FnOnce(FencingToken) -> ServerReport) {
@@ -129,7 +180,7 @@ impl World {
     }
 
     pub(crate) fn move_to(&mut self, name: &str, to: &str) {
-        self.apply(Command::Move { server: server(name), to: machine(to) });
+        self.apply(Command::Move { server: server(name), to: machine(to), rollback: true });
     }
 
     /// Another member becomes the master: it knows the state, and nothing of what the one before saw.
@@ -145,7 +196,7 @@ impl World {
     }
 
     pub(crate) fn plan(&mut self, term: Term) -> Plan {
-        self.observed.look(&self.state, self.now);
+        self.observed.look(&self.state, self.now, UnixMillis(self.clock));
         plan(&self.state, &self.observed, self.now, term)
     }
 
@@ -201,6 +252,9 @@ impl World {
                 }
                 Command::Settle { server, fence, .. } => format!("settle {server}{}", proof(fence)),
                 Command::GiveUp { server, why, .. } => format!("give up {server}: {why}"),
+                Command::Relocate { server, to, .. } => format!("relocate {server} to {} ({:?})", to.machine, to.cause),
+                Command::Quarantine { machine, cordon, .. } => format!("quarantine {machine}: {}", cordon.why),
+                Command::EndPauses { .. } => "end pauses".to_owned(),
                 other => format!("{other:?}"),
             };
             writeln!(out, "{line}").expect("a string takes it");
