@@ -1,10 +1,18 @@
 //! What can be typed. Every flag is also an environment variable; every command's help ends with examples.
 
+#[path = "args/machine.rs"]
+mod machine;
+#[path = "args/server.rs"]
+mod server;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::machine::{CordonArguments, MachineCommand, MaintenanceCommand, PolicyCommand};
+pub(crate) use self::server::ServerCommand;
 
 /// Exactly one, somewhere: leases with fencing tokens, failover of servers, versioned config on every machine.
 #[derive(Debug, Parser)]
@@ -323,213 +331,6 @@ pub(crate) enum LeaseCommand {
     Revoke {
         /// The lease.
         name: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ServerCommand {
-    /// Lists servers.
-    #[command(after_help = "Examples:\n  leaseward server ls\n  leaseward server ls -o wide")]
-    Ls,
-    /// Shows one server.
-    #[command(after_help = "Examples:\n  leaseward server get pay-1\n  leaseward server get pay-1 -o field=.machine")]
-    Get {
-        /// The server.
-        name: String,
-    },
-    /// Defines servers from TOML files.
-    #[command(
-        after_help = "Examples:\n  leaseward server apply -f pay-1.toml\n  leaseward server apply -f pay-1.toml --dry-run"
-    )]
-    Apply {
-        /// The file.
-        #[arg(short, long = "file", required = true)]
-        files: Vec<PathBuf>,
-    },
-    /// Starts a server, also one that failed.
-    #[command(after_help = "Examples:\n  leaseward server start pay-1\n  leaseward server start pay-1 --no-wait")]
-    Start {
-        /// The server.
-        name: String,
-    },
-    /// Stops a server; it stays stopped.
-    #[command(after_help = "Examples:\n  leaseward server stop pay-1\n  leaseward server stop pay-1 --yes")]
-    Stop {
-        /// The server.
-        name: String,
-    },
-    /// Stops a server and starts it again on its machine.
-    #[command(
-        after_help = "Examples:\n  leaseward server restart pay-1 --dry-run\n  leaseward server restart pay-1 --yes"
-    )]
-    Restart {
-        /// The server.
-        name: String,
-    },
-    /// Moves a server to another machine. It goes back if it cannot be started there.
-    #[command(
-        after_help = "Examples:\n  leaseward server move pay-1 --to m2\n  leaseward server move pay-1 --to m2 --yes"
-    )]
-    Move {
-        /// The server.
-        name: String,
-        /// The machine.
-        #[arg(long)]
-        to: String,
-        /// It does not go back.
-        #[arg(long)]
-        no_rollback: bool,
-    },
-    /// Moves a server to the first of its candidates.
-    #[command(
-        after_help = "Examples:\n  leaseward server failback pay-1 --dry-run\n  leaseward server failback pay-1 --yes"
-    )]
-    Failback {
-        /// The server.
-        name: String,
-    },
-    /// Leaves a server as it is: it is neither restarted nor moved.
-    #[command(
-        after_help = "Examples:\n  leaseward server pause pay-1 -m \"looking at it\" --for 2h\n  leaseward server pause pay-1 -m \"looking at it\" --dry-run"
-    )]
-    Pause {
-        /// The server.
-        name: String,
-        /// Why.
-        #[arg(short, long)]
-        message: String,
-        /// The pause ends by itself after this.
-        #[arg(long = "for", value_parser = crate::duration::parse)]
-        lasting: Option<Duration>,
-    },
-    /// Ends the pause of a server.
-    #[command(after_help = "Examples:\n  leaseward server resume pay-1\n  leaseward server resume pay-1 --dry-run")]
-    Resume {
-        /// The server.
-        name: String,
-    },
-    /// Shows a server's interruptions, each phase by phase.
-    #[command(after_help = "Examples:\n  leaseward server history pay-1\n  leaseward server history pay-1 -o json")]
-    History {
-        /// The server.
-        name: String,
-    },
-    /// Shows what applying a file would change. Exits with 1 if something would.
-    #[command(
-        after_help = "Examples:\n  leaseward server diff -f pay-1.toml\n  leaseward server diff -f pay-1.toml -o json"
-    )]
-    Diff {
-        /// The file.
-        #[arg(short, long)]
-        file: PathBuf,
-    },
-    /// Forgets a stopped server.
-    #[command(after_help = "Examples:\n  leaseward server rm pay-1\n  leaseward server rm pay-1 --dry-run")]
-    Rm {
-        /// The server.
-        name: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MachineCommand {
-    /// Lists machines.
-    #[command(after_help = "Examples:\n  leaseward machine ls\n  leaseward machine ls -o wide")]
-    Ls,
-    /// Shows one machine.
-    #[command(after_help = "Examples:\n  leaseward machine get m1\n  leaseward machine get m1 -o field=.servers")]
-    Get {
-        /// The machine.
-        name: String,
-    },
-    /// Keeps new servers away from a machine.
-    #[command(
-        after_help = "Examples:\n  leaseward machine cordon m2 -m \"new disk\"\n  leaseward machine cordon m2 -m \"new disk\" --dry-run"
-    )]
-    Cordon(CordonArguments),
-    /// Moves every server off a machine, one after the other, and keeps new ones away.
-    #[command(
-        after_help = "Examples:\n  leaseward machine drain m2 -m firmware --for 2h --yes\n  leaseward machine drain m2 -m firmware --dry-run"
-    )]
-    Drain(CordonArguments),
-    /// Keeps new servers away from a machine that is not to be trusted.
-    #[command(
-        after_help = "Examples:\n  leaseward machine quarantine m2 -m \"flapping\" --for 2h\n  leaseward machine quarantine m2 -m \"flapping\" --dry-run"
-    )]
-    Quarantine(CordonArguments),
-    /// Lets servers come to a machine again: ends its cordon, drain or quarantine, and trusts it.
-    #[command(
-        alias = "uncordon",
-        after_help = "Examples:\n  leaseward machine resume m2\n  leaseward machine resume m2 --dry-run"
-    )]
-    Resume {
-        /// The machine.
-        name: String,
-    },
-    /// Says that a lost machine is off: its servers may start elsewhere. If it is not off, they may run twice.
-    #[command(
-        after_help = "Examples:\n  leaseward machine confirm-dead m3 --confirm m3 --dry-run\n  leaseward machine confirm-dead m3 --confirm m3"
-    )]
-    ConfirmDead {
-        /// The machine.
-        name: String,
-        /// Its name once more, where nobody can be asked.
-        #[arg(long)]
-        confirm: Option<String>,
-    },
-    /// Forgets a machine that is gone.
-    #[command(after_help = "Examples:\n  leaseward machine rm m3 --dry-run\n  leaseward machine rm m3")]
-    Rm {
-        /// The machine.
-        name: String,
-    },
-}
-
-/// A machine that is to get nothing new.
-#[derive(Debug, clap::Args)]
-pub(crate) struct CordonArguments {
-    /// The machine.
-    pub(crate) name: String,
-    /// Why.
-    #[arg(short, long)]
-    pub(crate) message: String,
-    /// It ends by itself after this.
-    #[arg(long = "for", value_parser = crate::duration::parse)]
-    pub(crate) lasting: Option<Duration>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MaintenanceCommand {
-    /// Nothing is moved or restarted until it ends. Leases and fences go on.
-    #[command(
-        after_help = "Examples:\n  leaseward maintenance on -m \"new switches\" --for 2h\n  leaseward maintenance on -m \"new switches\" --dry-run"
-    )]
-    On {
-        /// Why.
-        #[arg(short, long)]
-        message: String,
-        /// It ends by itself after this.
-        #[arg(long = "for", value_parser = crate::duration::parse)]
-        lasting: Option<Duration>,
-    },
-    /// Ends it.
-    #[command(after_help = "Examples:\n  leaseward maintenance off\n  leaseward maintenance off --dry-run")]
-    Off,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Shows how carefully the master acts.
-    #[command(after_help = "Examples:\n  leaseward policy get\n  leaseward policy get -o yaml")]
-    Get,
-    /// Changes some of it.
-    #[command(
-        after_help = "Examples:\n  leaseward policy set concurrent_starts=4 brake=5s\n  leaseward policy set candidates=m1,m2 --dry-run"
-    )]
-    Set {
-        /// KEY=VALUE, as `policy get -o yaml` shows them.
-        #[arg(required = true)]
-        values: Vec<String>,
     },
 }
 

@@ -1,7 +1,7 @@
 //! Every command's help ends with two examples, and every example does what its help says.
 
 #[path = "../src/args.rs"]
-#[allow(dead_code, unreachable_pub, reason = "only the shape of the commands is looked at")]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "only the shape of the commands is looked at")]
 mod args;
 #[path = "../src/duration.rs"]
 #[allow(dead_code, reason = "as above")]
@@ -27,7 +27,8 @@ const BEFORE: &[(&str, &str)] = &[
     ),
     ("leaseward server start", "leaseward server stop pay-1"),
     ("leaseward server rm", "leaseward server stop pay-1"),
-    ("leaseward machine uncordon", "leaseward machine cordon m2 -m x"),
+    ("leaseward machine resume", "leaseward machine cordon m2 -m x"),
+    ("leaseward server resume", "leaseward server pause pay-1 -m x"),
     ("leaseward node promote", "leaseward node demote n3"),
     ("leaseward context use", "leaseward context add prod 127.0.0.1:1"),
     ("leaseward context rm", "leaseward context add prod 127.0.0.1:1"),
@@ -58,7 +59,13 @@ const ENDLESS: &[(&str, &str)] = &[
 ];
 
 /// Examples after which the cluster is no longer whole: last, in this order.
-const LAST: &[&str] = &["leaseward machine rm m3", "leaseward node rm n3"];
+const LAST: &[&str] = &[
+    "leaseward machine confirm-dead m3 --confirm m3 --dry-run",
+    "leaseward machine confirm-dead m3 --confirm m3",
+    "leaseward machine rm m3 --dry-run",
+    "leaseward machine rm m3",
+    "leaseward node rm n3",
+];
 
 fn examples(command: &Command) -> Vec<String> {
     let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();

@@ -51,6 +51,11 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// A measured time below ten seconds; configured ones are whole seconds or longer.
+fn is_short_time(word: &str) -> bool {
+    word.strip_suffix("ms").is_some_and(|digits| is_number(digits) && digits.len() <= 4)
+}
+
 fn token(word: &str) -> String {
     let hex = |length: usize| word.len() == length && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let clock = word.len() == 12 && word.as_bytes()[2] == b':' && word.as_bytes()[8] == b'.';
@@ -58,6 +63,8 @@ fn token(word: &str) -> String {
         "<time>".into()
     } else if clock {
         "<clock>".into()
+    } else if is_short_time(word) {
+        "<ms>".into()
     } else if hex(64) || hex(32) {
         "<hash>".into()
     } else if word.strip_prefix("/v1/nodes/").is_some_and(is_number) {

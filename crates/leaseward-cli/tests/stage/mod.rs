@@ -24,7 +24,9 @@ const PAY: &str = "candidates = [\"m1\", \"m2\"]\ncommand = [\"sleep\", \"100000
 const FURNISH: &str = r#"
 leaseward node promote n3
 leaseward node transfer-leader --to n1
-leaseward machine uncordon m2
+leaseward maintenance off
+leaseward machine resume m2
+leaseward server resume pay-1
 test "$(leaseward config history app -o field=.version | head -1)" = 2 || {
     leaseward config rm app
     leaseward config publish app --from ./etc/app -m first
