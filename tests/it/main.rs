@@ -1,6 +1,7 @@
 //! Stories with real processes, real disks, real sockets.
 
 mod bad_input;
+mod care;
 mod crash;
 mod demo;
 mod failover;
@@ -8,4 +9,5 @@ mod forgotten;
 mod leases;
 mod links;
 mod run;
+mod story;
 mod sync;

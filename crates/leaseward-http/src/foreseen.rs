@@ -10,13 +10,14 @@ pub(crate) fn prediction(state: &State, event: String, foreseen: &[Foreseen]) ->
     let servers: Vec<Predicted> = foreseen.iter().map(predicted).collect();
     let out = foreseen.iter().filter(|one| one.to.is_none() && one.why_not.is_some()).count();
     let moved = foreseen.iter().filter(|one| one.from.is_some() && one.to.is_some() && one.from != one.to).count();
-    let longest = foreseen.iter().filter_map(Foreseen::gap_ms).max();
+    let longest = foreseen.iter().filter(|one| one.to.is_some()).filter_map(Foreseen::gap_ms).max();
     let sentence = match (servers.len(), longest) {
         (0, _) => "no server would change".to_owned(),
         (all, longest) => {
             let gap =
                 longest.map_or_else(String::new, |ms| format!("; the longest break {}", Duration::from_millis(ms)));
-            format!("{all} servers would change: {moved} would move, {out} would run nowhere{gap}")
+            let noun = if all == 1 { "server" } else { "servers" };
+            format!("{all} {noun} would change: {moved} would move, {out} would run nowhere{gap}")
         }
     };
     Prediction { revision: state.revision().into(), event, sentence, servers }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use leaseward_node::supervisor::Happened;
-use leaseward_node::{BootInstant, GuardOrder, Guarded, NodeConfig, StartOrder, StopMode, Supervisor};
+use leaseward_node::{BootInstant, Error, GuardOrder, Guarded, NodeConfig, StartOrder, StopMode, Supervisor};
 use leaseward_state::name::{LeaseName, MachineName, ServerName};
 use leaseward_state::server::{Exit, RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
@@ -36,6 +36,26 @@ pub(crate) fn story(dir: &str) {
         let certificate = timeout(PATIENCE, stop).await.expect("in time").expect("stop");
         println!("level {}", leaseward_node::fence::level(true));
         println!("certificate {} {}", certificate.token, certificate.exit);
+    });
+}
+
+/// Starts the server whose specification is in `spec.json`, and waits to be killed. Says `ready` once it executes.
+pub(crate) fn serve(dir: &str) {
+    run(async {
+        let (supervisor, _, _events) = loop {
+            // The one before may still be letting go of the directory.
+            match Supervisor::open(config(Path::new(dir))).await {
+                Err(Error::Busy { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+                opened => break opened.expect("open"),
+            }
+        };
+        let spec = std::fs::read(format!("{dir}/spec.json")).expect("a specification");
+        let spec = serde_json::from_slice(&spec).expect("a specification");
+        let deadline = BootInstant::now() + PATIENCE;
+        let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline };
+        supervisor.start(order).await.expect("start");
+        println!("ready");
+        std::future::pending::<()>().await;
     });
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The agent under attack and its victims are the crate's own (`attack`). Part of no package.
 
+mod address;
 mod agent;
 
 use std::ffi::OsString;
@@ -21,8 +22,11 @@ fn main() -> ExitCode {
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     match (mode.to_str().unwrap_or_default(), rest.as_slice()) {
         ("story", [dir]) => agent::story(dir),
+        ("serve", [dir]) => agent::serve(dir),
         ("guard", [dir, ttl_ms]) => agent::guard(dir, ttl_ms),
         ("run", command) => return agent::run_guarded(command),
+        ("address", [dir, interfaces @ ..]) => address::converse(dir, interfaces),
+        ("echo", [ip, port]) => address::echo(ip, port),
         ("level", []) => println!("{}", leaseward_node::fence::level(true)),
         other => panic!("the lab does not know {other:?}"),
     }

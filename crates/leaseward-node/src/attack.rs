@@ -8,7 +8,7 @@
 //! Left out on purpose: the attacks that need a network, a watchdog or a paused machine.
 
 mod agent;
-mod cgroup;
+pub(crate) mod cgroup;
 mod namespace;
 mod offspring;
 mod round;

@@ -3,9 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use leaseward_state::server::HookStep;
 use leaseward_state::token::FencingToken;
 
 use crate::clock::BootInstant;
+use crate::hook::HookOutcome;
 
 /// Why an operation on this machine failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,18 @@ pub enum Error {
         /// What failed.
         why: String,
     },
+    /// A step around its start failed, and what was begun is undone. No process of it lives.
+    #[error("`{server}` could not be started: {}: {why}", step.name())]
+    Hook {
+        /// The server.
+        server: String,
+        /// The step, done by a hook or by us.
+        step: HookStep,
+        /// What its failure means for this machine and for others.
+        outcome: HookOutcome,
+        /// What failed, with the last lines of output.
+        why: String,
+    },
     /// The shim did not acknowledge in time. Count what was asked as possibly done where that is the dangerous side,
     /// and as not done where that is.
     #[error("the shim of `{server}` does not answer")]
@@ -106,6 +120,9 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
+            Self::Hook { outcome, .. } => {
+                matches!(outcome, HookOutcome::Transient | HookOutcome::TryLater | HookOutcome::Unknown)
+            }
             Self::OtherTokenLives { .. }
             | Self::Stopping { .. }
             | Self::Launch { .. }
@@ -137,6 +154,7 @@ impl Error {
             Self::Busy { .. } => "LW0319",
             Self::Io { .. } => "LW0320",
             Self::Closed => "LW0321",
+            Self::Hook { .. } => "LW0360",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +84,16 @@ impl Files {
         self.path("token")
     }
 
+    /// What stands around the server, from before its mounts until after them.
+    pub(crate) fn around(&self) -> PathBuf {
+        self.path("around")
+    }
+
+    /// The hook that runs for it.
+    pub(crate) fn hook(&self) -> PathBuf {
+        self.path("hook")
+    }
+
     /// Held by the shim and its init: two shims of one server never run at a time.
     pub(crate) fn lock(&self) -> PathBuf {
         self.path("lock")
@@ -99,6 +110,13 @@ impl Files {
         let record: ExitRecord = read(&self.exit()).ok()?;
         (record.init == init && record.order.boot_id == boot_id).then_some(record)
     }
+}
+
+/// Takes a server's lock, for as long as what is returned lives.
+pub(crate) fn lock(path: &Path) -> io::Result<OwnedFd> {
+    let file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file.into())
 }
 
 /// Returns the longest path a run directory may have.

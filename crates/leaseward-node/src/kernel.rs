@@ -78,3 +78,17 @@ pub(crate) fn watch(owned: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by what is returned, which never replaces or closes it.
     Ok(unsafe { AsyncFd::register_with_interest(owned, Interest::READABLE) }?)
 }
+
+/// Has a command start as the leader of a session of its own, inside a cgroup if `procs` opens one.
+pub(crate) fn lead_a_session(command: &mut tokio::process::Command, procs: Option<OwnedFd>) {
+    let before_exec = move || {
+        rustix::process::setsid()?;
+        if let Some(procs) = &procs {
+            // `0` is whoever writes it. Without a cgroup it is found in other ways.
+            let _ = rustix::io::write(procs, b"0");
+        }
+        Ok(())
+    };
+    // SAFETY: system calls only, on what was prepared before.
+    unsafe { command.pre_exec(before_exec) };
+}

@@ -18,7 +18,9 @@
 //! a system daemon outside its namespace to run something for it, or that runs as the agent's own user and turns on
 //! its shim's socket. Servers that are not trusted get a user of their own.
 
+pub mod address;
 pub mod attack;
+mod cgroup;
 pub mod checkup;
 pub mod clock;
 pub mod error;
@@ -26,21 +28,26 @@ pub mod fence;
 mod files;
 pub mod guarded;
 mod health;
+pub mod hook;
 mod kernel;
 mod launch;
 pub mod limits;
 mod link;
+mod mount;
 mod probe;
 mod process;
 mod protocol;
 mod restart;
 pub mod shim;
+mod state_file;
 pub mod supervisor;
+mod surroundings;
 
 pub use clock::{BootInstant, boot_id};
 pub use error::Error;
 pub use files::live_shims;
 pub use guarded::{GuardOrder, Guarded};
+pub use hook::HookOutcome;
 pub use supervisor::{Adopted, Happened, NodeConfig, NodeEvent, StartOrder, StopMode, Supervisor};
 
 /// The result of this crate's operations.

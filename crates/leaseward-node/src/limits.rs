@@ -107,3 +107,58 @@ pub const CHECK_FILES_MIN: u64 = 256;
 
 /// Open files below which many clients are too many.
 pub const CHECK_FILES_LOW: u64 = 1024;
+
+/// Probes for an address before it is claimed. One may be lost on a busy wire.
+pub const ADDRESS_PROBES: u32 = 3;
+
+/// Between two probes, and after the last: three of these are 90 ms, hidden while the old lease runs out. A neighbour
+/// answers within a millisecond.
+pub const ADDRESS_PROBE_WAIT: Duration = Duration::from_millis(30);
+
+/// Between two looks whether a conflict has gone away: a twentieth of what the kernel may lag behind a lifetime.
+pub const ADDRESS_CONFLICT_PAUSE: Duration = Duration::from_millis(50);
+
+/// When an address is announced, counted from the claim: the first frame may be lost while a switch learns.
+pub const ADDRESS_BURST: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(700),
+    Duration::from_millis(1_500),
+];
+
+/// Between later announcements: a switch forgets an idle address after five minutes.
+pub const ADDRESS_REFRESH: Duration = Duration::from_secs(60);
+
+/// How late a lifetime may reach the kernel, which counts from its arrival; a later one is handed over again.
+pub const ADDRESS_HANDOVER_MAX: Duration = Duration::from_millis(100);
+
+/// How long one run of `nft` may take; it takes some milliseconds.
+pub const NFT_WAIT: Duration = Duration::from_secs(2);
+
+/// Connections of a former owner that are woken: 4 096 bare segments are a quarter of a megabyte.
+pub const TICKLES_MAX: usize = 4096;
+
+/// Bytes of a frame that a probe reads: ARP and neighbour discovery are far shorter.
+pub const PROBE_FRAME_BYTES_MAX: usize = 1514;
+
+/// Bytes of a hook's last output that are kept for a reason: what fits an event and a terminal.
+pub const HOOK_TAIL_BYTES: usize = 4096;
+
+/// How long killing a hook's tree may take; what lives after it cannot be killed.
+pub const TREE_KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// After a failed step of a stop, the first wait before it is tried again; each further one is twice as long.
+pub const STUCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest of these waits: whoever frees a mount by hand should not have to wait long.
+pub const STUCK_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// After a hook that asks to be tried later.
+pub const TRY_LATER_PAUSE: Duration = Duration::from_secs(1);
+
+/// Processes that are named as holders of a mount: enough to find the rest.
+pub const HOLDERS_NAMED_MAX: usize = 8;
+
+/// Mounts of one server stacked on the same directory: more is a loop.
+pub const MOUNTS_STACKED_MAX: usize = 16;

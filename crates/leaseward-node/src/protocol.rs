@@ -30,11 +30,25 @@ pub(crate) struct Order {
     pub(crate) work: Work,
 }
 
+impl Order {
+    /// Returns whether both are for the same start under the same token.
+    pub(crate) fn is_same_run(&self, other: &Self) -> bool {
+        (&self.server, self.token, self.attempt) == (&other.server, other.token, other.attempt)
+    }
+}
+
 /// What runs under a shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Work {
     /// A server, which outlives the agent.
-    Server { run_dir: PathBuf, log: PathBuf, spec: Box<ServerSpec> },
+    Server {
+        run_dir: PathBuf,
+        log: PathBuf,
+        spec: Box<ServerSpec>,
+        /// The cgroup that its limits are in force in.
+        #[serde(default)]
+        cgroup: Option<PathBuf>,
+    },
     /// The command on the shim's own command line, with the caller's terminal and environment. It is stopped when
     /// the caller goes.
     Command,

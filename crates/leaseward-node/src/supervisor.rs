@@ -2,10 +2,12 @@
 //!
 //! Must stay true: one task owns everything; handles only send it commands. A server is started only with a token at
 //! least as great as any seen on this machine, with a deadline that has not passed, and when no other copy of it
-//! lives here. A restart in place keeps the token. Left out on purpose: leases (the caller renews and extends),
-//! addresses, mounts and hooks.
+//! lives here. A restart in place keeps the token. A server's end is told to nobody before what surrounds it is taken
+//! down (`surroundings.rs`). Left out on purpose: leases (the caller renews and extends), and the hooks `prepare`
+//! and `fence`, which belong to no run.
 
 mod adopt;
+mod around;
 mod entry;
 mod life;
 mod owner;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use leaseward_state::name::{MachineName, ServerName};
-use leaseward_state::server::{Certificate, Exit, ServerSpec};
+use leaseward_state::server::{Certificate, Exit, HookStep, ServerSpec};
 use leaseward_state::token::FencingToken;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +27,7 @@ use crate::Result;
 use crate::clock::BootInstant;
 use crate::error::{Error, io_error};
 use crate::files;
+use crate::hook::HookOutcome;
 use crate::limits::{COMMANDS_WAITING_MAX, EVENTS_WAITING_MAX, LOG_TAIL_BYTES_MAX};
 use owner::{Command, Owner};
 
@@ -131,7 +134,25 @@ pub enum Happened {
         /// What was seen.
         why: String,
     },
-    /// Every process of it is gone.
+    /// A step around its start failed while nobody waited for that start: at a restart in place, or `post_start`.
+    /// What follows is told next.
+    HookFailed {
+        /// The step.
+        step: HookStep,
+        /// What it means for this machine and for others.
+        outcome: HookOutcome,
+        /// What failed.
+        why: String,
+    },
+    /// A step of its stop failed. But for `pre_stop`, which is not repeated, the stop goes on only after it: it is
+    /// tried again and again, and nothing of its end is told meanwhile. Told again when the reason changes.
+    Stuck {
+        /// The step.
+        step: HookStep,
+        /// What is in the way.
+        why: String,
+    },
+    /// Every process of it is gone, and unless it is restarted here, so is what surrounded it.
     Exited {
         /// How its main process ended.
         exit: Exit,
@@ -163,7 +184,7 @@ pub enum Phase {
     Starting,
     /// It passed its check.
     Ready,
-    /// It is being stopped or killed.
+    /// It is being stopped or killed, or is dead, and what surrounded it is being taken down.
     Stopping,
     /// It is gone and waits for its restart in place.
     Waiting,
@@ -188,7 +209,7 @@ pub struct ServerReport {
     pub deadline: BootInstant,
     /// What the last check saw; `None` before it.
     pub last_check: Option<Result<(), String>>,
-    /// The proof of its last end, if it does not execute.
+    /// The proof of its last end, if it does not execute and nothing that surrounded it may still stand.
     pub certificate: Option<Certificate>,
 }
 
@@ -227,7 +248,8 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`Error::StaleToken`], [`Error::OtherTokenLives`], [`Error::Stopping`], [`Error::DeadlinePassed`],
-    /// [`Error::BadOrder`]; [`Error::Launch`] when it could not be executed, and then no process of it lives.
+    /// [`Error::BadOrder`]; [`Error::Launch`] when it could not be executed and [`Error::Hook`] when a step before that
+    /// failed, and then no process of it lives and nothing around it stands.
     pub async fn start(&self, order: StartOrder) -> Result<Started> {
         self.ask(|answer| Command::Start(Box::new(order), answer)).await?
     }
@@ -259,7 +281,8 @@ impl Supervisor {
 
     /// Stops a server and returns the kernel's proof that every process of it is gone; at once if it is over
     /// already. Needs neither the server's nor the shim's help, but waits as long as the kernel needs: a process in
-    /// uninterruptible sleep may take forever. Dropped half way, the stop goes on.
+    /// uninterruptible sleep may take forever, and so may a mount that somebody else keeps busy
+    /// ([`Happened::Stuck`]). Dropped half way, the stop goes on.
     ///
     /// # Errors
     /// [`Error::NotHere`] if it is not known here under this token.

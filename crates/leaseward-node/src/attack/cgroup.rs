@@ -72,7 +72,7 @@ impl Drop for Cgroup {
 }
 
 /// Returns where the unified hierarchy is mounted.
-fn mounted(mounts: &str) -> Option<PathBuf> {
+pub(crate) fn mounted(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
@@ -81,7 +81,7 @@ fn mounted(mounts: &str) -> Option<PathBuf> {
 }
 
 /// Returns where in it this process is.
-fn own(cgroups: &str) -> Option<&str> {
+pub(crate) fn own(cgroups: &str) -> Option<&str> {
     cgroups.lines().find_map(|line| line.strip_prefix("0::"))
 }
 

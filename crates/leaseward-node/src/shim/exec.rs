@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{Gid, Uid, User};
+use rustix::fs::{Mode, OFlags};
 
 use crate::kernel;
 use crate::protocol::{Order, Work};
@@ -29,6 +30,8 @@ pub(super) struct Job {
     log: Option<File>,
     /// Whether it leads a session of its own.
     own_session: bool,
+    /// Where it enters the cgroup of its limits.
+    entrance: Option<CString>,
 }
 
 struct Identity {
@@ -56,10 +59,11 @@ impl Job {
                     user: None,
                     log: None,
                     own_session: false,
+                    entrance: None,
                 };
                 Ok((job, None))
             }
-            Work::Server { log, spec, .. } => {
+            Work::Server { log, spec, cgroup, .. } => {
                 let open = || {
                     crate::files::open_log(log, crate::limits::LOG_BYTES_MAX)
                         .map_err(|e| format!("open {}: {e}", log.display()))
@@ -67,6 +71,9 @@ impl Job {
                 let environment = environment(order).into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
                 let user = spec.user.as_deref().map(identity).transpose()?.flatten();
                 let directory = c_string(spec.directory.clone().unwrap_or_else(|| "/".to_owned()))?;
+                let entrance =
+                    cgroup.as_ref().map(|path| path.join("cgroup.procs").into_os_string().into_encoded_bytes());
+                let entrance = entrance.map(CString::new).transpose().map_err(|_| "a path holds a NUL")?;
                 let job = |command: &[String], user| {
                     Ok::<_, String>(Self {
                         argv: command.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
@@ -75,6 +82,7 @@ impl Job {
                         user,
                         log: Some(open()?),
                         own_session: true,
+                        entrance: entrance.clone(),
                     })
                 };
                 let stop = if spec.stop_command.is_empty() {
@@ -126,6 +134,9 @@ impl Job {
             nix::unistd::dup2_stdout(log).map_err(step("redirect output"))?;
             nix::unistd::dup2_stderr(log).map_err(step("redirect output"))?;
         }
+        if let Some(entrance) = &self.entrance {
+            enter(entrance).map_err(|e| format!("enter {}: {e}", entrance.to_string_lossy()))?;
+        }
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
         kernel::schedule_ordinary().map_err(|e| format!("leave the real-time class: {e}"))?;
         if let Some(user) = &self.user {
@@ -140,6 +151,13 @@ impl Job {
         nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
             .map_err(step("unblock signals"))
     }
+}
+
+/// Moves this process into a cgroup: `0` is whoever writes it.
+fn enter(entrance: &CString) -> io::Result<()> {
+    let file = rustix::fs::open(entrance.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, b"0")?;
+    Ok(())
 }
 
 /// Puts `/dev/null` on standard input.

@@ -132,11 +132,7 @@ fn check(order: &Order, boot_id: &str, now: BootInstant) -> Result<(), String> {
 /// Takes the server's lock for as long as the shim or its init lives.
 fn lock(files: &Files) -> Result<OwnedFd, String> {
     let path = files.lock();
-    let file = std::fs::File::options().create(true).append(true).open(&path);
-    let file = file.map_err(|e| format!("open {}: {e}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|e| format!("another shim of this server lives: lock {}: {e}", path.display()))?;
-    Ok(file.into())
+    files::lock(&path).map_err(|e| format!("another shim of this server lives: lock {}: {e}", path.display()))
 }
 
 /// Listens on the server's socket; under the lock, so an old one is a dead shim's.

@@ -11,7 +11,7 @@ use std::path::Path;
 use leaseward_state::name::ServerName;
 use leaseward_state::server::{Certificate, Exit};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::owner::Owner;
 use super::{Adopted, NodeConfig, NodeEvent};
@@ -21,7 +21,8 @@ use crate::error::{Error, io_error};
 use crate::files::{self, ExitRecord, Files, Live};
 use crate::launch;
 use crate::process::Pidfd;
-use crate::protocol::Work;
+use crate::protocol::{Order, Work};
+use crate::surroundings;
 
 impl Owner {
     /// Takes over the run directory.
@@ -107,10 +108,27 @@ impl Owner {
     /// Takes in the record of an end, if it is of this boot; removes what is not.
     fn take_over_end(&mut self, files: &Files) -> Result<()> {
         files.forget_live();
-        let Ok(record) = files::read::<ExitRecord>(&files.exit()) else {
+        let ended = files::read::<ExitRecord>(&files.exit()).ok();
+        let stands = surroundings::record(files).unwrap_or_else(|why| {
+            error!(why, "nobody knows what stands around a server: look for its mounts and addresses by hand");
+            None
+        });
+        if let Some(stands) = stands {
+            if stands.order.boot_id != self.boot_id {
+                // A boot leaves no mount, no address and no process.
+                for path in [files.around(), files.hook()] {
+                    let _ = fs::remove_file(path);
+                }
+            } else if !ended.as_ref().is_some_and(|ended| ended.order.is_same_run(&stands.order)) {
+                // Its agent was killed before its shim let it run: without a record no shim did, and none will while
+                // the way down holds the server's lock.
+                self.take_over_beginning(stands.order);
+                return Ok(());
+            }
+        }
+        let Some(ExitRecord { order, at, exit, .. }) = ended else {
             return Ok(());
         };
-        let ExitRecord { order, at, exit, .. } = record;
         if order.boot_id != self.boot_id {
             return fs::remove_file(files.exit()).map_err(io_error("remove", files.exit()));
         }
@@ -121,6 +139,18 @@ impl Owner {
         let certificate = Certificate { token, boot_id, proven_at_boottime_ns: at.0, exit };
         self.adopt_end(&name, *spec, order.attempt, certificate);
         Ok(())
+    }
+}
+
+impl Owner {
+    /// Takes in a server that never ran, but whose surroundings may stand.
+    fn take_over_beginning(&mut self, order: Order) {
+        let (Work::Server { spec, .. }, Ok(name)) = (order.work, ServerName::new(order.server)) else {
+            return;
+        };
+        let (token, boot_id, now) = (order.token, order.boot_id, BootInstant::now());
+        let certificate = Certificate { token, boot_id, proven_at_boottime_ns: now.0, exit: Exit::Unseen };
+        self.adopt_end(&name, *spec, order.attempt, certificate);
     }
 }
 
@@ -144,7 +174,8 @@ fn servers(run_dir: &Path) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for file in fs::read_dir(run_dir).map_err(io_error("list", run_dir))? {
         let path = file.map_err(io_error("list", run_dir))?.path();
-        let known = path.extension().is_some_and(|e| e == "sock" || e == "live" || e == "exit");
+        let known =
+            path.extension().is_some_and(|e| ["sock", "live", "exit", "around"].iter().any(|known| e == *known));
         if let (true, Some(stem)) = (known, path.file_stem().and_then(|stem| stem.to_str())) {
             found.insert(stem.to_owned());
         }

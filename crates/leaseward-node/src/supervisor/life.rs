@@ -9,18 +9,23 @@ use leaseward_state::name::ServerName;
 use leaseward_state::server::{Certificate, Exit, ServerSpec};
 use tracing::{info, warn};
 
-use super::entry::{Entry, Notice, State, order};
+use super::around::{is_hopeless_here, refusal};
+use super::entry::{Conclusion, Entry, Notice, State, order};
 use super::owner::Owner;
 use super::{Happened, Started, StopMode};
 use crate::clock::BootInstant;
 use crate::error::Error;
 use crate::files::Files;
 use crate::health::{self, Verdict};
+use crate::hook::HookOutcome;
 use crate::launch::{self, Running};
+use crate::limits::TRY_LATER_PAUSE;
 use crate::probe::Scene;
 use crate::protocol::{Order, Request};
 use crate::restart::{self, Next};
 use crate::shim::marks;
+use crate::state_file::Word;
+use crate::surroundings::{self, Failure};
 
 impl Owner {
     /// Takes in what a task says, unless it speaks of an older run.
@@ -30,7 +35,11 @@ impl Owner {
         }
         match notice {
             Notice::Launched(Ok(running)) => self.launched(server, running),
-            Notice::Launched(Err(why)) => self.not_launched(server, why),
+            Notice::Launched(Err(failure)) => self.not_launched(server, failure),
+            Notice::Greeted(outcome) => self.greeted(server, outcome),
+            Notice::LeftRudely(failure) => self.emit_stuck(server, failure),
+            Notice::Down(outcome) => self.taken_down(server, outcome),
+            Notice::DownDue => self.take_down(server),
             Notice::Looked(look, verdict) => self.looked(server, look, verdict),
             Notice::Ended { at, exit } => self.ended(server, at, exit),
             Notice::RestartDue => self.restart(server),
@@ -48,8 +57,7 @@ impl Owner {
         for starter in entry.starters.drain(..) {
             let _ = starter.send(Ok(started));
         }
-        let ready = entry.spec.check.is_none();
-        entry.state = State::Running { pid, ready, link: link.clone(), init: init.clone(), checks: None };
+        entry.state = State::Running { pid, ready: false, link: link.clone(), init: init.clone(), checks: None };
         info!(%server, token = %entry.token, pid, attempt = entry.attempt, "server started");
         if entry.deadline > status.deadline {
             let (token, deadline, boot_id) = (entry.token, entry.deadline, self.boot_id.clone());
@@ -63,8 +71,8 @@ impl Owner {
         let (run, spec, stop) = (entry.run, entry.spec.clone(), entry.stop);
         let order = order(&self.config, &self.boot_id, server, entry);
         self.emit(server, Happened::Started { pid });
-        if ready {
-            self.emit(server, Happened::Ready { pid });
+        if spec.check.is_none() {
+            self.greet(server);
         }
         let files = Files::of(&self.config.run_dir, server.as_str());
         self.send_later(server, run, async move {
@@ -89,25 +97,21 @@ impl Owner {
         }
     }
 
-    fn not_launched(&mut self, server: &ServerName, why: String) {
-        let now = BootInstant::now();
-        let certificate = self.certificate(server, now, Exit::Code(127));
+    fn not_launched(&mut self, server: &ServerName, failure: Failure) {
+        let certificate = self.certificate(server, BootInstant::now(), Exit::Code(127));
         let Some(entry) = self.entries.get_mut(server) else {
             return;
         };
-        warn!(%server, token = %entry.token, why, "server could not be started");
+        warn!(%server, token = %entry.token, why = failure.why, "server could not be started");
         entry.certificate = Some(certificate.clone());
-        if !entry.starters.is_empty() {
-            // Whoever ordered it hears it first-hand and decides.
-            entry.state = State::Over;
-            for starter in entry.starters.drain(..) {
-                let _ = starter.send(Err(Error::Launch { server: server.to_string(), why: why.clone() }));
-            }
-            entry.answer_stopped(&certificate);
+        if entry.starters.is_empty() {
+            self.blame(server, failure);
+            self.after_end(server, certificate);
             return;
         }
-        entry.hung = Some(why);
-        self.after_end(server, certificate);
+        // Whoever ordered it hears it first-hand and decides.
+        let refuse = refusal(server, entry, failure);
+        self.settle(server, Conclusion { tell: Vec::new(), refuse, word: Some(Word::FailedNotRestartable) });
     }
 
     fn looked(&mut self, server: &ServerName, look: Result<(), String>, verdict: Verdict) {
@@ -121,11 +125,11 @@ impl Owner {
         let pid = *pid;
         match verdict {
             Verdict::Same => {}
-            Verdict::Good => {
-                *ready = true;
-                info!(%server, token = %entry.token, pid, "server ready");
+            Verdict::Good if *ready => {
+                info!(%server, token = %entry.token, pid, "server healthy again");
                 self.emit(server, Happened::Ready { pid });
             }
+            Verdict::Good => self.greet(server),
             Verdict::Ailing(why) => {
                 warn!(%server, token = %entry.token, why, "server unhealthy");
                 self.emit(server, Happened::Unhealthy { why });
@@ -148,6 +152,7 @@ impl Owner {
             checks.abort();
         }
         info!(%server, token = %entry.token, %exit, "server ended");
+        entry.call_off();
         entry.certificate = Some(certificate.clone());
         self.after_end(server, certificate);
     }
@@ -160,19 +165,25 @@ impl Owner {
         let now = BootInstant::now();
         let exit = certificate.exit;
         let exited = |restarts_in| Happened::Exited { exit, certificate: certificate.clone(), restarts_in };
-        entry.state = State::Over;
+        let name = server.to_string();
+        let refuse = Box::new(move || Error::Stopping { server: name.clone() });
+        let conclude = |tell, word| Conclusion { tell, refuse, word: Some(word) };
         if entry.stop.is_some() {
-            entry.answer_stopped(&certificate);
-            self.emit(server, exited(None));
+            self.settle(server, conclude(vec![exited(None)], Word::Shutdown));
             return;
         }
         if entry.deadline <= now {
             warn!(%server, token = %entry.token, "server ended by its deadline");
-            self.emit(server, exited(None));
-            self.emit(server, Happened::DeadlinePassed { certificate });
+            let tell = vec![exited(None), Happened::DeadlinePassed { certificate }];
+            self.settle(server, conclude(tell, Word::FailedMigratable));
             return;
         }
-        match restart::next(&entry.spec.restart, &mut entry.restarts, now) {
+        let next = match entry.outcome {
+            Some(HookOutcome::TryLater) => Next::Restart(TRY_LATER_PAUSE),
+            Some(outcome) if is_hopeless_here(outcome) => Next::GiveUp,
+            _ => restart::next(&entry.spec.restart, &mut entry.restarts, now),
+        };
+        match next {
             Next::Restart(wait) => {
                 entry.state = State::Waiting;
                 let run = entry.run;
@@ -186,8 +197,8 @@ impl Owner {
                 let last = entry.hung.clone().unwrap_or_else(|| exit.to_string());
                 let why = format!("{last}, after {} restarts in place", entry.restarts.len());
                 warn!(%server, token = %entry.token, why, "gave up on server");
-                self.emit(server, exited(None));
-                self.emit(server, Happened::GaveUp { why, certificate });
+                let tell = vec![exited(None), Happened::GaveUp { why, certificate }];
+                self.settle(server, conclude(tell, Word::FailedNotRestartable));
             }
         }
     }
@@ -200,14 +211,11 @@ impl Owner {
             return;
         }
         if entry.deadline <= BootInstant::now() {
-            entry.state = State::Over;
-            let deadline = entry.deadline;
-            for starter in entry.starters.drain(..) {
-                let _ = starter.send(Err(Error::DeadlinePassed { server: server.to_string(), deadline }));
-            }
-            if let Some(certificate) = entry.certificate.clone() {
-                self.emit(server, Happened::DeadlinePassed { certificate });
-            }
+            let (deadline, name) = (entry.deadline, server.to_string());
+            let refuse = Box::new(move || Error::DeadlinePassed { server: name.clone(), deadline });
+            let certificate = entry.certificate.clone();
+            let tell = certificate.map(|certificate| Happened::DeadlinePassed { certificate }).into_iter().collect();
+            self.settle(server, Conclusion { tell, refuse, word: Some(Word::FailedMigratable) });
             return;
         }
         entry.attempt += 1;
@@ -226,10 +234,18 @@ impl Owner {
 
     /// Takes in the end of a server that no agent may have reported.
     pub(super) fn adopt_end(&mut self, server: &ServerName, spec: ServerSpec, attempt: u32, certificate: Certificate) {
+        self.runs += 1;
         let mut entry = Entry::new(certificate.token, spec, BootInstant(0), attempt);
-        entry.state = State::Over;
+        entry.run = self.runs;
+        entry.state = State::Over(None);
         entry.certificate = Some(certificate.clone());
         self.entries.insert(server.clone(), entry);
-        self.emit(server, Happened::Exited { exit: certificate.exit, certificate, restarts_in: None });
+        // What still stands says that its end was never told.
+        let files = Files::of(&self.config.run_dir, server.as_str());
+        let word = (!matches!(surroundings::record(&files), Ok(None))).then_some(Word::FailedMigratable);
+        let tell = vec![Happened::Exited { exit: certificate.exit, certificate, restarts_in: None }];
+        let name = server.to_string();
+        let refuse = Box::new(move || Error::Stopping { server: name.clone() });
+        self.settle(server, Conclusion { tell, refuse, word });
     }
 }

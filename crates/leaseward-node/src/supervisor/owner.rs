@@ -10,19 +10,21 @@ use std::fs::File;
 use leaseward_state::name::ServerName;
 use leaseward_state::server::{Certificate, Exit};
 use leaseward_state::token::FencingToken;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::error;
 
-use super::entry::{Entry, Notice, State, check, order};
+use super::around::launch_in;
+use super::entry::{Conclusion, Entry, Notice, State, check, order};
 use super::{Happened, NodeConfig, NodeEvent, ServerReport, StartOrder, Started, StopMode};
 use crate::Result;
 use crate::clock::BootInstant;
 use crate::error::{Error, io_error};
 use crate::files::{self, Files, Seen};
-use crate::launch::{self, Lent, Program};
-use crate::limits::{NOTICES_WAITING_MAX, SHIM_LOG_BYTES_MAX, STOP_MARGIN};
+use crate::launch::Program;
+use crate::limits::{NOTICES_WAITING_MAX, STOP_MARGIN};
 use crate::protocol::Request;
+use crate::state_file::{StateFile, Word};
 
 type Extended = Vec<(ServerName, Result<()>)>;
 
@@ -55,6 +57,7 @@ pub(super) struct Owner {
     pub(super) notices: mpsc::Sender<(ServerName, u64, Notice)>,
     noticed: mpsc::Receiver<(ServerName, u64, Notice)>,
     pub(super) tasks: JoinSet<()>,
+    pub(super) state_files: BTreeMap<ServerName, StateFile>,
     /// Held as long as we own the run directory.
     _lock: File,
 }
@@ -72,6 +75,7 @@ impl Owner {
             notices,
             noticed,
             tasks: JoinSet::new(),
+            state_files: BTreeMap::new(),
             _lock: lock,
         }
     }
@@ -79,6 +83,7 @@ impl Owner {
     /// Runs until the last handle is gone. Servers live on.
     pub(super) async fn run(mut self, mut ordered: mpsc::Receiver<Command>) {
         loop {
+            self.tell_states();
             tokio::select! {
                 command = ordered.recv() => match command {
                     Some(command) => self.obey(command),
@@ -125,7 +130,11 @@ impl Owner {
                     entry.starters.push(answer);
                     return;
                 }
-                State::Over => entry.attempt + 1,
+                State::Ending { .. } => {
+                    let _ = answer.send(Err(Error::Stopping { server: server.to_string() }));
+                    return;
+                }
+                State::Over(_) => entry.attempt + 1,
             },
             _ => 0,
         };
@@ -153,7 +162,7 @@ impl Owner {
         if *deadline <= BootInstant::now() {
             return Err(Error::DeadlinePassed { server: name(), deadline: *deadline });
         }
-        if let Some(entry) = self.entries.get(server).filter(|entry| !matches!(entry.state, State::Over)) {
+        if let Some(entry) = self.entries.get(server).filter(|entry| !matches!(entry.state, State::Over(_))) {
             if entry.token != *token {
                 return Err(Error::OtherTokenLives { server: name(), token: entry.token });
             }
@@ -175,18 +184,19 @@ impl Owner {
         };
         entry.run = self.runs;
         entry.state = State::Launching;
-        (entry.last_check, entry.hung) = (None, None);
+        (entry.last_check, entry.hung, entry.outcome) = (None, None, None);
+        (entry.took_leave, entry.greeting, entry.came_up) = (false, false, false);
+        entry.until = watch::channel(entry.deadline).0;
+        let until = entry.until.subscribe();
         let program = Program { exe: self.config.shim_exe.clone(), arguments: self.config.shim_arguments.clone() };
         let order = order(&self.config, &self.boot_id, server, entry);
         let log = self.config.log_dir.join(format!("{server}.shim"));
-        let run = entry.run;
-        self.send_later(server, run, async move {
-            let log = files::open_log(&log, SHIM_LOG_BYTES_MAX).map_err(|e| format!("open {}: {e}", log.display()));
-            Notice::Launched(match log {
-                Ok(log) => launch::launch(&program, &order, Lent::default(), Some(log)).await,
-                Err(why) => Err(why),
-            })
-        });
+        let (run, turn) = (entry.run, entry.turn.clone());
+        self.send_later(
+            server,
+            run,
+            async move { Notice::Launched(launch_in(&program, order, &log, turn, &until).await) },
+        );
     }
 
     /// Runs a task whose outcome concerns one run.
@@ -213,7 +223,7 @@ impl Owner {
         let mut asks = JoinSet::new();
         let all = only.is_none();
         let found = self.entries.iter_mut().filter(|(server, entry)| {
-            !matches!(entry.state, State::Over)
+            !matches!(entry.state, State::Over(_))
                 && only.as_ref().is_none_or(|(name, token)| name == *server && *token == entry.token)
         });
         let mut any = false;
@@ -221,6 +231,11 @@ impl Owner {
             any = true;
             // Noted before it is sent: an extension that is not acknowledged may be in force.
             entry.deadline = entry.deadline.max(deadline);
+            entry.until.send_if_modified(|at| {
+                let moves = *at > BootInstant(0) && *at < deadline;
+                *at = if moves { deadline } else { *at };
+                moves
+            });
             let (token, boot_id, server) = (entry.token, self.boot_id.clone(), server.clone());
             match &entry.state {
                 State::Running { link, .. } => {
@@ -258,15 +273,15 @@ impl Owner {
         entry.stop = Some(mode);
         entry.stopped.push(answer);
         match (&entry.state, entry.certificate.clone()) {
-            (State::Over | State::Waiting, Some(certificate)) => {
-                entry.state = State::Over;
-                for starter in entry.starters.drain(..) {
-                    let _ = starter.send(Err(Error::Stopping { server: server.to_string() }));
-                }
-                entry.answer_stopped(&certificate);
+            (State::Over(_), Some(certificate)) => entry.answer_stopped(&certificate),
+            (State::Waiting, _) => {
+                let name = server.to_string();
+                let refuse = Box::new(move || Error::Stopping { server: name.clone() });
+                self.settle(server, Conclusion { tell: Vec::new(), refuse, word: Some(Word::Shutdown) });
             }
             (State::Running { .. }, _) => self.end(server, mode),
-            // A launch that is under way is ended when it has come to its end.
+            // A launch that is under way is ended when it has come to its end, which is now, if it can be.
+            (State::Launching, _) => entry.call_off(),
             _ => {}
         }
         Ok(answered)
@@ -281,9 +296,13 @@ impl Owner {
             return;
         };
         let (link, init, token) = (link.clone(), init.clone(), entry.token);
+        let leave = matches!(mode, StopMode::Graceful { .. }).then(|| self.leave(server));
         self.tasks.spawn(async move {
             let kill = || init.iter().for_each(|init| init.kill());
             if let StopMode::Graceful { grace } = mode {
+                if let Some(leave) = leave {
+                    leave.await;
+                }
                 let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
                 // A shim that does not answer cannot ask the server, either.
                 if link.ask(Request::Stop { token, grace_ms }).await.is_ok() {

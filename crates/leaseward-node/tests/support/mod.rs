@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub(crate) mod around;
 pub(crate) mod node;
 
 use std::io::{BufRead, BufReader, Write};

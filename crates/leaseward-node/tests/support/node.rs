@@ -82,6 +82,8 @@ pub(crate) async fn words(events: &mut Receiver<NodeEvent>, last: &str) -> Vec<S
             },
             Happened::GaveUp { .. } => "gave up".to_owned(),
             Happened::DeadlinePassed { .. } => "deadline passed".to_owned(),
+            Happened::HookFailed { step, outcome, .. } => format!("{} {outcome}", step.name()),
+            Happened::Stuck { step, .. } => format!("stuck at {}", step.name()),
             other => panic!("{other:?}"),
         };
         words.push(format!("{attempt}: {word}"));

@@ -1,0 +1,162 @@
+//! What is mounted here, by the kernel's own table; and who keeps a mount busy.
+//!
+//! Must stay true: a mount counts as gone only when neither our mount table nor, where it says so, that of another
+//! process has it. Nothing is ever unmounted lazily. A file system is told from another by its device, however the
+//! operator wrote it: by path, by link, by label, or as the file behind a loop device. Reading a table touches no
+//! file system that is mounted, so a dead server of a remote one does not hang us here.
+
+mod holders;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use leaseward_state::server::Mount;
+use nix::mount::MsFlags;
+use tracing::{info, warn};
+
+pub(crate) use holders::{holders, mounted_elsewhere};
+
+/// One line of a mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    pub(crate) point: PathBuf,
+    pub(crate) source: String,
+    /// Whether what is mounted below it is also mounted in copies of it in other mount namespaces.
+    shared: bool,
+}
+
+/// Reads this process's mount table, in the order of mounting: of several at one place the last one is on top.
+pub(crate) fn table() -> io::Result<Vec<Mounted>> {
+    Ok(parse(&fs::read_to_string("/proc/self/mountinfo")?))
+}
+
+fn parse(text: &str) -> Vec<Mounted> {
+    let line = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ');
+        let point = PathBuf::from(unescape(left.nth(4)?));
+        let shared = left.skip(1).any(|tag| tag.starts_with("shared:"));
+        let source = unescape(right.split(' ').nth(1)?).to_string_lossy().into_owned();
+        Some(Mounted { point, source, shared })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// The kernel writes a space, a tab, a newline and a backslash as three octal digits.
+fn unescape(field: &str) -> OsString {
+    let (bytes, mut plain) = (field.as_bytes(), Vec::new());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = field.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
+        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                at += 4;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(plain)
+}
+
+/// Returns a place as the mount table names it. Looks at its parents only.
+pub(crate) fn place(at: &str) -> PathBuf {
+    let at = Path::new(at);
+    let resolved =
+        at.parent().zip(at.file_name()).and_then(|(parent, name)| Some(parent.canonicalize().ok()?.join(name)));
+    resolved.unwrap_or_else(|| at.to_owned())
+}
+
+/// Returns whether a line of a table is what `mount` asks for.
+pub(crate) fn is_from(found: &Mounted, mount: &Mount) -> bool {
+    if mount.options.iter().any(|option| option == "bind" || option == "rbind") {
+        let inode = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        return inode(Path::new(&mount.device)).is_some_and(|wanted| inode(&found.point) == Some(wanted));
+    }
+    if found.source == mount.device || found.source.trim_end_matches('/') == mount.device.trim_end_matches('/') {
+        return true;
+    }
+    let Ok(wanted) = device(&mount.device).canonicalize() else { return false };
+    let source = Path::new(&found.source);
+    source.canonicalize().is_ok_and(|source| source == wanted)
+        || backing_file(source).is_some_and(|file| file == wanted)
+}
+
+/// Returns the path of a device that is named by a label or an id.
+fn device(name: &str) -> PathBuf {
+    for (tag, dir) in
+        [("UUID=", "by-uuid"), ("LABEL=", "by-label"), ("PARTUUID=", "by-partuuid"), ("PARTLABEL=", "by-partlabel")]
+    {
+        if let Some(value) = name.strip_prefix(tag) {
+            return Path::new("/dev/disk").join(dir).join(value.trim_matches('"'));
+        }
+    }
+    PathBuf::from(name)
+}
+
+/// Returns the file behind a loop device.
+fn backing_file(source: &Path) -> Option<PathBuf> {
+    let name = source.strip_prefix("/dev").ok()?.to_str().filter(|name| name.starts_with("loop"))?;
+    let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    Some(PathBuf::from(file.trim_end_matches('\n')))
+}
+
+/// Sees to it that what is unmounted here is also unmounted in the mount namespaces of servers that start later: they
+/// copy the table, and a copy that stays keeps the device in use. systemd does this for the whole machine; where
+/// nobody did, the file system that `point` lies in is made shared.
+pub(crate) fn let_unmounts_spread(table: &[Mounted], point: &Path) {
+    let around = table.iter().filter(|found| point.starts_with(&found.point));
+    let Some(around) = around.max_by_key(|found| found.point.as_os_str().len()) else { return };
+    if around.shared {
+        return;
+    }
+    let none = None::<&str>;
+    match nix::mount::mount(none, &around.point, none, MsFlags::MS_SHARED, none) {
+        Ok(()) => info!(at = %around.point.display(), "made shared, so that unmounts reach every server's namespace"),
+        Err(errno) => warn!(at = %around.point.display(), why = errno.desc(), "cannot be made shared"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_read_with_its_escapes_and_tags() {
+        let text = "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+                    30 27 0:30 /x /a\\040b rw - tmpfs none rw\n\
+                    31 27 0:31 / /c rw shared:2 master:1 - nfs host:/e rw\nnonsense\n";
+        let line = |point: &str, source: &str, shared| Mounted { point: point.into(), source: source.into(), shared };
+        assert_eq!(
+            parse(text),
+            [line("/", "/dev/vda", true), line("/a b", "none", false), line("/c", "host:/e", true)]
+        );
+    }
+
+    #[test]
+    fn a_device_is_known_by_each_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
+        fs::write(&disk, "").unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        let found = |source: &str| Mounted { point: "/x".into(), source: source.into(), shared: false };
+        let mount = |device: &str| Mount {
+            device: device.into(),
+            at: "/x".into(),
+            fs_type: "ext4".into(),
+            options: Vec::new(),
+        };
+        assert!(is_from(&found(disk.to_str().unwrap()), &mount(link.to_str().unwrap())));
+        assert!(is_from(&found("host:/export"), &mount("host:/export/")));
+        assert!(!is_from(&found("host:/export"), &mount("host:/other")));
+        assert!(!is_from(&found("/dev/sdb1"), &mount(disk.to_str().unwrap())));
+        assert_eq!(device("LABEL=\"data\""), Path::new("/dev/disk/by-label/data"));
+    }
+}
