@@ -131,6 +131,7 @@ fn config(dir: &Path) -> NodeConfig {
         shim_arguments: vec!["shim".into()],
         machine: MachineName::new("m1").expect("a name"),
         real_time: true,
+        interfaces: std::collections::BTreeMap::new(),
     }
 }
 

@@ -48,7 +48,7 @@ pub use error::Error;
 pub use files::live_shims;
 pub use guarded::{GuardOrder, Guarded};
 pub use hook::HookOutcome;
-pub use supervisor::{Adopted, Happened, NodeConfig, NodeEvent, StartOrder, StopMode, Supervisor};
+pub use supervisor::{Adopted, Happened, NodeConfig, NodeEvent, StartOrder, StopMode, Supervisor, logs};
 
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

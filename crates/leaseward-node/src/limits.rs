@@ -162,3 +162,7 @@ pub const HOLDERS_NAMED_MAX: usize = 8;
 
 /// Mounts of one server stacked on the same directory: more is a loop.
 pub const MOUNTS_STACKED_MAX: usize = 16;
+
+/// A conflict over an address is waited for this long: the kernel takes a dead owner's address away within about a
+/// second of its time, and a busy machine needs a moment more.
+pub const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);

@@ -12,10 +12,11 @@ mod entry;
 mod life;
 mod owner;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leaseward_state::name::{MachineName, ServerName};
@@ -47,6 +48,8 @@ pub struct NodeConfig {
     pub machine: MachineName,
     /// Whether shims ask for real-time scheduling and locked memory. Without it a starved machine ends servers late.
     pub real_time: bool,
+    /// Interfaces of floating addresses by subnet (`10.0.0.0/24`); others are found by the interfaces' own subnets.
+    pub interfaces: BTreeMap<String, String>,
 }
 
 /// An order to start a server.
@@ -67,6 +70,11 @@ pub struct StartOrder {
 pub enum StopMode {
     /// The specification's stop command, or SIGTERM; after the grace it is killed.
     Graceful {
+        /// How long it may take.
+        grace: Duration,
+    },
+    /// As [`StopMode::Graceful`], without the hook `pre_stop`: there is no time for it.
+    InTime {
         /// How long it may take.
         grace: Duration,
     },
@@ -292,6 +300,14 @@ impl Supervisor {
         stopped.await.map_err(|_| Error::Closed)
     }
 
+    /// Has a server left as it is when it ends or hangs, or no longer. Unknown servers are nobody's.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn hold(&self, server: &ServerName, held: bool) -> Result<()> {
+        self.ask(|answer| Command::Hold { server: server.clone(), held, answer }).await
+    }
+
     /// Returns every server known here, by name, also those that are over.
     ///
     /// # Errors
@@ -306,24 +322,7 @@ impl Supervisor {
     /// # Errors
     /// [`Error::NotHere`] if it never printed here; [`Error::Io`].
     pub fn logs(&self, server: &ServerName, last_lines: usize) -> Result<Vec<String>> {
-        let path = files::log_path(&self.log_dir, server);
-        let mut log = match File::open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::NotHere { server: server.to_string() });
-            }
-            opened => opened.map_err(io_error("open", &path))?,
-        };
-        let mut tail = Vec::new();
-        let length = log.metadata().map_err(io_error("read", &path))?.len();
-        let from = length.saturating_sub(LOG_TAIL_BYTES_MAX);
-        log.seek(SeekFrom::Start(from)).map_err(io_error("read", &path))?;
-        log.take(LOG_TAIL_BYTES_MAX).read_to_end(&mut tail).map_err(io_error("read", &path))?;
-        let text = String::from_utf8_lossy(&tail);
-        // The first line of a cut log is a part of one.
-        let mut lines: Vec<String> = text.lines().skip(usize::from(from > 0)).map(str::to_owned).collect();
-        let surplus = lines.len().saturating_sub(last_lines);
-        lines.drain(..surplus);
-        Ok(lines)
+        logs(&self.log_dir, server, last_lines)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
@@ -331,4 +330,29 @@ impl Supervisor {
         self.commands.send(command(answer)).await.map_err(|_| Error::Closed)?;
         answered.await.map_err(|_| Error::Closed)
     }
+}
+
+/// As [`Supervisor::logs`], of the servers that print to this directory, with or without a supervisor.
+///
+/// # Errors
+/// As those of [`Supervisor::logs`].
+pub fn logs(log_dir: &Path, server: &ServerName, last_lines: usize) -> Result<Vec<String>> {
+    let path = files::log_path(log_dir, server);
+    let mut log = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::NotHere { server: server.to_string() });
+        }
+        opened => opened.map_err(io_error("open", &path))?,
+    };
+    let mut tail = Vec::new();
+    let length = log.metadata().map_err(io_error("read", &path))?.len();
+    let from = length.saturating_sub(LOG_TAIL_BYTES_MAX);
+    log.seek(SeekFrom::Start(from)).map_err(io_error("read", &path))?;
+    log.take(LOG_TAIL_BYTES_MAX).read_to_end(&mut tail).map_err(io_error("read", &path))?;
+    let text = String::from_utf8_lossy(&tail);
+    // The first line of a cut log is a part of one.
+    let mut lines: Vec<String> = text.lines().skip(usize::from(from > 0)).map(str::to_owned).collect();
+    let surplus = lines.len().saturating_sub(last_lines);
+    lines.drain(..surplus);
+    Ok(lines)
 }

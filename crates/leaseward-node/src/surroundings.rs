@@ -22,6 +22,7 @@ use leaseward_state::server::{Hook, HookStep, ServerSpec};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
+use crate::address::Addresses;
 use crate::cgroup;
 use crate::clock::BootInstant;
 use crate::files::{self, Files};
@@ -77,6 +78,7 @@ pub(crate) struct Surroundings {
     log: PathBuf,
     /// One program at a time, for each server.
     turn: Arc<Mutex<()>>,
+    addresses: Addresses,
 }
 
 /// A program and how it is run.
@@ -91,10 +93,10 @@ struct Call {
 
 impl Surroundings {
     /// Returns those of an order; `None` if it is for no server.
-    pub(crate) fn of(order: Order, turn: Arc<Mutex<()>>) -> Option<Self> {
+    pub(crate) fn of(order: Order, turn: Arc<Mutex<()>>, addresses: Addresses) -> Option<Self> {
         let Work::Server { run_dir, log, spec, .. } = &order.work else { return None };
         let (files, log, spec) = (Files::of(run_dir, &order.server), log.clone(), (**spec).clone());
-        Some(Self { order, spec, files, log, turn })
+        Some(Self { order, spec, files, log, turn, addresses })
     }
 
     /// Brings up what surrounds a server, up to and with `pre_start`; returns the cgroup of its limits. Dropped half

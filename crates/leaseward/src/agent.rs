@@ -133,6 +133,7 @@ impl Agent {
             shim_arguments: config.shim_arguments.clone(),
             machine: config.machine.clone(),
             real_time: config.real_time,
+            interfaces: config.interfaces.clone(),
         };
         let (supervisor, adopted, events) =
             Supervisor::open(node).await.map_err(|error| failed(error.code(), error.to_string()))?;

@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use leaseward_node::{Adopted, BootInstant, Happened, NodeEvent, StartOrder, StopMode, Supervisor};
+use leaseward_node::{Adopted, BootInstant, Happened, HookOutcome, NodeEvent, StartOrder, StopMode, Supervisor};
 use leaseward_raft::net::wire::MachineView;
 use leaseward_state::command::ServerReport;
 use leaseward_state::config::SyncState;
 use leaseward_state::order::{Action, Order};
-use leaseward_state::server::{Certificate, ServerSpec, ServerStatus};
+use leaseward_state::server::{Certificate, HookStep, ServerSpec, ServerStatus};
 use leaseward_state::{Command, FencingToken, Revision, ServerName, SetName};
 use leaseward_sync::member::{Report, Wanted, WantedVersion};
 use tokio::sync::{mpsc, watch};
@@ -65,6 +65,7 @@ enum Step {
         outcome: Result<Certificate, leaseward_node::Error>,
         report: bool,
     },
+    Held,
 }
 
 /// What is known here of the servers.
@@ -77,6 +78,10 @@ struct Here {
     /// The last token of each server whose end was reported: nothing is done under it again, whatever a view says that
     /// does not know of the report yet.
     ended: BTreeMap<ServerName, FencingToken>,
+    /// Starts that are under way, with their tokens: a stop calls them off.
+    starting: BTreeMap<ServerName, FencingToken>,
+    /// Servers that are left as they are.
+    held: BTreeSet<ServerName>,
     applied: BTreeMap<SetName, u64>,
     waiting_for_sets: BTreeMap<ServerName, Instant>,
 }
@@ -164,7 +169,15 @@ impl Serving<'_> {
         if view.revision == Revision(0) {
             return;
         }
+        self.hold(view, here, steps);
         for order in &view.orders {
+            // What is being brought up may take long: a stop calls it off.
+            let overtakes =
+                !matches!(order.action, Action::Run { .. }) && here.starting.get(&order.server) == Some(&order.token);
+            if overtakes {
+                here.starting.remove(&order.server);
+                here.busy.remove(&order.server);
+            }
             let ended = here.ended.get(&order.server).is_some_and(|token| *token >= order.token);
             if ended || here.busy.contains(&order.server) {
                 continue;
@@ -208,11 +221,36 @@ impl Serving<'_> {
         }
     }
 
+    /// Has the supervisor leave alone what an operator paused, and nothing else.
+    fn hold(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>) {
+        let paused = |order: &&Order| matches!(order.action, Action::Run { paused: true, .. });
+        let held: BTreeSet<_> = view.orders.iter().filter(paused).map(|order| order.server.clone()).collect();
+        if here.held == held {
+            return;
+        }
+        let changed: Vec<_> = here.held.symmetric_difference(&held).cloned().collect();
+        for server in changed {
+            let (supervisor, is_held) = (self.supervisor.clone(), held.contains(&server));
+            steps.spawn(async move {
+                supervisor.hold(&server, is_held).await.ok();
+                Step::Held
+            });
+        }
+        here.held = held;
+    }
+
     fn start(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>, order: &Order, spec: &ServerSpec) {
         if !sets_are_here(view, here, &order.server, spec) {
             return;
         }
         here.busy.insert(order.server.clone());
+        here.starting.insert(order.server.clone(), order.token);
+        let status = preparing(spec).map(|step| ServerStatus::Preparing { step });
+        if let Some(status) = status {
+            let report = ServerReport::Status { status, restarts: 0 };
+            let command = Command::ReportServer { server: order.server.clone(), token: order.token, report };
+            self.reports.try_send(command).ok();
+        }
         let (supervisor, standing) = (self.supervisor.clone(), self.keeper.standing());
         self.keeper.renew_now();
         let (order, spec) = (order.clone(), spec.clone());
@@ -249,7 +287,13 @@ impl Serving<'_> {
 
     async fn step_done(&self, step: Step, here: &mut Here) {
         match step {
+            Step::Held => {}
             Step::Started { order, outcome } => {
+                // If a stop overtook it, the stop says what became of it.
+                if here.starting.get(&order.server) != Some(&order.token) {
+                    return;
+                }
+                here.starting.remove(&order.server);
                 here.busy.remove(&order.server);
                 let Action::Run { spec, .. } = order.action else { return };
                 match outcome {
@@ -258,6 +302,14 @@ impl Serving<'_> {
                         here.running.insert(order.server, (order.token, *spec));
                     }
                     Err(error @ (leaseward_node::Error::Launch { .. } | leaseward_node::Error::BadOrder { .. })) => {
+                        warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
+                        let report = ServerReport::NotStarted { why: error.to_string() };
+                        self.report(here, order.server, order.token, report).await;
+                    }
+                    Err(leaseward_node::Error::Hook { outcome: HookOutcome::TryLater, why, .. }) => {
+                        debug!(server = %order.server, why, "it is to be tried later");
+                    }
+                    Err(error @ leaseward_node::Error::Hook { .. }) => {
                         warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
                         let report = ServerReport::NotStarted { why: error.to_string() };
                         self.report(here, order.server, order.token, report).await;
@@ -321,6 +373,11 @@ impl Serving<'_> {
                 here.running.remove(&server);
                 ServerReport::Dead { certificate, failure: None }
             }
+            Happened::Stuck { step, why } => {
+                warn!(%server, %token, step = step.name(), why, "dead, and something is in the way of giving it up");
+                let status = ServerStatus::Stuck { step: step.name().to_owned(), why };
+                ServerReport::Status { status, restarts: attempt }
+            }
             other => {
                 debug!(%server, ?other, "nothing to report");
                 return;
@@ -351,7 +408,7 @@ impl Serving<'_> {
         let running: Vec<_> = here.running.iter().map(|(server, (token, _))| (server.clone(), *token)).collect();
         for (server, token) in running {
             warn!(%server, left_ms = left.as_millis() as u64, "the session is not renewed: stopping in time");
-            let mode = StopMode::Graceful { grace: left.mul_f64(0.8) };
+            let mode = StopMode::InTime { grace: left.mul_f64(0.8) };
             self.stop(here, steps, &server, token, mode, true);
         }
     }
@@ -371,6 +428,17 @@ impl Serving<'_> {
         }
         timeout(Duration::from_secs(10), async { while ends.join_next().await.is_some() {} }).await.ok();
     }
+}
+
+/// Returns what has to be made ready around a server before it is executed, in words.
+fn preparing(spec: &ServerSpec) -> Option<String> {
+    let words = [
+        (!spec.mounts.is_empty(), "mount"),
+        (!spec.addresses.is_empty(), "address"),
+        (spec.hooks.contains_key(&HookStep::PreStart), "pre_start"),
+    ];
+    let words: Vec<_> = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// M18: a server starts with its config sets on disk; with the copy that is there if no newer one comes.

@@ -1,5 +1,6 @@
 //! A small agent: a supervisor whose servers are victims, extended until somebody stops it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ async fn host(dir: &Path, count: u32, ttl: Duration, kind: &str, shim_arguments:
         shim_arguments: ["shim"].iter().chain(shim_arguments).map(Into::into).collect(),
         machine: MachineName::new("m1").map_err(|e| e.to_string())?,
         real_time: true,
+        interfaces: BTreeMap::new(),
     };
     let (supervisor, adopted, _events) = Supervisor::open(config).await.map_err(|e| e.to_string())?;
     for server in adopted {

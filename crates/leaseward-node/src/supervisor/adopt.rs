@@ -45,7 +45,27 @@ impl Owner {
         for server in servers(&run_dir)? {
             adopted.extend(owner.take_over(&Files::of(&run_dir, &server), &server).await?);
         }
+        owner.sweep_addresses().await;
         Ok((owner, adopted))
+    }
+
+    /// Takes away the addresses of servers that are not here, and takes over those of servers that are.
+    async fn sweep_addresses(&self) {
+        let here = self.entries.keys().cloned().collect();
+        match self.addresses.sweep(&here).await {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => info!(?gone, "removed the addresses of servers that are not here"),
+            Err(error) => error!(%error, "addresses of an earlier agent may still be here"),
+        }
+        for (server, entry) in &self.entries {
+            if entry.spec.addresses.is_empty() || entry.deadline == BootInstant(0) {
+                continue;
+            }
+            if let Err(error) = self.addresses.extend(server, entry.deadline).await {
+                warn!(%server, %error, "could not extend its addresses");
+            }
+            self.addresses.announce(server);
+        }
     }
 
     async fn take_over(&mut self, files: &Files, server: &str) -> Result<Option<Adopted>> {

@@ -5,11 +5,10 @@
 //! is killed when the run ends.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use leaseward_state::name::ServerName;
-use leaseward_state::server::HookStep;
-use tokio::sync::{Mutex, watch};
+use leaseward_state::server::{Announce, HookStep};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::entry::{Conclusion, Entry, Notice, State, order};
@@ -29,7 +28,8 @@ impl Owner {
     /// Returns what is to stand around a server's present run.
     pub(super) fn surroundings(&self, server: &ServerName) -> Option<Surroundings> {
         let entry = self.entries.get(server)?;
-        Surroundings::of(order(&self.config, &self.boot_id, server, entry), entry.turn.clone())
+        let order = order(&self.config, &self.boot_id, server, entry);
+        Surroundings::of(order, entry.turn.clone(), self.addresses.clone())
     }
 
     /// Completes an end that is proven: takes down what stands, then concludes.
@@ -138,6 +138,9 @@ impl Owner {
         match outcome {
             Ok(()) => {
                 (*ready, entry.came_up) = (true, true);
+                if entry.spec.addresses.iter().any(|address| address.announce == Announce::AfterReady) {
+                    self.addresses.announce(server);
+                }
                 info!(%server, token = %entry.token, pid, "server ready");
                 self.emit(server, Happened::Ready { pid });
             }
@@ -220,10 +223,10 @@ pub(super) async fn launch_in(
     program: &Program,
     mut order: Order,
     shim_log: &Path,
-    turn: Arc<Mutex<()>>,
+    around: Option<Surroundings>,
     until: &Until,
 ) -> Result<Running, Failure> {
-    if let Some(around) = Surroundings::of(order.clone(), turn) {
+    if let Some(around) = around {
         let made = around.up(until).await?;
         if let Work::Server { cgroup, .. } = &mut order.work {
             *cgroup = made;

@@ -147,7 +147,7 @@ impl Entry {
         let died = || Line { word: Word::Failed, started: self.came_up, failed: !self.came_up };
         let asked = match self.stop {
             None => None,
-            Some(StopMode::Graceful { .. }) => Some(Word::ShuttingDown),
+            Some(StopMode::Graceful { .. } | StopMode::InTime { .. }) => Some(Word::ShuttingDown),
             Some(StopMode::Force) => Some(Word::ForceShuttingDown),
         };
         let plain = |word| Line { word, started: self.came_up, failed: false };

@@ -134,6 +134,7 @@ impl Owner {
                 warn!(%server, token = %entry.token, why, "server unhealthy");
                 self.emit(server, Happened::Unhealthy { why });
             }
+            Verdict::Hung(why) if self.held.contains(server) => self.emit(server, Happened::Unhealthy { why }),
             Verdict::Hung(why) => {
                 warn!(%server, token = %entry.token, why, "server hung; killing it");
                 entry.hung = Some(why.clone());
@@ -179,6 +180,7 @@ impl Owner {
             return;
         }
         let next = match entry.outcome {
+            _ if self.held.contains(server) => Next::GiveUp,
             Some(HookOutcome::TryLater) => Next::Restart(TRY_LATER_PAUSE),
             Some(outcome) if is_hopeless_here(outcome) => Next::GiveUp,
             _ => restart::next(&entry.spec.restart, &mut entry.restarts, now),

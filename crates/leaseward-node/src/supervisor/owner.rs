@@ -4,7 +4,7 @@
 //! takes time is a task that sends a [`Notice`] with the number of the run it belongs to, and a notice of an older
 //! run is ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use leaseward_state::name::ServerName;
@@ -12,12 +12,13 @@ use leaseward_state::server::{Certificate, Exit};
 use leaseward_state::token::FencingToken;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::around::launch_in;
 use super::entry::{Conclusion, Entry, Notice, State, check, order};
 use super::{Happened, NodeConfig, NodeEvent, ServerReport, StartOrder, Started, StopMode};
 use crate::Result;
+use crate::address::Addresses;
 use crate::clock::BootInstant;
 use crate::error::{Error, io_error};
 use crate::files::{self, Files, Seen};
@@ -25,6 +26,10 @@ use crate::launch::Program;
 use crate::limits::{NOTICES_WAITING_MAX, STOP_MARGIN};
 use crate::protocol::Request;
 use crate::state_file::{StateFile, Word};
+use crate::surroundings::Surroundings;
+
+/// Where records of addresses are, under the run directory.
+const ADDRESSES: &str = "addresses";
 
 type Extended = Vec<(ServerName, Result<()>)>;
 
@@ -44,6 +49,11 @@ pub(super) enum Command {
         answer: oneshot::Sender<Result<oneshot::Receiver<Certificate>>>,
     },
     Status(oneshot::Sender<Vec<ServerReport>>),
+    Hold {
+        server: ServerName,
+        held: bool,
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// Owns every server of this machine.
@@ -52,6 +62,9 @@ pub(super) struct Owner {
     pub(super) boot_id: String,
     pub(super) entries: BTreeMap<ServerName, Entry>,
     seen: BTreeMap<ServerName, FencingToken>,
+    /// Left as they are when they end or hang.
+    pub(super) held: BTreeSet<ServerName>,
+    pub(super) addresses: Addresses,
     pub(super) runs: u64,
     events: mpsc::Sender<NodeEvent>,
     pub(super) notices: mpsc::Sender<(ServerName, u64, Notice)>,
@@ -65,7 +78,10 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(config: NodeConfig, boot_id: String, events: mpsc::Sender<NodeEvent>, lock: File) -> Self {
         let (notices, noticed) = mpsc::channel(NOTICES_WAITING_MAX);
+        let addresses = Addresses::new(config.run_dir.join(ADDRESSES), config.interfaces.clone());
         Self {
+            held: BTreeSet::new(),
+            addresses,
             config,
             boot_id,
             entries: BTreeMap::new(),
@@ -107,6 +123,13 @@ impl Owner {
             }
             Command::Stop { server, token, mode, answer } => {
                 let _ = answer.send(self.stop(&server, token, mode));
+            }
+            Command::Hold { server, held, answer } => {
+                match held {
+                    true => self.held.insert(server),
+                    false => self.held.remove(&server),
+                };
+                let _ = answer.send(());
             }
             Command::Status(answer) => {
                 let _ = answer.send(self.entries.iter().map(|(server, entry)| entry.report(server)).collect());
@@ -192,11 +215,10 @@ impl Owner {
         let order = order(&self.config, &self.boot_id, server, entry);
         let log = self.config.log_dir.join(format!("{server}.shim"));
         let (run, turn) = (entry.run, entry.turn.clone());
-        self.send_later(
-            server,
-            run,
-            async move { Notice::Launched(launch_in(&program, order, &log, turn, &until).await) },
-        );
+        let around = Surroundings::of(order.clone(), turn, self.addresses.clone());
+        self.send_later(server, run, async move {
+            Notice::Launched(launch_in(&program, order, &log, around, &until).await)
+        });
     }
 
     /// Runs a task whose outcome concerns one run.
@@ -237,6 +259,14 @@ impl Owner {
                 moves
             });
             let (token, boot_id, server) = (entry.token, self.boot_id.clone(), server.clone());
+            if !entry.spec.addresses.is_empty() {
+                let (addresses, name) = (self.addresses.clone(), server.clone());
+                self.tasks.spawn(async move {
+                    if let Err(error) = addresses.extend(&name, deadline).await {
+                        warn!(server = %name, %error, "could not extend its addresses");
+                    }
+                });
+            }
             match &entry.state {
                 State::Running { link, .. } => {
                     let link = link.clone();
@@ -297,9 +327,13 @@ impl Owner {
         };
         let (link, init, token) = (link.clone(), init.clone(), entry.token);
         let leave = matches!(mode, StopMode::Graceful { .. }).then(|| self.leave(server));
+        let grace = match mode {
+            StopMode::Graceful { grace } | StopMode::InTime { grace } => Some(grace),
+            StopMode::Force => None,
+        };
         self.tasks.spawn(async move {
             let kill = || init.iter().for_each(|init| init.kill());
-            if let StopMode::Graceful { grace } = mode {
+            if let Some(grace) = grace {
                 if let Some(leave) = leave {
                     leave.await;
                 }

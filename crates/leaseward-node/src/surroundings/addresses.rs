@@ -3,9 +3,14 @@
 //! Must stay true: both may be repeated. A release that is not surely done is a failure: the server's end is not told
 //! before it is.
 
+use leaseward_state::name::ServerName;
 use leaseward_state::server::HookStep;
 
 use super::{Failure, Surroundings, Until};
+use crate::address::AddressError;
+use crate::clock::BootInstant;
+use crate::hook::HookOutcome;
+use crate::limits::ADDRESS_PATIENCE;
 
 impl Surroundings {
     /// Claims the server's addresses: the hook `address_add`, or ours.
@@ -13,8 +18,27 @@ impl Surroundings {
         if self.hook_if_any(HookStep::AddressAdd, Some(until)).await? {
             return Ok(());
         }
-        // PLACE OF THE BUILT-IN CLAIM: `self.spec.addresses`, under `self.order.token`, while `until` lies ahead.
-        Ok(())
+        let Some(server) = self.server() else { return Ok(()) };
+        for address in &self.spec.addresses {
+            let deadline = *until.borrow();
+            let claim = self.addresses.claim(&server, self.order.token, address, deadline, ADDRESS_PATIENCE);
+            let mut until = until.clone();
+            let called_off = until.wait_for(|at| *at == BootInstant(0));
+            let claimed = tokio::select! {
+                claimed = claim => claimed,
+                _ = called_off => return Err(Failure::of(HookStep::AddressAdd, HookOutcome::TryLater, "called off")),
+            };
+            claimed.map_err(|error| {
+                let outcome = if error.is_retryable() { HookOutcome::Transient } else { HookOutcome::WrongHere };
+                Failure::of(HookStep::AddressAdd, outcome, format!("{}: {error}", error.code()))
+            })?;
+        }
+        // It may have been extended meanwhile.
+        let deadline = *until.borrow();
+        self.addresses
+            .extend(&server, deadline)
+            .await
+            .map_err(|error| Failure::of(HookStep::AddressAdd, HookOutcome::Transient, error.to_string()))
     }
 
     /// Releases the server's addresses: the hook `address_del`, or ours.
@@ -22,7 +46,14 @@ impl Surroundings {
         if self.hook_if_any(HookStep::AddressDel, None).await? {
             return Ok(());
         }
-        // PLACE OF THE BUILT-IN RELEASE: `self.spec.addresses`.
-        Ok(())
+        let Some(server) = self.server() else { return Ok(()) };
+        let unsure = |error: AddressError| {
+            Failure::of(HookStep::AddressDel, HookOutcome::Transient, format!("{}: {error}", error.code()))
+        };
+        self.addresses.release(&server).await.map_err(unsure)
+    }
+
+    fn server(&self) -> Option<ServerName> {
+        ServerName::new(self.order.server.clone()).ok()
     }
 }

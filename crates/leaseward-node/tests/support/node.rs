@@ -29,6 +29,7 @@ pub(crate) fn config(stage: &Stage) -> NodeConfig {
         shim_arguments: vec!["shim".into()],
         machine: MachineName::new("m1").unwrap(),
         real_time: true,
+        interfaces: std::collections::BTreeMap::new(),
     }
 }
 
