@@ -124,6 +124,12 @@ pub(crate) struct Machine {
     pub(crate) capacity: Option<u32>,
     /// Servers that it may start at the same time; 0: any.
     pub(crate) start_slots: Option<u32>,
+    /// Whether the kernel also stops the packets of addresses whose time is over (fence level F3).
+    pub(crate) network_fence: bool,
+    /// A device that resets the machine when it is not petted (fence level F4).
+    pub(crate) watchdog: Option<PathBuf>,
+    /// Its time-out.
+    pub(crate) watchdog_timeout: Text,
     /// Interfaces of floating addresses by subnet.
     pub(crate) interfaces: BTreeMap<String, String>,
     /// Sockets and proofs of running servers; best on a tmpfs.
@@ -143,6 +149,9 @@ impl Default for Machine {
             labels: BTreeMap::new(),
             capacity: None,
             start_slots: None,
+            network_fence: false,
+            watchdog: None,
+            watchdog_timeout: Text(Duration::from_secs(10)),
             interfaces: BTreeMap::new(),
             run_dir: None,
             config_dir: None,

@@ -142,16 +142,16 @@ impl Copy {
             .state
             .servers()
             .filter_map(|(name, server)| match &server.placement {
-                Placement::Expired(expired) => Some((name.clone(), expired.clone(), server.spec.grace_ms)),
+                Placement::Expired(expired) => Some((name.clone(), expired.clone(), server.spec.clone())),
                 _ => None,
             })
             .collect();
-        for (name, expired, grace_ms) in expired {
+        for (name, expired, spec) in expired {
             let ttl = before
                 .machine(&expired.machine)
                 .and_then(|machine| before.session(machine.session?))
                 .map_or(0, |session| session.ttl_ms + session.ttl_ms.div_ceil(500));
-            let grace = grace_ms.or(expired.level.grace_ms());
+            let grace = spec.grace_ms.or(expired.earned.grace_ms(spec.requires_fence));
             let wait = if expired.fence.is_some() { Some(0) } else { grace.map(|grace| ttl + grace) };
             self.waits.entry(name).or_insert(wait);
         }

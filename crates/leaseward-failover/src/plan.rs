@@ -133,7 +133,9 @@ fn fenced(observed: &Observed, now: Duration, name: &ServerName, server: &Server
     if let Some(proof) = &expired.fence {
         return Fenced::Yes(proof.clone());
     }
-    let Some(grace_ms) = server.spec.grace_ms.or(expired.level.grace_ms()) else { return Fenced::Never };
+    let Some(grace_ms) = server.spec.grace_ms.or(expired.earned.grace_ms(server.spec.requires_fence)) else {
+        return Fenced::Never;
+    };
     // First the copy's own deadline, then the grace for the fence to have worked.
     let wait = Duration::from_millis(expired.wait_ms + grace_ms);
     let Some(seen) = observed.expired.get(&(name.clone(), expired.token)) else { return Fenced::In(wait) };

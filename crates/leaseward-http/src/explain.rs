@@ -176,14 +176,14 @@ fn ended(says: &mut Explanation, server: &Server, expired: &Expired, leader: Opt
     if let Some(how) = &expired.fence {
         return says.because(format!("the proof that the copy is dead: {}", proof(how)));
     }
-    match server.spec.grace_ms.or(expired.level.grace_ms()) {
+    match server.spec.grace_ms.or(expired.earned.grace_ms(server.spec.requires_fence)) {
         Some(grace) => says.because(format!(
             "without a proof the leader waits {} from when it saw that the session was over, and takes that for one",
             Duration::from_millis(expired.wait_ms + grace)
         )),
         None => says.because(format!(
             "{} has fence level {}, which has no grace, and none is set: the agent there must come back and prove it",
-            expired.machine, expired.level
+            expired.machine, expired.earned.level
         )),
     }
 }

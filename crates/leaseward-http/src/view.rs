@@ -7,7 +7,7 @@ use leaseward_state::config::{MemberSync, SyncState, Version};
 use leaseward_state::lease::{Lease, LeaseState};
 use leaseward_state::machine::Machine;
 use leaseward_state::policy::{Pause, Policy};
-use leaseward_state::server::{Placement, Server, ServerStatus, Wanted};
+use leaseward_state::server::{FenceEarned, Placement, Server, ServerStatus, Wanted};
 use leaseward_state::session::{Owner, Session};
 use leaseward_state::state::ConfigSet;
 use leaseward_state::{LeaseName, MachineName, ServerName, SessionId, SetName, State};
@@ -205,7 +205,8 @@ fn failure(failure: &leaseward_state::server::Failure) -> model::ServerFailure {
 fn worst_case(state: &State, server: &Server, machine: &MachineName) -> Option<Duration> {
     let machine = state.machine(machine)?;
     let ttl = state.session(machine.session?)?.ttl_ms;
-    let grace = server.spec.grace_ms.or(machine.profile.fence.grace_ms())?;
+    let earned = FenceEarned { level: machine.profile.fence, watchdog_ms: machine.profile.watchdog_ms };
+    let grace = server.spec.grace_ms.or(earned.grace_ms(server.spec.requires_fence))?;
     Some(Duration::from_millis((ttl + ttl.div_ceil(500)).saturating_add(grace)))
 }
 

@@ -76,6 +76,14 @@ struct Holding {
     herald: Option<AbortHandle>,
 }
 
+/// Finds out whether this machine has a network fence, by setting it up with nothing to guard. Cancel safe.
+///
+/// # Errors
+/// [`AddressError::NoNft`]; [`AddressError::Nft`] with what it said.
+pub async fn check_network_fence() -> Result<(), AddressError> {
+    nft::check().await
+}
+
 impl Addresses {
     /// Returns the addresses recorded under `record_dir`, a directory that a boot empties, made if missing.
     /// `interfaces` maps subnets (`10.0.0.0/24`) to interfaces; what is no subnet is named in the log and not used.

@@ -92,3 +92,13 @@ pub(crate) fn lead_a_session(command: &mut tokio::process::Command, procs: Optio
     // SAFETY: system calls only, on what was prepared before.
     unsafe { command.pre_exec(before_exec) };
 }
+
+mod watchdog_call {
+    nix::ioctl_readwrite!(set_timeout, b'W', 6, nix::libc::c_int);
+}
+
+/// Sets the time-out of a watchdog device, in seconds, and returns in the same place what it took.
+pub(crate) fn set_watchdog_timeout(device: &std::fs::File, seconds: &mut nix::libc::c_int) -> nix::Result<()> {
+    // SAFETY: the descriptor is open, and the kernel writes one integer to the place that it is given.
+    unsafe { watchdog_call::set_timeout(std::os::fd::AsRawFd::as_raw_fd(device), seconds) }.map(drop)
+}

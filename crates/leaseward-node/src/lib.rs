@@ -42,6 +42,7 @@ pub mod shim;
 mod state_file;
 pub mod supervisor;
 mod surroundings;
+pub mod watchdog;
 
 pub use clock::{BootInstant, boot_id};
 pub use error::Error;
@@ -49,6 +50,7 @@ pub use files::live_shims;
 pub use guarded::{GuardOrder, Guarded};
 pub use hook::HookOutcome;
 pub use supervisor::{Adopted, Happened, NodeConfig, NodeEvent, StartOrder, StopMode, Supervisor, logs};
+pub use watchdog::Watchdog;
 
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

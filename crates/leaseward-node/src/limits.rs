@@ -166,3 +166,13 @@ pub const MOUNTS_STACKED_MAX: usize = 16;
 /// A conflict over an address is waited for this long: the kernel takes a dead owner's address away within about a
 /// second of its time, and a busy machine needs a moment more.
 pub const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A watchdog is petted so many times within its time-out: two in a row may be late.
+pub const WATCHDOG_PETS: u32 = 4;
+
+/// Without a watchdog nobody is petted; the timer has to have some period.
+pub const WATCHDOG_NONE: Duration = Duration::from_secs(3_600);
+
+/// A server's time may be over for so long before the watchdog is not petted for its sake: the kernel needs a moment to
+/// end it, and mounts and addresses to come down.
+pub const WATCHDOG_PATIENCE: Duration = Duration::from_millis(500);

@@ -30,6 +30,7 @@ use crate::error::{Error, io_error};
 use crate::files;
 use crate::hook::HookOutcome;
 use crate::limits::{COMMANDS_WAITING_MAX, EVENTS_WAITING_MAX, LOG_TAIL_BYTES_MAX};
+use crate::watchdog::Watchdog;
 use owner::{Command, Owner};
 
 /// Where and how this machine runs servers.
@@ -242,11 +243,22 @@ impl Supervisor {
     /// [`Error::Busy`] if another agent has the directory; [`Error::BadOrder`] if its path is too long;
     /// [`Error::Io`].
     pub async fn open(config: NodeConfig) -> Result<(Self, Vec<Adopted>, mpsc::Receiver<NodeEvent>)> {
+        Self::open_with(config, None).await
+    }
+
+    /// As [`Self::open`], with a watchdog that is petted while every server whose time is over is dead and given up.
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub async fn open_with(
+        config: NodeConfig,
+        watchdog: Option<Watchdog>,
+    ) -> Result<(Self, Vec<Adopted>, mpsc::Receiver<NodeEvent>)> {
         let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
         let (commands, ordered) = mpsc::channel(COMMANDS_WAITING_MAX);
         let log_dir = config.log_dir.clone();
         let (owner, adopted) = Owner::open(config, events).await?;
-        tokio::spawn(owner.run(ordered));
+        tokio::spawn(owner.run(ordered, watchdog));
         Ok((Self { commands, log_dir }, adopted, happened))
     }
 

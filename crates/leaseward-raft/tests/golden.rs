@@ -124,9 +124,7 @@ fn parts_of_commands() {
     check_enum!("probe", samples::probes(), Probe: Probe::Process, Probe::Tcp(_), Probe::Http(_), Probe::Command(_));
     use FenceLevel::{F0, F1, F2, F3, F4, F5};
     check_enum!("fence_level", vec![F0, F1, F2, F3, F4, F5], FenceLevel: F0, F1, F2, F3, F4, F5);
-    use Cause::{
-        Crashed, Drained, FailedBack, MachineLost, MachineRestarted, Moved, Restarted, RolledBack, Started,
-    };
+    use Cause::{Crashed, Drained, FailedBack, MachineLost, MachineRestarted, Moved, Restarted, RolledBack, Started};
     check_enum!("cause", vec![Started, MachineLost, MachineRestarted, Crashed, Moved, Restarted, Drained, FailedBack, RolledBack], Cause:
         Started, MachineLost, MachineRestarted, Crashed, Moved, Restarted, Drained, FailedBack, RolledBack);
     check_enum!("wanted", vec![Wanted::Running, Wanted::Stopped], Wanted: Wanted::Running, Wanted::Stopped);

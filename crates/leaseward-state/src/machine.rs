@@ -61,4 +61,6 @@ pub struct MachineProfile {
     pub capacity: Option<u32>,
     /// Servers that it can start at the same time; 0: any.
     pub start_slots: u32,
+    /// After so many milliseconds without a sign of life its watchdog resets it (fence level F4).
+    pub watchdog_ms: Option<u64>,
 }

@@ -36,6 +36,9 @@ pub enum FenceLevel {
 }
 
 impl FenceLevel {
+    /// Every level, ascending.
+    pub const ALL: [Self; 6] = [Self::F0, Self::F1, Self::F2, Self::F3, Self::F4, Self::F5];
+
     /// Returns how long the master waits after expiry before it may grant again without a certificate, in
     /// milliseconds; `None` where only the operator can say.
     #[must_use]
@@ -45,6 +48,33 @@ impl FenceLevel {
             Self::F1 => Some(2_000),
             Self::F2 | Self::F3 => Some(100),
         }
+    }
+}
+
+/// How much more than its time-out a watchdog may take, in milliseconds.
+const WATCHDOG_LATE_MS: u64 = 1_000;
+
+/// How surely a machine can stop a copy, as it was when the copy was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceEarned {
+    /// The level.
+    pub level: FenceLevel,
+    /// The time-out of its watchdog, in milliseconds, if it has one.
+    pub watchdog_ms: Option<u64>,
+}
+
+impl FenceEarned {
+    /// Returns how long the master waits after expiry before it may grant again without a certificate, in
+    /// milliseconds, for a server that requires `required`: the shortest grace of the levels from there on. `None`
+    /// where only the operator can say.
+    #[must_use]
+    pub fn grace_ms(self, required: FenceLevel) -> Option<u64> {
+        let graces = FenceLevel::ALL.into_iter().filter(|level| (required..=self.level).contains(level));
+        let grace = |level| match level {
+            FenceLevel::F4 => self.watchdog_ms.map(|timeout| timeout.saturating_add(WATCHDOG_LATE_MS)),
+            level => level.grace_ms(),
+        };
+        graces.filter_map(grace).min()
     }
 }
 
@@ -437,7 +467,7 @@ pub struct Assignment {
     pub token: FencingToken,
     /// How surely the machine could stop it when it was given: an agent that returns with more privileges says nothing
     /// of the copy that was started before.
-    pub level: FenceLevel,
+    pub fence: FenceEarned,
     /// When it was given.
     pub at: UnixMillis,
     /// Why it was given.
@@ -539,7 +569,7 @@ pub struct Expired {
     /// The token that is over.
     pub token: FencingToken,
     /// How surely the machine can stop this copy.
-    pub level: FenceLevel,
+    pub earned: FenceEarned,
     /// How long the copy's own deadline may still lie ahead, in milliseconds: zero if the session ran out of time, its
     /// whole time to live if something else ended it. The grace comes on top.
     pub wait_ms: u64,

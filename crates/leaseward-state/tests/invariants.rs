@@ -8,7 +8,7 @@ use leaseward_state::config::Digest;
 use leaseward_state::lease::{LeaseState, Waiter};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::record::{Record, RecordKey};
-use leaseward_state::server::{Cause, Expired, FenceLevel, Placement, ServerSpec};
+use leaseward_state::server::{Cause, Expired, FenceEarned, FenceLevel, Placement, ServerSpec};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
     Command, Entry, FencingToken, LeaseName, MachineName, Reply, Revision, ServerName, SessionId, SetName, State, Term,
@@ -165,11 +165,11 @@ fn servers_and_their_leases_tell_one_story() {
     });
     let expired = |token| {
         let since = Revision(9);
-        let level = FenceLevel::F2;
+        let earned = FenceEarned { level: FenceLevel::F2, watchdog_ms: None };
         Placement::Expired(Expired {
             machine: machine("m1"),
             token,
-            level,
+            earned,
             wait_ms: 0,
             since,
             cause: Cause::MachineLost,

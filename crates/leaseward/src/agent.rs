@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leaseward_node::{Adopted, NodeConfig, NodeEvent, StopMode, Supervisor, boot_id, fence};
+use leaseward_node::{Adopted, NodeConfig, NodeEvent, StopMode, Supervisor, Watchdog, boot_id, fence};
 use leaseward_raft::net::wire::Renewed;
 use leaseward_raft::random;
 use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::MachineProfile;
-use leaseward_state::server::Certificate;
+use leaseward_state::server::{Certificate, FenceLevel};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{Command, MachineName, Reply, Revision, ServerName, SessionId, SetName};
 use leaseward_sync::member::{Blob, FetchError, Fetching, Member, MemberConfig, Source, Wanted};
@@ -67,6 +67,10 @@ pub struct AgentConfig {
     pub capacity: Option<u32>,
     /// Servers that it may start at the same time; 0: any.
     pub start_slots: u32,
+    /// Whether the network fence is used: the kernel stops the packets of addresses whose time is over (level F3).
+    pub network_fence: bool,
+    /// A device that resets the machine when it is not petted (level F4), and its time-out.
+    pub watchdog: Option<(PathBuf, Duration)>,
     /// Interfaces of floating addresses by subnet, such as `10.0.0.0/24`; others are found by their own subnets.
     pub interfaces: BTreeMap<String, String>,
     /// Where people reach the machine.
@@ -92,9 +96,20 @@ impl AgentConfig {
             labels: BTreeMap::new(),
             capacity: None,
             start_slots: start_slots(),
+            network_fence: false,
+            watchdog: None,
             interfaces: BTreeMap::new(),
             address: String::new(),
         }
+    }
+}
+
+/// Returns the level with what an operator set up beside the shims.
+fn with_more(level: FenceLevel, network_fence: bool, watchdog: bool) -> FenceLevel {
+    match (level, network_fence, watchdog) {
+        (FenceLevel::F2, true, true) => FenceLevel::F4,
+        (FenceLevel::F2, true, false) => FenceLevel::F3,
+        (level, ..) => level,
     }
 }
 
@@ -135,17 +150,32 @@ impl Agent {
             real_time: config.real_time,
             interfaces: config.interfaces.clone(),
         };
+        let watchdog = match &config.watchdog {
+            None => None,
+            Some((path, timeout)) => Some(
+                Watchdog::open(path, *timeout)
+                    .map_err(|error| failed("LW0343", format!("the watchdog {}: {error}", path.display())))?,
+            ),
+        };
+        let watchdog_ms = watchdog.as_ref().and_then(|dog| u64::try_from(dog.timeout().as_millis()).ok());
         let (supervisor, adopted, events) =
-            Supervisor::open(node).await.map_err(|error| failed(error.code(), error.to_string()))?;
-        let real_time = config.real_time;
-        let level = tokio::task::spawn_blocking(move || fence::level(real_time)).await;
+            Supervisor::open_with(node, watchdog).await.map_err(|error| failed(error.code(), error.to_string()))?;
+        let (real_time, network_fence) = (config.real_time, config.network_fence);
+        let level = tokio::task::spawn_blocking(move || fence::level(real_time)).await.unwrap_or_default();
+        if network_fence {
+            leaseward_node::address::check_network_fence()
+                .await
+                .map_err(|error| failed(error.code(), error.to_string()))?;
+        }
+        let level = with_more(level, network_fence, watchdog_ms.is_some());
         let profile = MachineProfile {
             labels: config.labels.clone(),
-            fence: level.unwrap_or_default(),
+            fence: level,
             address: config.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: config.capacity,
             start_slots: config.start_slots,
+            watchdog_ms,
         };
         info!(machine = %config.machine, fence = %profile.fence, adopted = adopted.len(), "agent is open");
         Ok((Self { config, client, boot_id, supervisor, events, profile }, adopted))
@@ -290,7 +320,7 @@ impl Agent {
 }
 
 /// Sends reports in order, each until it has an answer.
-async fn report(client: Client, mut queue: mpsc::Receiver<Command>) {
+pub(crate) async fn report(client: Client, mut queue: mpsc::Receiver<Command>) {
     while let Some(command) = queue.recv().await {
         loop {
             match client.write(command.clone()).await {

@@ -105,7 +105,7 @@ fn bind(path: &Path) -> std::io::Result<Option<UnixListener>> {
     Ok(Some(listener))
 }
 
-fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {
+pub(crate) fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {
     let name = MachineName::new(settings.node.name.clone())
         .map_err(|error| Diagnostic::new("LW0101", format!("node.name: {error}")))?;
     let shim = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("leaseward"));
@@ -124,6 +124,9 @@ fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {
     config.ttl = settings.timing.lease_ttl.0;
     config.labels.clone_from(&settings.machine.labels);
     config.interfaces.clone_from(&settings.machine.interfaces);
+    config.network_fence = settings.machine.network_fence;
+    let timeout = settings.machine.watchdog_timeout.0;
+    config.watchdog = settings.machine.watchdog.clone().map(|device| (device, timeout));
     config.capacity = settings.machine.capacity;
     config.start_slots = settings.machine.start_slots.unwrap_or(config.start_slots);
     config.address = settings.node.advertise.clone().unwrap_or_else(|| settings.node.listen.ip().to_string());
@@ -131,14 +134,14 @@ fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnostic> {
 }
 
 /// Keeps the agent's address book up to date, so that it finds voters that joined later.
-async fn learn_addresses(client: Client) {
+pub(crate) async fn learn_addresses(client: Client) {
     loop {
         client.learn().await.ok();
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     }
 }
 
-async fn stopped() {
+pub(crate) async fn stopped() {
     let mut term = signal(SignalKind::terminate()).expect("signals can be listened to");
     let mut int = signal(SignalKind::interrupt()).expect("signals can be listened to");
     tokio::select! {

@@ -331,3 +331,40 @@ fn no_unproven_copy_is_ever_doubled_and_every_member_plans_alike() {
         }
     }
 }
+
+#[test]
+fn the_grace_is_the_shortest_of_the_levels_that_a_server_is_content_with() {
+    let mut world = World::default();
+    world.machine_with("m1", |profile| {
+        profile.fence = FenceLevel::F4;
+        profile.watchdog_ms = Some(10_000);
+    });
+    world.machine_with("m2", |profile| {
+        profile.fence = FenceLevel::F4;
+        profile.watchdog_ms = Some(10_000);
+    });
+    for (name, level) in [("a", FenceLevel::F1), ("b", FenceLevel::F4)] {
+        world.server(name, |spec| {
+            spec.requires_fence = level;
+            spec.candidates = machines(&["m1", "m2"]);
+        });
+    }
+    world.carry_out();
+    world.close("m1");
+    check(
+        &mut world,
+        &expect![[r"
+            a waits: grace: 100 ms are left
+            b waits: grace: 11000 ms are left
+            again in 100 ms
+        "]],
+    );
+    world.now = ms(11_000);
+    check(
+        &mut world,
+        &expect![[r"
+            assign a to m2 (MachineLost) proof Grace(100)
+            assign b to m2 (MachineLost) proof Grace(11000)
+        "]],
+    );
+}

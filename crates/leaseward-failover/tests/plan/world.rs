@@ -8,7 +8,9 @@ use leaseward_failover::plan::{Observed, Plan, plan};
 use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::{Cordon, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
-use leaseward_state::server::{Certificate, Exit, FenceLevel, FenceProof, Placement, ServerSpec, ServerStatus, Wanted};
+use leaseward_state::server::{
+    Certificate, Exit, FenceEarned, FenceLevel, FenceProof, Placement, ServerSpec, ServerStatus, Wanted,
+};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{Command, Entry, FencingToken, MachineName, Reply, ServerName, State, Term, UnixMillis};
 
@@ -229,7 +231,12 @@ impl World {
             }
             let Some(FenceProof::Grace(given)) = fence else { panic!("{command:?} without a proof") };
             let level = state.machine(&expired.machine).expect("it exists").profile.fence;
-            let needed = server.spec.grace_ms.or(level.grace_ms()).expect("a level without a grace is never passed");
+            let earned = FenceEarned { level, watchdog_ms: None };
+            let needed = server
+                .spec
+                .grace_ms
+                .or(earned.grace_ms(server.spec.requires_fence))
+                .expect("a level without a grace is never passed");
             assert_eq!(*given, needed);
             let since = self.over[&(name.clone(), expired.token)];
             assert!(now >= since + ms(needed), "{command:?} at {now:?}, over since {since:?}");

@@ -73,11 +73,23 @@ impl ServerFile {
             .anti_affinity
             .iter()
             .map(|name| ServerName::new(name.as_str()).map_err(|error| invalid(format!("`anti_affinity`: {error}"))));
+        for step in ["prepare", "fence"] {
+            if self.hooks.contains_key(step) {
+                return Err(unsupported(&format!("hooks.{step}")));
+            }
+        }
+        if !self.mounts.is_empty() && self.grace.is_none() && self.requires_fence < Some(Fence::F4) {
+            return Err(invalid(
+                "`grace` is needed with `mounts`, or `requires_fence = \"F4\"`: a kernel may write to a file system after \
+                 every process is dead, and only you, or a watchdog, can say when a lost machine stops doing so",
+            ));
+        }
         if self.state_file.as_ref().is_some_and(|path| !path.starts_with('/')) {
             return Err(invalid("`state_file` is an absolute path"));
         }
         let requires_fence = FenceLevel::from(self.requires_fence.unwrap_or(Fence::F1));
-        if requires_fence.grace_ms().is_none() && self.grace.is_none() {
+        // The grace of F4 is that of the machine's watchdog.
+        if matches!(requires_fence, FenceLevel::F0 | FenceLevel::F5) && self.grace.is_none() {
             return Err(invalid(format!(
                 "`grace` is needed with `requires_fence = \"{requires_fence}\"`: only you know how long a copy may \
                  outlive its lease there"

@@ -2,6 +2,8 @@
 
 use expect_test::{Expect, expect};
 
+use leaseward_state::server::HookStep;
+
 use super::*;
 
 fn refused(text: &str, expected: Expect) {
@@ -79,10 +81,72 @@ fn mistakes_are_named_with_their_line_and_a_suggestion() {
 
 #[test]
 fn what_is_not_supported_yet_is_refused_and_not_ignored() {
-    for text in ["manager = \"ssh\""] {
+    for text in
+        ["manager = \"ssh\"", "hooks.prepare.command = [\"/bin/true\"]", "hooks.fence.command = [\"/bin/true\"]"]
+    {
         let problem = ServerFile::from_toml(&format!("command = [\"a\"]\n{text}")).expect_err("refused");
         assert_eq!(problem.code, "LW0107", "{text}");
         assert!(problem.detail.contains("not supported by this version yet"), "{text}");
     }
     assert!(ServerFile::from_toml("command = [\"a\"]\nmanager = \"agent\"").is_ok());
+}
+
+#[test]
+fn what_surrounds_a_server_comes_back_with_every_default_written_out() {
+    let text = r#"
+        command = ["/usr/bin/pay"]
+        labels = { disk = "ssd" }
+        anti_affinity = ["pay-2"]
+        weight = 4
+        auto_migrate = false
+        failback = "auto-after 10m"
+        grace = "1m"
+        state_file = "/run/pay.state"
+        limits = { memory_mib = 512, cpu_percent = 150, processes = 99 }
+        mounts = [{ device = "/dev/sdb1", at = "/srv/pay", type = "xfs", options = ["noatime"] }]
+
+        [[vips]]
+        ip = "10.0.0.51"
+        announce = "after_ready"
+        fence = "nft"
+
+        [[vips]]
+        ip = "FE80::0:51"
+        interface = "eth1"
+        tickle = false
+
+        [hooks]
+        pre_start = { command = ["/bin/a", "-v"] }
+        address_del = { command = ["/bin/b"], timeout = "7s" }
+    "#;
+    let spec = ServerFile::from_toml(text).expect("read").to_spec().expect("a specification");
+    assert_eq!(spec.hooks[&HookStep::PreStart].timeout_ms, 30_000);
+    assert_eq!(spec.addresses[1].ip, "fe80::51", "in its usual form");
+    assert_eq!(spec.limits.memory_bytes, Some(512 << 20));
+    let shown = ServerFile::from_spec("pay-1", &spec);
+    let again = ServerFile::from_toml(&shown.to_toml().expect("written")).expect("read again");
+    assert_eq!((&again, again.to_spec().expect("the same")), (&shown, spec));
+}
+
+#[test]
+fn surroundings_that_cannot_be_are_refused_with_the_key() {
+    for (text, why) in [
+        ("vips = [{ ip = \"10.0.0.51/24\" }]", "without a prefix"),
+        ("vips = [{ ip = \"224.0.0.1\" }]", "cannot belong to one machine"),
+        ("vips = [{ ip = \"10.0.0.51\", fence = \"iptables\" }]", "nft"),
+        ("grace = \"1s\"\nmounts = [{ device = \"/dev/x\", at = \"/srv/../etc\", type = \"ext4\" }]", "`mounts.at`"),
+        ("mounts = [{ device = \"/dev/x\", at = \"/srv\", type = \"ext4\" }]", "`grace` is needed with `mounts`"),
+        ("hooks.pre_strat.command = [\"/bin/true\"]", "did you mean `pre_start`?"),
+        ("hooks.pre_start.command = [\"true\"]", "absolute path"),
+        ("limits = { processes = 0 }", "`limits`"),
+        ("failback = \"soon\"", "`failback`"),
+        ("anti_affinity = [\"a b\"]", "`anti_affinity`"),
+        ("state_file = \"pay.state\"", "`state_file`"),
+        ("requires_fence = \"F5\"", "`grace`"),
+    ] {
+        let problem = ServerFile::from_toml(&format!("command = [\"a\"]\n{text}")).expect_err(text);
+        assert!(problem.detail.contains(why), "{text}: {}", problem.detail);
+    }
+    let with_watchdog = "command = [\"a\"]\nrequires_fence = \"F4\"\nmounts = [{ device = \"/dev/x\", at = \"/srv\", type = \"ext4\" }]";
+    assert!(ServerFile::from_toml(with_watchdog).is_ok(), "the watchdog resets the machine");
 }

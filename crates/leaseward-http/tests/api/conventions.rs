@@ -80,7 +80,7 @@ async fn every_write_can_be_tried_without_effect_or_does_not_know_the_word() {
             }
             // What would be refused is refused the same way.
             _ => {
-                assert!(matches!(code(&answer).as_deref(), Some("LW0101" | "LW0103" | "LW0413")), "{path}: {answer:?}")
+                assert!(matches!(code(&answer).as_deref(), Some("LW0101" | "LW0103" | "LW0413")), "{path}: {answer:?}");
             }
         }
     }

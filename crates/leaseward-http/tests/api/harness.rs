@@ -205,6 +205,7 @@ impl Cluster {
                 version: "1".into(),
                 capacity: None,
                 start_slots: 0,
+                watchdog_ms: None,
             },
             swept: true,
             ttl_ms: 3_600_000,

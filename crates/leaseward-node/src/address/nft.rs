@@ -44,6 +44,11 @@ flush chain arp leaseward out
 add rule arp leaseward out arp saddr ip @guarded4 arp saddr ip != @allowed4 drop
 ";
 
+/// Sets the fence up, guarding nothing: where this works, the rest does.
+pub(super) async fn check() -> Result<(), AddressError> {
+    run(SETUP).await
+}
+
 /// Guards addresses and lets their packets through for `lifetime` from now.
 pub(super) async fn allow(ips: &[IpAddr], lifetime: Duration) -> Result<(), AddressError> {
     apply(&ips.iter().map(|ip| allowed(*ip, lifetime)).collect::<String>()).await

@@ -17,6 +17,7 @@ use crate::files;
 use crate::health::Verdict;
 use crate::hook::HookOutcome;
 use crate::launch::Running;
+use crate::limits::WATCHDOG_PATIENCE;
 use crate::link::Link;
 use crate::probe;
 use crate::process::Pidfd;
@@ -129,6 +130,17 @@ impl Entry {
             stopped: Vec::new(),
             starters: Vec::new(),
         }
+    }
+
+    /// Returns whether its time has been over for a while, and something of it may still be here.
+    pub(super) fn is_overdue(&self, now: BootInstant) -> bool {
+        let gone = match &self.state {
+            State::Over(_) => true,
+            // Between two runs nothing executes; what surrounds it may stand.
+            State::Waiting => !surroundings::is_surrounded(&self.spec),
+            State::Launching | State::Running { .. } | State::Ending { .. } => false,
+        };
+        !gone && now.saturating_since(self.deadline) > WATCHDOG_PATIENCE
     }
 
     pub(super) fn answer_stopped(&mut self, certificate: &Certificate) {

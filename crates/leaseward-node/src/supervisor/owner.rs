@@ -12,7 +12,8 @@ use leaseward_state::server::{Certificate, Exit};
 use leaseward_state::token::FencingToken;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::{error, warn};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 
 use super::around::launch_in;
 use super::entry::{Conclusion, Entry, Notice, State, check, order};
@@ -23,10 +24,11 @@ use crate::clock::BootInstant;
 use crate::error::{Error, io_error};
 use crate::files::{self, Files, Seen};
 use crate::launch::Program;
-use crate::limits::{NOTICES_WAITING_MAX, STOP_MARGIN};
+use crate::limits::{NOTICES_WAITING_MAX, STOP_MARGIN, WATCHDOG_NONE, WATCHDOG_PETS};
 use crate::protocol::Request;
 use crate::state_file::{StateFile, Word};
 use crate::surroundings::Surroundings;
+use crate::watchdog::Watchdog;
 
 /// Where records of addresses are, under the run directory.
 const ADDRESSES: &str = "addresses";
@@ -65,6 +67,8 @@ pub(super) struct Owner {
     /// Left as they are when they end or hang.
     pub(super) held: BTreeSet<ServerName>,
     pub(super) addresses: Addresses,
+    /// For whose sake the watchdog is not petted.
+    overdue: Option<ServerName>,
     pub(super) runs: u64,
     events: mpsc::Sender<NodeEvent>,
     pub(super) notices: mpsc::Sender<(ServerName, u64, Notice)>,
@@ -81,6 +85,7 @@ impl Owner {
         let addresses = Addresses::new(config.run_dir.join(ADDRESSES), config.interfaces.clone());
         Self {
             held: BTreeSet::new(),
+            overdue: None,
             addresses,
             config,
             boot_id,
@@ -97,14 +102,17 @@ impl Owner {
     }
 
     /// Runs until the last handle is gone. Servers live on.
-    pub(super) async fn run(mut self, mut ordered: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut ordered: mpsc::Receiver<Command>, mut watchdog: Option<Watchdog>) {
+        let mut pets = interval(watchdog.as_ref().map_or(WATCHDOG_NONE, |dog| dog.timeout() / WATCHDOG_PETS));
+        pets.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.tell_states();
             tokio::select! {
                 command = ordered.recv() => match command {
                     Some(command) => self.obey(command),
-                    None => return,
+                    None => break,
                 },
+                _ = pets.tick(), if watchdog.is_some() => self.pet(watchdog.as_mut()),
                 Some((server, run, notice)) = self.noticed.recv() => self.take_in(&server, run, notice),
                 Some(ended) = self.tasks.join_next() => if let Err(error) = ended
                     && !error.is_cancelled()
@@ -112,6 +120,32 @@ impl Owner {
                     error!(%error, "a task of the supervisor failed");
                 },
             }
+        }
+        let armed = self.entries.values().any(|entry| !matches!(entry.state, State::Over(_)));
+        if let Some(Err(error)) = watchdog.take().filter(|_| !armed).map(Watchdog::sleep) {
+            error!(%error, "the watchdog does not sleep: the machine will be reset");
+        }
+    }
+
+    /// Pets the watchdog, unless a server's time is over and the server, or what stood around it, is not.
+    fn pet(&mut self, watchdog: Option<&mut Watchdog>) {
+        let Some(watchdog) = watchdog else { return };
+        let late = self.entries.iter().find(|(_, entry)| entry.is_overdue(BootInstant::now()));
+        let overdue = late.map(|(server, _)| server.clone());
+        if self.overdue != overdue {
+            match &overdue {
+                Some(server) => error!(
+                    %server, watchdog = %watchdog.path().display(), resets_in = ?watchdog.timeout(),
+                    "its time is over and it is not gone: the watchdog is not petted"
+                ),
+                None => info!("every server whose time is over is gone: the watchdog is petted again"),
+            }
+            self.overdue.clone_from(&overdue);
+        }
+        if overdue.is_none()
+            && let Err(error) = watchdog.pet()
+        {
+            error!(%error, "the watchdog cannot be petted: the machine will be reset");
         }
     }
 

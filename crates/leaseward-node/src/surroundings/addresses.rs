@@ -4,7 +4,7 @@
 //! before it is.
 
 use leaseward_state::name::ServerName;
-use leaseward_state::server::HookStep;
+use leaseward_state::server::{FenceLevel, FloatingAddress, HookStep};
 
 use super::{Failure, Surroundings, Until};
 use crate::address::AddressError;
@@ -21,7 +21,10 @@ impl Surroundings {
         let Some(server) = self.server() else { return Ok(()) };
         for address in &self.spec.addresses {
             let deadline = *until.borrow();
-            let claim = self.addresses.claim(&server, self.order.token, address, deadline, ADDRESS_PATIENCE);
+            // Who asks for the level asks for the fence.
+            let network_fence = address.network_fence || self.spec.requires_fence >= FenceLevel::F3;
+            let address = FloatingAddress { network_fence, ..address.clone() };
+            let claim = self.addresses.claim(&server, self.order.token, &address, deadline, ADDRESS_PATIENCE);
             let mut until = until.clone();
             let called_off = until.wait_for(|at| *at == BootInstant(0));
             let claimed = tokio::select! {

@@ -16,9 +16,9 @@ use leaseward_state::machine::{Cordon, Machine, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::record::{Answer, Meta, Record, RecordKey, SessionRecord, SetRecord};
 use leaseward_state::server::{
-    Announce, Assignment, Cause, Certificate, Destination, Exit, Expired, Failback, Failure, FenceLevel, FenceProof,
-    FloatingAddress, HealthCheck, Hook, HookStep, ManagerKind, Mount, Placement, Probe, ResourceLimits, RestartPolicy,
-    Server, ServerSpec, ServerStatus, Wanted,
+    Announce, Assignment, Cause, Certificate, Destination, Exit, Expired, Failback, Failure, FenceEarned, FenceLevel,
+    FenceProof, FloatingAddress, HealthCheck, Hook, HookStep, ManagerKind, Mount, Placement, Probe, ResourceLimits,
+    RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::{Incarnation, Owner, SessionEnd};
 use leaseward_state::{
@@ -114,6 +114,7 @@ fn profile() -> MachineProfile {
         version: "0.1.0".into(),
         capacity: Some(8),
         start_slots: 2,
+        watchdog_ms: Some(3),
     }
 }
 
@@ -361,7 +362,7 @@ pub(crate) fn placements() -> Vec<Placement> {
             machine: machine(),
             session: SessionId(3),
             token: TOKEN,
-            level: FenceLevel::F2,
+            fence: FenceEarned { level: FenceLevel::F2, watchdog_ms: Some(3) },
             at: UnixMillis(4),
             cause: Cause::Started,
             status: ServerStatus::Ordered,
@@ -373,7 +374,7 @@ pub(crate) fn placements() -> Vec<Placement> {
         Placement::Expired(Expired {
             machine: machine(),
             token: TOKEN,
-            level: FenceLevel::F2,
+            earned: FenceEarned { level: FenceLevel::F2, watchdog_ms: None },
             wait_ms: 5,
             since: Revision(4),
             cause: Cause::MachineLost,
@@ -400,7 +401,14 @@ pub(crate) fn records() -> Vec<Record> {
         meta: one("k", "v"),
         lock_delay_ms: 4,
     };
-    let failure = Failure { token: TOKEN, attempt: 1, machine: machine(), at: UnixMillis(2), why: "w".into(), machine_lost: true };
+    let failure = Failure {
+        token: TOKEN,
+        attempt: 1,
+        machine: machine(),
+        at: UnixMillis(2),
+        why: "w".into(),
+        machine_lost: true,
+    };
     vec![
         Record::Meta(Meta {
             revision: Revision(1),

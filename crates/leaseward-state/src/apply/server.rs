@@ -12,8 +12,8 @@ use crate::name::{MachineName, ServerName};
 use crate::record::RecordKey;
 use crate::refusal::Refusal;
 use crate::server::{
-    Assignment, Cause, Certificate, Destination, Expired, Failure, FenceProof, Placement, Server, ServerSpec,
-    ServerStatus, Wanted,
+    Assignment, Cause, Certificate, Destination, Expired, Failure, FenceEarned, FenceProof, Placement, Server,
+    ServerSpec, ServerStatus, Wanted,
 };
 use crate::state::State;
 use crate::token::{FencingToken, Revision};
@@ -207,7 +207,7 @@ impl State {
         if machine.session != Some(assign.session) {
             return Err(outdated("the machine's session is another one"));
         }
-        let level = machine.profile.fence;
+        let earned = FenceEarned { level: machine.profile.fence, watchdog_ms: machine.profile.watchdog_ms };
         let fence = match &server.placement {
             Placement::Unplaced { .. } => None,
             Placement::Expired(expired) => Some(
@@ -240,7 +240,7 @@ impl State {
             machine: assign.machine.clone(),
             session: assign.session,
             token,
-            level,
+            fence: earned,
             at: self.now,
             cause: assign.cause,
             status: ServerStatus::Ordered,
@@ -454,7 +454,7 @@ impl State {
         let expired = Expired {
             machine: assignment.machine.clone(),
             token: assignment.token,
-            level: assignment.level,
+            earned: assignment.fence,
             wait_ms: if why == GrantEnd::Expired { 0 } else { ttl_ms },
             since: self.revision,
             cause,

@@ -234,6 +234,7 @@ fn machine(words: &mut Words) -> Read<OpenMachine> {
         labels: words.key("label").map(|value| ("label".into(), value)).into_iter().collect(),
         capacity: None,
         start_slots: 0,
+        watchdog_ms: None,
     };
     Ok(OpenMachine {
         machine: MachineName::new(words.next("machine")?)?,
