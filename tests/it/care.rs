@@ -72,12 +72,9 @@ async fn a_restart_is_a_new_life_under_a_new_token_on_the_same_machine() {
 #[tokio::test]
 async fn what_cannot_run_where_it_is_moved_goes_back() {
     let Some(story) = Story::lab().await else { return };
-    // It ends at once wherever it is not wanted.
-    let here = story.path("m2.bad");
     let settings = format!(
         "{EVERYWHERE}\nhooks.pre_start.command = [\"/bin/sh\", \"-c\", \"test $LEASEWARD_MACHINE != m2 || exit 1\"]\n\
-         [restart]\nin_place = 0\n# {}",
-        here.display()
+         [restart]\nin_place = 0"
     );
     story.apply(&[], &settings);
     story.on(0).await;
@@ -159,4 +156,67 @@ async fn it_returns_by_itself_and_its_history_tells_all_of_it() {
     println!("placed {took} ms after the last sign of life, {bound} ms by the rules");
     assert!(took <= bound + 1_000, "{took} ms; {bound} ms by the rules");
     assert_eq!(story.stamps.exclusive().len(), 3);
+}
+
+#[tokio::test]
+async fn a_paused_server_is_left_as_it_is() {
+    let Some(story) = Story::start(&[], EVERYWHERE).await else { return };
+    story.on(0).await;
+    let old = story.newest();
+    assert_eq!(story.operate(&["server", "pause", NAME, "-m", "surgery"]), 0);
+    // The machine has heard of it once it says so of itself.
+    let pid = story.server().await["pid"].as_u64().expect("it runs");
+    let knows = async |_: &_| {
+        let order = story.server().await;
+        (order["paused"]["reason"] == "surgery").then_some(())
+    };
+    story.lab.until_some("it is paused", knows).await;
+    assert_eq!(story.operate(&["machine", "drain", "m1", "-m", "x", "--no-wait"]), 0);
+    leaseward_tests::signal(u32::try_from(pid).expect("a pid"), rustix::process::Signal::KILL);
+    story.phase("unplaced").await;
+    let explained: Value =
+        story.lab.until_some("it is explained", async |lab| lab.get(&format!("/v1/explain/server/{NAME}")).await).await;
+    assert!(explained["because"].to_string().contains("it is paused"), "{explained}");
+    assert_eq!(story.newest().first, old.first, "it was restarted");
+    assert_eq!(story.operate(&["server", "resume", NAME]), 0);
+    let new = story.next_life(old.token).await;
+    assert!(new.token > old.token);
+    assert_ne!(machine_of(&story.phase("running").await), 0, "m1 is drained");
+    story.stamps.exclusive();
+}
+
+#[tokio::test]
+async fn a_fence_hook_proves_what_nobody_else_can() {
+    let Some(mut story) = Story::lab().await else { return };
+    let (switch, told, hook) = (story.path("off"), story.path("told"), story.path("fence.sh"));
+    let script = format!(
+        "#!/bin/sh\nenv | grep ^LEASEWARD_ | sort > {told}.new\nmv {told}.new {told}\ntest -e {switch}\n",
+        told = told.display(),
+        switch = switch.display()
+    );
+    std::fs::write(&hook, script).expect("written");
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    // Nobody would wait an hour.
+    story
+        .apply(&[], &format!("{EVERYWHERE}\ngrace = \"1h\"\nhooks.fence.command = [{:?}]", hook.display().to_string()));
+    story.on(0).await;
+    let old = story.newest();
+    story.lab.kill_machine(0);
+    let said = story.lab.until_some("the hook is run", async |_: &_| std::fs::read_to_string(&told).ok()).await;
+    for line in [
+        format!("LEASEWARD_SERVER={NAME}"),
+        "LEASEWARD_MACHINE=m1".into(),
+        "LEASEWARD_STEP=fence".into(),
+        format!("LEASEWARD_TOKEN={}", old.token),
+    ] {
+        assert!(said.lines().any(|said| *said == line), "{line} is not in {said}");
+    }
+    assert_eq!(story.server().await["phase"], "fencing", "a hook that fails proves nothing");
+    std::fs::write(&switch, b"").expect("written");
+    story.next_life(old.token).await;
+    story.on(1).await;
+    let events: Value =
+        story.lab.until_some("events", async |lab| lab.get("/v1/events?kinds=server&prefix=pay").await).await;
+    assert!(events.to_string().contains("its fence hook on "), "{events}");
+    assert_eq!(story.stamps.exclusive().len(), 2);
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use leaseward_state::server::{FenceLevel, Placement, Server};
+use leaseward_state::server::{FenceLevel, HookStep, Placement, Server};
 use leaseward_state::{MachineName, ServerName, State};
 
 /// Why a machine is not taken.
@@ -212,7 +212,12 @@ fn fitness(
     if let Some(cordon) = &machine.cordoned {
         return Err(Unfit::Cordoned(cordon.why.clone()));
     }
-    let (has, required) = (machine.profile.fence, server.spec.requires_fence);
+    // A fence hook is what F5 adds to F4, and it is the server's.
+    let has = match machine.profile.fence {
+        FenceLevel::F4 if server.spec.hooks.contains_key(&HookStep::Fence) => FenceLevel::F5,
+        level => level,
+    };
+    let required = server.spec.requires_fence;
     if has < required {
         return Err(Unfit::Fence { has, required });
     }

@@ -239,6 +239,7 @@ pub(crate) fn proof(proof: &FenceProof) -> String {
         FenceProof::Rebooted => "its machine booted again".into(),
         FenceProof::Swept => "its machine was swept".into(),
         FenceProof::Grace(ms) => format!("{ms} ms of grace passed"),
+        FenceProof::Hook(node) => format!("its fence hook on {node} succeeded"),
         FenceProof::Operator(who) => format!("an operator said so: {who}"),
     }
 }

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use leaseward_state::server::HookStep;
+use leaseward_state::name::ServerName;
+use leaseward_state::server::{Hook, HookStep};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tracing::warn;
@@ -25,6 +26,7 @@ use crate::files;
 use crate::kernel;
 use crate::limits::{HOOK_TAIL_BYTES, LOG_BYTES_MAX};
 use crate::process::ProcessId;
+use crate::shim::DEFAULT_PATH;
 pub(crate) use tree::{Tree, end_left_over, processes};
 
 /// What a hook's end means.
@@ -99,6 +101,40 @@ pub(crate) struct Program {
     pub(crate) record: PathBuf,
     /// The variable that marks everything it starts, `KEY=value`.
     pub(crate) mark: String,
+}
+
+/// Runs a server's fence hook, which is to see to it that a lost machine cannot run the server any more: by its power
+/// supply, its switch, its storage. `dir` is where the node keeps its record and its output, as `fence.hook` and
+/// `<server>.fence`. Dropped half way it runs on, and is ended before the next one begins.
+///
+/// # Errors
+/// Why nothing is proven: it failed, or took too long.
+pub async fn run_fence(
+    server: &ServerName,
+    hook: &Hook,
+    environment: BTreeMap<String, String>,
+    dir: &Path,
+) -> Result<(), String> {
+    let step = HookStep::Fence;
+    let mut argv = hook.command.clone();
+    argv.push(step.name().to_owned());
+    let (log, record) = (dir.join(format!("{server}.fence")), dir.join(format!("{server}.hook")));
+    let mark = ("LEASEWARD_HOOK_RUN".to_owned(), format!("{}:{}", record.display(), step.name()));
+    let mut environment = environment;
+    environment.insert(mark.0.clone(), mark.1.clone());
+    environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+    let program = Program {
+        step,
+        label: argv.first().cloned().unwrap_or_default(),
+        argv,
+        environment,
+        directory: "/".to_owned(),
+        timeout: Duration::from_millis(hook.timeout_ms),
+        log,
+        record,
+        mark: format!("{}={}", mark.0, mark.1),
+    };
+    program.run(None).await.map_err(|failed| failed.why)
 }
 
 /// How a program ended that did not do what it should.

@@ -97,7 +97,7 @@ fn commands() {
         RemoveServer { .. }, SetWanted { .. }, Move { .. }, Assign(_), GiveUp { .. }, ReportServer { .. },
         Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
         AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
-        PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, EndPauses { .. });
+        PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. });
     check("request", &samples::requests());
 }
 
@@ -118,7 +118,7 @@ fn parts_of_commands() {
         ServerStatus::Preparing { .. }, ServerStatus::Stuck { .. });
     check_enum!("fence_proof", samples::fence_proofs(), FenceProof:
         FenceProof::Certificate(_), FenceProof::Rebooted, FenceProof::Swept, FenceProof::Grace(_),
-        FenceProof::Operator(_));
+        FenceProof::Operator(_), FenceProof::Hook(_));
     check_enum!("exit", vec![Exit::Code(1), Exit::Signal(9), Exit::Unseen], Exit:
         Exit::Code(_), Exit::Signal(_), Exit::Unseen);
     check_enum!("probe", samples::probes(), Probe: Probe::Process, Probe::Tcp(_), Probe::Http(_), Probe::Command(_));

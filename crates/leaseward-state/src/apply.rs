@@ -92,6 +92,10 @@ impl State {
                 own_term(*judged, term)?;
                 self.quarantine(machine, cordon, events)
             }
+            Command::ProveDead { server, token, proof, term: judged } => {
+                own_term(*judged, term)?;
+                self.prove_dead(server, *token, proof, events)
+            }
             Command::EndPauses { term: judged } => {
                 own_term(*judged, term)?;
                 self.end_pauses(events)

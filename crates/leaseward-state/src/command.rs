@@ -273,6 +273,17 @@ pub enum Command {
         /// The term of the leader that decided it.
         term: Term,
     },
+    /// The leader has proof that a lost copy is dead.
+    ProveDead {
+        /// The server.
+        server: ServerName,
+        /// The token that it ran under.
+        token: FencingToken,
+        /// The proof.
+        proof: FenceProof,
+        /// The term of the leader that has it.
+        term: Term,
+    },
     /// Ends every cordon, pause and maintenance whose time is over by the leader's wall clock.
     EndPauses {
         /// The term of the leader that saw it.
@@ -467,6 +478,7 @@ impl Command {
             Self::Relocate { .. } => "relocate",
             Self::Quarantine { .. } => "quarantine",
             Self::EndPauses { .. } => "end_pauses",
+            Self::ProveDead { .. } => "prove_dead",
         }
     }
 
@@ -482,6 +494,7 @@ impl Command {
             | Self::Relocate { .. }
             | Self::Quarantine { .. }
             | Self::EndPauses { .. }
+            | Self::ProveDead { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,

@@ -594,6 +594,8 @@ pub enum FenceProof {
     Grace(u64),
     /// An operator said so.
     Operator(String),
+    /// The server's fence hook said so, on the node of this name: it has switched the machine off, or cut it off.
+    Hook(String),
 }
 
 /// The kernel's statement that every process of a server is dead.

@@ -1,6 +1,6 @@
 //! A voter: a replica, its content store, and the master that runs while it leads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::content::{LocalBlobs, QuorumContent};
 use crate::error::{Error, Result};
+use crate::fence_hook;
 
 /// A voter of a cluster.
 pub struct Voter {
@@ -34,14 +35,20 @@ impl Voter {
     /// [`Error::Start`], with a stable code.
     pub async fn start(settings: Settings, start: Start) -> Result<Self> {
         let store = open_store(&settings.data.join("blobs"))?;
+        let settings_data = settings.data.clone();
         let replica = Replica::start(settings, start)
             .await
             .map_err(|error| Error::Start { code: error.code().to_owned(), why: error.to_string() })?;
         replica.serve_blobs(Arc::new(LocalBlobs(Arc::clone(&store))));
+        let fences = settings_data.join("fence");
+        std::fs::create_dir_all(&fences).map_err(|error| Error::Start {
+            code: "LW0600".to_owned(),
+            why: format!("{}: {error}", fences.display()),
+        })?;
         let content = QuorumContent::new(replica.clone(), store);
         let mut tasks = JoinSet::new();
         tasks.spawn(content.clone().catch_up());
-        tasks.spawn(run_master(replica.clone()));
+        tasks.spawn(run_master(replica.clone(), fences));
         Ok(Self { replica, content, _tasks: tasks })
     }
 
@@ -68,7 +75,7 @@ fn open_store(dir: &Path) -> Result<Arc<BlobStore>> {
     opened.map(Arc::new).map_err(|error| Error::Start { code: error.code().to_owned(), why: error.to_string() })
 }
 
-async fn run_master(replica: Replica) {
+async fn run_master(replica: Replica, fences: PathBuf) {
     replica.ready().await;
     let Some(reign) = replica.reign() else { return };
     let mut published = replica.published();
@@ -82,6 +89,7 @@ async fn run_master(replica: Replica) {
     let clock = MasterClock { start: KernelClock.now() };
     tokio::select! {
         () = follow => {}
+        () = fence_hook::run(replica.internal(), states.clone(), reign.clone(), replica.status().name, fences) => {}
         () = master::run(replica.internal(), states, reign, managers, clock) => {}
     }
 }

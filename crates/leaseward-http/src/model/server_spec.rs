@@ -73,14 +73,13 @@ impl ServerFile {
             .anti_affinity
             .iter()
             .map(|name| ServerName::new(name.as_str()).map_err(|error| invalid(format!("`anti_affinity`: {error}"))));
-        for step in ["prepare", "fence"] {
-            if self.hooks.contains_key(step) {
-                return Err(unsupported(&format!("hooks.{step}")));
-            }
+        if self.hooks.contains_key("prepare") {
+            return Err(unsupported("hooks.prepare"));
         }
-        if !self.mounts.is_empty() && self.grace.is_none() && self.requires_fence < Some(Fence::F4) {
+        let has_hook = self.hooks.contains_key("fence");
+        if !self.mounts.is_empty() && self.grace.is_none() && !has_hook && self.requires_fence < Some(Fence::F4) {
             return Err(invalid(
-                "`grace` is needed with `mounts`, or `requires_fence = \"F4\"`: a kernel may write to a file system after \
+                "`grace` is needed with `mounts`, or `hooks.fence`, or `requires_fence = \"F4\"`: a kernel may write to a file system after \
                  every process is dead, and only you, or a watchdog, can say when a lost machine stops doing so",
             ));
         }
@@ -89,7 +88,7 @@ impl ServerFile {
         }
         let requires_fence = FenceLevel::from(self.requires_fence.unwrap_or(Fence::F1));
         // The grace of F4 is that of the machine's watchdog.
-        if matches!(requires_fence, FenceLevel::F0 | FenceLevel::F5) && self.grace.is_none() {
+        if matches!(requires_fence, FenceLevel::F0 | FenceLevel::F5) && self.grace.is_none() && !has_hook {
             return Err(invalid(format!(
                 "`grace` is needed with `requires_fence = \"{requires_fence}\"`: only you know how long a copy may \
                  outlive its lease there"

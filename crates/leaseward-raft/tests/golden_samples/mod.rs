@@ -205,6 +205,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::PutPolicy { policy: Box::new(policy()), if_version: Some(0) },
         Command::Relocate { server: server(), token: TOKEN, to: destination(), term: Term(2) },
         Command::Quarantine { machine: machine(), cordon: cordon(), term: Term(2) },
+        Command::ProveDead { server: server(), token: TOKEN, proof: FenceProof::Swept, term: Term(2) },
         Command::EndPauses { term: Term(2) },
     ]
 }

@@ -301,6 +301,27 @@ impl State {
         Ok(Reply::Done)
     }
 
+    /// The leader's proof counts for the copy that it names, if nobody proved its death before.
+    pub(super) fn prove_dead(
+        &mut self,
+        name: &ServerName,
+        token: FencingToken,
+        proof: &FenceProof,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        match &self.known_server(name)?.placement {
+            Placement::Expired(expired) if expired.token == token && expired.fence.is_none() => {
+                let expired = Expired { fence: Some(proof.clone()), ..expired.clone() };
+                let machine = expired.machine.clone();
+                self.set_placement(name, Placement::Expired(expired));
+                self.orders_changed(&machine);
+                events.push(Event::ServerFenced { server: name.clone(), token, proof: proof.clone() });
+                Ok(Reply::Done)
+            }
+            _ => Err(Refusal::Outdated(format!("server/{name}: there is no such copy without a proof"))),
+        }
+    }
+
     pub(super) fn report_server(
         &mut self,
         name: &ServerName,

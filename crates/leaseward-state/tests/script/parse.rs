@@ -173,6 +173,11 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
             Command::Relocate { server, token, to, term }
         }
         "end-pauses" => Command::EndPauses { term },
+        "prove-dead" => {
+            let server = ServerName::new(words.next("server")?)?;
+            let token = words.number("token")?.map_or_else(|| token_of(state, &server), FencingToken);
+            Command::ProveDead { server, token, proof: FenceProof::Hook("n1".into()), term }
+        }
         "remove-machine" => Command::RemoveMachine { machine: MachineName::new(words.next("machine")?)? },
         "server" => Command::PutServer {
             server: ServerName::new(words.next("server")?)?,
