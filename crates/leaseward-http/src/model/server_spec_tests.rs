@@ -148,3 +148,19 @@ fn surroundings_that_cannot_be_are_refused_with_the_key() {
     let with_watchdog = "command = [\"a\"]\nrequires_fence = \"F4\"\nmounts = [{ device = \"/dev/x\", at = \"/srv\", type = \"ext4\" }]";
     assert!(ServerFile::from_toml(with_watchdog).is_ok(), "the watchdog resets the machine");
 }
+
+#[test]
+fn the_example_shows_every_field() {
+    let shown = include_str!("../../../../config/examples/database.toml");
+    let spec = ServerFile::from_toml(shown).expect("it is valid").to_spec().expect("a specification");
+    let written = serde_json::to_value(ServerFile::from_spec("database", &spec)).expect("JSON");
+    let document = crate::document();
+    let fields = document["components"]["schemas"]["ServerFile"]["properties"].as_object().expect("fields");
+    let missing: Vec<_> = fields
+        .keys()
+        .filter(|field| !matches!(field.as_str(), "name" | "env" | "manager" | "restart"))
+        .filter(|field| !shown.contains(&format!("{field} =")) && !shown.contains(&format!("[{field}]")))
+        .filter(|field| !shown.contains(&format!("[[{field}]]")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} are not shown in {written}");
+}

@@ -258,6 +258,7 @@ pub(crate) fn fence_proofs() -> Vec<FenceProof> {
         FenceProof::Swept,
         FenceProof::Grace(100),
         FenceProof::Operator("ann".into()),
+        FenceProof::Hook("n1".into()),
     ]
 }
 
