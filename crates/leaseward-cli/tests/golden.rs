@@ -43,6 +43,8 @@ const DONE: &[&str] = &[
     "leaseward wait server/pay-1=stopped",
     "leaseward server start pay-1",
     "leaseward server apply -f pay-1.toml",
+    "leaseward server logs pay-1 --lines 1",
+    "leaseward server logs nobody",
     "leaseward server stop pay-1 --dry-run",
     "leaseward server restart pay-1",
     "leaseward server move pay-1 --to m2",

@@ -93,6 +93,18 @@ pub(crate) enum ServerCommand {
         /// The server.
         name: String,
     },
+    /// Shows what a server printed on this machine.
+    #[command(after_help = "Examples:\n  leaseward server logs pay-1\n  leaseward server logs pay-1 --lines 20")]
+    Logs {
+        /// The server.
+        name: String,
+        /// The last so many lines.
+        #[arg(long, default_value = "200")]
+        lines: usize,
+        /// The settings file of this machine's agent.
+        #[arg(long, env = "LEASEWARD_CONFIG", default_value = "/etc/leaseward/leaseward.toml")]
+        config: PathBuf,
+    },
     /// Shows what applying a file would change. Exits with 1 if something would.
     #[command(
         after_help = "Examples:\n  leaseward server diff -f pay-1.toml\n  leaseward server diff -f pay-1.toml -o json"

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use leaseward::ServerName;
 use leaseward_http::model::{BeginPause, History, Server, ServerFile, ServerList, ServerPhase};
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::args::ServerCommand;
+use crate::commands::agent::agent_config;
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, Output, column, field, line, wide};
 use crate::session::Session;
+use crate::settings::Settings;
 
 fn columns() -> Vec<Column> {
     vec![
@@ -63,6 +66,7 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
             }
             Ok(())
         }
+        ServerCommand::Logs { name, lines, config } => logs(session, &name, lines, &config).await,
         ServerCommand::Diff { file } => diff(session, &file).await,
         ServerCommand::History { name } => history(session, &name).await,
         ServerCommand::Start { name } => operation::ask(session, &to(&name, "start"), NOTHING).await,
@@ -107,6 +111,24 @@ const NOTHING: Option<&()> = None;
 
 fn to(name: &str, verb: &str) -> String {
     format!("/v1/servers/{name}/{verb}")
+}
+
+/// Shows what a server printed here; if it never did, says where it runs.
+async fn logs(session: &Session, name: &str, lines: usize, config: &Path) -> Result<(), Diagnostic> {
+    let agent = agent_config(&Settings::read(config)?)?;
+    let server = ServerName::new(name).map_err(|error| Diagnostic::new("LW0101", error.to_string()))?;
+    match leaseward_node::logs(&agent.log_dir, &server, lines) {
+        Ok(printed) => {
+            printed.iter().for_each(|text| line(text));
+            Ok(())
+        }
+        Err(leaseward_node::Error::NotHere { .. }) => {
+            let at = get(session, name).await?.machine.unwrap_or_else(|| "no machine now".to_owned());
+            Err(Diagnostic::new("LW0404", format!("{name} printed nothing on {}; it is on {at}", agent.machine))
+                .hint(format!("on {at}: leaseward server logs {name}")))
+        }
+        Err(error) => Err(Diagnostic::new(error.code(), error.to_string())),
+    }
 }
 
 /// Shows each key that a file would change. Ends with 1 if there is one.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// Whatever is waited for must come within this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-const PAY: &str = "candidates = [\"m1\", \"m2\"]\ncommand = [\"sleep\", \"100000\"]\n";
+const PAY: &str = "candidates = [\"m1\", \"m2\"]\ncommand = [\"sh\", \"-c\", \"echo hello; exec sleep 100000\"]\n";
 
 /// What is there before anything is asked, whatever was done before. What is so already fails quietly.
 const FURNISH: &str = r#"
@@ -137,6 +137,10 @@ impl Stage {
         let said: Vec<String> = said.try_iter().collect();
         assert!(up.is_some(), "the cluster is not up: {said:?}");
         let state = said[0].rsplit(' ').next().expect("it says where its state is").to_owned();
+        // The settings of `solo` stand for those of m1, as far as servers' output goes.
+        let solo = work.join("solo/agent");
+        fs::create_dir_all(&solo).expect("made");
+        std::os::unix::fs::symlink(format!("{state}/m1/agent/log"), solo.join("log")).expect("linked");
         let contexts = fs::read_to_string(home.path().join(".config/leaseward/contexts.toml")).expect("it wrote it");
         Self { home, dev, state, contexts }
     }
