@@ -21,7 +21,7 @@ pub(crate) fn story(dir: &str) {
         let stamps = format!("{dir}/stamps-0");
         let deadline = BootInstant::now() + PATIENCE;
         let spec = spec([me().to_str().expect("UTF-8"), "attack", "victim", &stamps]);
-        let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline };
+        let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline, clients: Vec::new() };
         supervisor.start(order).await.expect("start");
         let event = timeout(PATIENCE, events.recv()).await.expect("in time").expect("an event");
         assert!(matches!(event.what, Happened::Started { .. }), "{event:?}");
@@ -52,7 +52,7 @@ pub(crate) fn serve(dir: &str) {
         let spec = std::fs::read(format!("{dir}/spec.json")).expect("a specification");
         let spec = serde_json::from_slice(&spec).expect("a specification");
         let deadline = BootInstant::now() + PATIENCE;
-        let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline };
+        let order = StartOrder { server: server(0), spec, token: FencingToken(7), deadline, clients: Vec::new() };
         supervisor.start(order).await.expect("start");
         println!("ready");
         std::future::pending::<()>().await;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leaseward_state::name::{MachineName, ServerName};
-use leaseward_state::server::{Certificate, Exit, HookStep, ServerSpec};
+use leaseward_state::server::{Certificate, Connection, Exit, HookStep, ServerSpec};
 use leaseward_state::token::FencingToken;
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,6 +64,8 @@ pub struct StartOrder {
     pub token: FencingToken,
     /// Until when it may run, from a confirmed renewal.
     pub deadline: BootInstant,
+    /// Clients of the copy before: they are woken when its addresses are announced here.
+    pub clients: Vec<Connection>,
 }
 
 /// How to stop a server.

@@ -111,7 +111,7 @@ fn parts_of_commands() {
         Condition::Machine(..));
     check_enum!("server_report", samples::server_reports(), ServerReport:
         ServerReport::Status { .. }, ServerReport::Crashed { .. }, ServerReport::Dead { .. },
-        ServerReport::NotStarted { .. }, ServerReport::Absent);
+        ServerReport::NotStarted { .. }, ServerReport::Absent, ServerReport::Clients(_));
     check_enum!("server_status", samples::server_statuses(), ServerStatus:
         ServerStatus::Ordered, ServerStatus::Starting { .. }, ServerStatus::Running { .. },
         ServerStatus::Unhealthy { .. }, ServerStatus::Restarting { .. }, ServerStatus::Stopping,

@@ -14,7 +14,7 @@ use crate::machine::{Cordon, MachineProfile};
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
 use crate::policy::{Pause, Policy};
 use crate::refusal::Refusal;
-use crate::server::{Cause, Certificate, Destination, FenceProof, ServerSpec, ServerStatus, Wanted};
+use crate::server::{Cause, Certificate, Connection, Destination, FenceProof, ServerSpec, ServerStatus, Wanted};
 use crate::session::{Incarnation, Owner};
 use crate::token::{FencingToken, RequestKey, Revision, SessionId, Term, UnixMillis};
 
@@ -375,6 +375,8 @@ pub enum ServerReport {
     },
     /// No process of it lives on the machine, and nothing failed.
     Absent,
+    /// It lives, and these clients are connected to its floating addresses.
+    Clients(Vec<Connection>),
 }
 
 /// A new version of one set.

@@ -49,6 +49,10 @@ pub const NAMES_MAX: usize = 1_000;
 /// Losses of one machine that are remembered, newest last.
 pub const LOSSES_KEPT_MAX: usize = 16;
 
+/// Clients of one server that are remembered, to be woken by the next owner of its addresses. At 64 bytes each, two
+/// kilobytes in an entry that is written at most every few seconds.
+pub const CLIENTS_KEPT_MAX: usize = 32;
+
 /// Answers kept for retries that arrive late: as many as a busy minute makes.
 pub const ANSWERS_KEPT_MAX: usize = 131_072;
 

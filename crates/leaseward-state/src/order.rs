@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::{MachineName, ServerName};
-use crate::server::{Placement, ServerSpec, Wanted};
+use crate::server::{Connection, Placement, ServerSpec, Wanted};
 use crate::state::State;
 use crate::token::FencingToken;
 
@@ -33,6 +33,8 @@ pub enum Action {
         spec: Box<ServerSpec>,
         /// Whether it is left as it is when it ends.
         paused: bool,
+        /// Clients of the copy before, to be woken.
+        clients: Vec<Connection>,
     },
     /// Stop it and prove it.
     Stop {
@@ -55,7 +57,8 @@ impl State {
                         Action::Stop { grace_ms: server.spec.stop_grace_ms }
                     } else {
                         let (version, spec) = (server.version, Box::new(server.spec.clone()));
-                        Action::Run { version, spec, paused: self.pause_of(server).is_some() }
+                        let (paused, clients) = (self.pause_of(server).is_some(), server.clients.clone());
+                        Action::Run { version, spec, paused, clients }
                     };
                     Some(Order { server: name.clone(), token: assignment.token, action })
                 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -392,6 +393,15 @@ impl Default for RestartPolicy {
     }
 }
 
+/// A TCP connection to a floating address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Connection {
+    /// The floating address and its port.
+    pub local: SocketAddr,
+    /// The client.
+    pub peer: SocketAddr,
+}
+
 /// What the operator wants of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
@@ -420,6 +430,8 @@ pub struct Server {
     pub placement: Placement,
     /// Newest last, at most [`crate::limits::FAILURES_KEPT_MAX`].
     pub failures: Vec<Failure>,
+    /// Clients that were connected to its floating addresses a while ago: the next owner of these wakes them.
+    pub clients: Vec<Connection>,
     /// The greatest token it ever ran under.
     pub last_token: Option<FencingToken>,
     /// The machine it last ran on.

@@ -6,19 +6,22 @@
 //! their deadline; the kernel ends what is left at the deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use leaseward_node::address::connections;
 use leaseward_node::{Adopted, BootInstant, Happened, HookOutcome, NodeEvent, StartOrder, StopMode, Supervisor};
 use leaseward_raft::net::wire::MachineView;
 use leaseward_state::command::ServerReport;
 use leaseward_state::config::SyncState;
+use leaseward_state::limits::CLIENTS_KEPT_MAX;
 use leaseward_state::order::{Action, Order};
-use leaseward_state::server::{Certificate, HookStep, ServerSpec, ServerStatus};
+use leaseward_state::server::{Certificate, Connection, HookStep, ServerSpec, ServerStatus};
 use leaseward_state::{Command, FencingToken, Revision, ServerName, SetName};
 use leaseward_sync::member::{Report, Wanted, WantedVersion};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -32,6 +35,9 @@ const GRANT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What could not be done is tried again after this.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// How often it is looked who is connected to floating addresses.
+const CLIENTS_EVERY: Duration = Duration::from_secs(3);
 
 /// How serving ended.
 pub(crate) enum Ended {
@@ -66,6 +72,12 @@ enum Step {
         report: bool,
     },
     Held,
+    /// Who is connected to a server's floating addresses.
+    Looked {
+        server: ServerName,
+        token: FencingToken,
+        clients: Vec<Connection>,
+    },
 }
 
 /// What is known here of the servers.
@@ -82,6 +94,8 @@ struct Here {
     starting: BTreeMap<ServerName, FencingToken>,
     /// Servers that are left as they are.
     held: BTreeSet<ServerName>,
+    /// What was told last of who is connected.
+    clients: BTreeMap<ServerName, Vec<Connection>>,
     applied: BTreeMap<SetName, u64>,
     waiting_for_sets: BTreeMap<ServerName, Instant>,
 }
@@ -95,6 +109,8 @@ impl Serving<'_> {
         let mut helpers = JoinSet::new();
         let (publish, mut views) = watch::channel(MachineView::default());
         helpers.spawn(follow_views(self.client.another(), self.config.clone(), self.keeper.standing(), publish));
+        let mut looks = interval(CLIENTS_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         helpers.spawn(extend_deadlines(self.supervisor.clone(), self.keeper.standing()));
         let mut steps: JoinSet<Step> = JoinSet::new();
         let mut standing = self.keeper.standing();
@@ -142,6 +158,7 @@ impl Serving<'_> {
                     self.reconcile(&view, &mut here, &mut steps);
                 }
                 () = sleep_until(warning), if !gave_warning => {}
+                _ = looks.tick() => self.look_for_clients(&mut here, &mut steps),
                 () = sleep_until(tick) => {
                     tick = Instant::now() + AGAIN;
                     let view = views.borrow().clone();
@@ -195,7 +212,7 @@ impl Serving<'_> {
                         let token = *token;
                         self.stop(here, steps, &order.server, token, StopMode::Force, true);
                     }
-                    None => self.start(view, here, steps, order, spec),
+                    None => self.start(view, here, steps, order),
                 },
                 Action::Stop { grace_ms } => {
                     let mode = StopMode::Graceful { grace: Duration::from_millis(*grace_ms) };
@@ -221,6 +238,27 @@ impl Serving<'_> {
         }
     }
 
+    /// Looks who is connected to floating addresses, so that their next owner can wake them.
+    fn look_for_clients(&self, here: &mut Here, steps: &mut JoinSet<Step>) {
+        let Here { running, clients, .. } = here;
+        clients.retain(|server, _| running.contains_key(server));
+        for (server, (token, spec)) in running {
+            let wakes = spec.addresses.iter().filter(|address| address.tickle);
+            let ips: Vec<IpAddr> = wakes.filter_map(|address| address.ip.parse().ok()).collect();
+            if ips.is_empty() {
+                continue;
+            }
+            let (server, token) = (server.clone(), *token);
+            steps.spawn_blocking(move || {
+                let found = ips.into_iter().filter_map(|ip| connections(ip).ok()).flatten();
+                let mut clients: Vec<_> = found.map(|(local, peer)| Connection { local, peer }).collect();
+                clients.sort_unstable();
+                clients.truncate(CLIENTS_KEPT_MAX);
+                Step::Looked { server, token, clients }
+            });
+        }
+    }
+
     /// Has the supervisor leave alone what an operator paused, and nothing else.
     fn hold(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>) {
         let paused = |order: &&Order| matches!(order.action, Action::Run { paused: true, .. });
@@ -239,7 +277,8 @@ impl Serving<'_> {
         here.held = held;
     }
 
-    fn start(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>, order: &Order, spec: &ServerSpec) {
+    fn start(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>, order: &Order) {
+        let Action::Run { spec, clients, .. } = &order.action else { return };
         if !sets_are_here(view, here, &order.server, spec) {
             return;
         }
@@ -253,9 +292,9 @@ impl Serving<'_> {
         }
         let (supervisor, standing) = (self.supervisor.clone(), self.keeper.standing());
         self.keeper.renew_now();
-        let (order, spec) = (order.clone(), spec.clone());
+        let (order, spec, clients) = (order.clone(), (**spec).clone(), clients.clone());
         steps.spawn(async move {
-            let outcome = start_granted(&supervisor, standing, &order, spec).await;
+            let outcome = start_granted(&supervisor, standing, &order, spec, clients).await;
             Step::Started { order, outcome }
         });
     }
@@ -288,6 +327,14 @@ impl Serving<'_> {
     async fn step_done(&self, step: Step, here: &mut Here) {
         match step {
             Step::Held => {}
+            Step::Looked { server, token, clients } => {
+                let runs = here.running.get(&server).is_some_and(|(running, _)| *running == token);
+                if runs && here.clients.get(&server) != Some(&clients) {
+                    here.clients.insert(server.clone(), clients.clone());
+                    let command = Command::ReportServer { server, token, report: ServerReport::Clients(clients) };
+                    self.reports.try_send(command).ok();
+                }
+            }
             Step::Started { order, outcome } => {
                 // If a stop overtook it, the stop says what became of it.
                 if here.starting.get(&order.server) != Some(&order.token) {
@@ -466,6 +513,7 @@ async fn start_granted(
     mut standing: watch::Receiver<Standing>,
     order: &Order,
     spec: ServerSpec,
+    clients: Vec<Connection>,
 ) -> Result<(), leaseward_node::Error> {
     let lease = order.server.lease();
     let granted = standing.wait_for(|standing| standing.over || standing.held.get(&lease) == Some(&order.token));
@@ -475,7 +523,7 @@ async fn start_granted(
     };
     let deadline = BootInstant::now() + remaining;
     let (server, token) = (order.server.clone(), order.token);
-    supervisor.start(StartOrder { server, spec, token, deadline }).await.map(drop)
+    supervisor.start(StartOrder { server, spec, token, deadline, clients }).await.map(drop)
 }
 
 /// Extends the deadlines of everything that runs, by answered renewals only.

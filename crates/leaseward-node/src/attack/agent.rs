@@ -64,6 +64,7 @@ async fn host(dir: &Path, count: u32, ttl: Duration, kind: &str, shim_arguments:
             spec: spec(command.into()),
             token: FencingToken(7),
             deadline: BootInstant::now() + ttl.max(ATTACK_FIRST_DEADLINE),
+            clients: Vec::new(),
         };
         supervisor.start(order).await.map_err(|e| e.to_string())?;
     }

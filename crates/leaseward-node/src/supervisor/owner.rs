@@ -176,7 +176,11 @@ impl Owner {
             let _ = answer.send(Err(error));
             return;
         }
-        let StartOrder { server, spec, token, deadline } = order;
+        let StartOrder { server, spec, token, deadline, clients } = order;
+        if !clients.is_empty() {
+            let known = clients.iter().map(|client| (client.local, client.peer)).collect();
+            self.addresses.set_connections(&server, known);
+        }
         let attempt = match self.entries.get_mut(&server) {
             Some(entry) if entry.token == token => match &entry.state {
                 State::Running { pid, .. } => {
@@ -204,7 +208,7 @@ impl Owner {
 
     /// Returns why an order must not be carried out; notes its token if it may.
     fn may_start(&mut self, order: &StartOrder) -> Result<()> {
-        let StartOrder { server, spec, token, deadline } = order;
+        let StartOrder { server, spec, token, deadline, .. } = order;
         let name = || server.to_string();
         check(spec).map_err(|why| Error::BadOrder { server: name(), why })?;
         let path = Files::of(&self.config.run_dir, server.as_str()).token();

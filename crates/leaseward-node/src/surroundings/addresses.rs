@@ -20,21 +20,7 @@ impl Surroundings {
         }
         let Some(server) = self.server() else { return Ok(()) };
         for address in &self.spec.addresses {
-            let deadline = *until.borrow();
-            // Who asks for the level asks for the fence.
-            let network_fence = address.network_fence || self.spec.requires_fence >= FenceLevel::F3;
-            let address = FloatingAddress { network_fence, ..address.clone() };
-            let claim = self.addresses.claim(&server, self.order.token, &address, deadline, ADDRESS_PATIENCE);
-            let mut until = until.clone();
-            let called_off = until.wait_for(|at| *at == BootInstant(0));
-            let claimed = tokio::select! {
-                claimed = claim => claimed,
-                _ = called_off => return Err(Failure::of(HookStep::AddressAdd, HookOutcome::TryLater, "called off")),
-            };
-            claimed.map_err(|error| {
-                let outcome = if error.is_retryable() { HookOutcome::Transient } else { HookOutcome::WrongHere };
-                Failure::of(HookStep::AddressAdd, outcome, format!("{}: {error}", error.code()))
-            })?;
+            self.claim_address(&server, address, until).await?;
         }
         // It may have been extended meanwhile.
         let deadline = *until.borrow();
@@ -42,6 +28,35 @@ impl Surroundings {
             .extend(&server, deadline)
             .await
             .map_err(|error| Failure::of(HookStep::AddressAdd, HookOutcome::Transient, error.to_string()))
+    }
+
+    /// Claims one address. While it waits for a former owner's to go, its own time may run out as it was, and be
+    /// extended: then it goes on, for as long as it is patient.
+    async fn claim_address(
+        &self,
+        server: &ServerName,
+        address: &FloatingAddress,
+        until: &Until,
+    ) -> Result<(), Failure> {
+        let patient_until = BootInstant::now() + ADDRESS_PATIENCE;
+        loop {
+            let deadline = *until.borrow();
+            let patience = patient_until.saturating_since(BootInstant::now());
+            let claim = self.addresses.claim(server, self.order.token, address, deadline, patience);
+            let mut until = until.clone();
+            let called_off = until.wait_for(|at| *at == BootInstant(0));
+            let claimed = tokio::select! {
+                claimed = claim => claimed,
+                _ = called_off => return Err(Failure::of(HookStep::AddressAdd, HookOutcome::TryLater, "called off")),
+            };
+            let Err(error) = claimed else { return Ok(()) };
+            let is_patient = deadline < *until.borrow() && BootInstant::now() < patient_until;
+            if is_patient && matches!(error, AddressError::Conflict { .. } | AddressError::Late { .. }) {
+                continue;
+            }
+            let outcome = if error.is_retryable() { HookOutcome::Transient } else { HookOutcome::WrongHere };
+            return Err(Failure::of(HookStep::AddressAdd, outcome, format!("{}: {error}", error.code())));
+        }
     }
 
     /// Releases the server's addresses: the hook `address_del`, or ours.

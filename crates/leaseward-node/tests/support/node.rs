@@ -48,7 +48,7 @@ pub(crate) fn shell(script: &str) -> ServerSpec {
 }
 
 pub(crate) fn order(spec: ServerSpec) -> StartOrder {
-    StartOrder { server: pay(), spec, token: TOKEN, deadline: later() }
+    StartOrder { server: pay(), spec, token: TOKEN, deadline: later(), clients: Vec::new() }
 }
 
 pub(crate) async fn supervise(stage: &Stage) -> (Supervisor, Vec<Adopted>, Receiver<NodeEvent>) {

@@ -16,9 +16,9 @@ use leaseward_state::machine::{Cordon, Machine, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::record::{Answer, Meta, Record, RecordKey, SessionRecord, SetRecord};
 use leaseward_state::server::{
-    Announce, Assignment, Cause, Certificate, Destination, Exit, Expired, Failback, Failure, FenceEarned, FenceLevel,
-    FenceProof, FloatingAddress, HealthCheck, Hook, HookStep, ManagerKind, Mount, Placement, Probe, ResourceLimits,
-    RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
+    Announce, Assignment, Cause, Certificate, Connection, Destination, Exit, Expired, Failback, Failure, FenceEarned,
+    FenceLevel, FenceProof, FloatingAddress, HealthCheck, Hook, HookStep, ManagerKind, Mount, Placement, Probe,
+    ResourceLimits, RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::{Incarnation, Owner, SessionEnd};
 use leaseward_state::{
@@ -120,6 +120,11 @@ fn profile() -> MachineProfile {
 
 fn incarnation() -> Incarnation {
     Incarnation { boot_id: "boot".into(), instance: 1 << 100 }
+}
+
+pub(crate) fn connection() -> Connection {
+    let at = |text: &str| text.parse().expect("an address");
+    Connection { local: at("10.0.0.1:80"), peer: at("[fe80::1]:4000") }
 }
 
 fn cordon() -> Cordon {
@@ -235,6 +240,7 @@ pub(crate) fn server_reports() -> Vec<ServerReport> {
         ServerReport::Dead { certificate: certificate(), failure: Some("f".into()) },
         ServerReport::NotStarted { why: "w".into() },
         ServerReport::Absent,
+        ServerReport::Clients(vec![connection()]),
     ]
 }
 
@@ -451,6 +457,7 @@ pub(crate) fn records() -> Vec<Record> {
             paused: Some(pause()),
             placement: Placement::Unplaced { next: None },
             failures: vec![failure],
+            clients: vec![connection()],
             last_token: Some(TOKEN),
             last_machine: Some(machine()),
         })),

@@ -125,5 +125,9 @@ pub(crate) fn member_changes() -> Vec<MemberChange> {
 }
 
 pub(crate) fn actions() -> Vec<Action> {
-    vec![Action::Run { version: 1, spec: Box::new(spec()), paused: true }, Action::Stop { grace_ms: 2 }, Action::Kill]
+    vec![
+        Action::Run { version: 1, spec: Box::new(spec()), paused: true, clients: vec![super::connection()] },
+        Action::Stop { grace_ms: 2 },
+        Action::Kill,
+    ]
 }

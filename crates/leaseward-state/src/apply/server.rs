@@ -7,7 +7,7 @@ use super::machine::not_found as no_machine;
 use crate::command::{Assign, Reply, ServerReport};
 use crate::event::Event;
 use crate::lease::{GrantEnd, LeaseState, Waiter};
-use crate::limits::{FAILURES_KEPT_MAX, SERVERS_MAX, SPEC_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::limits::{CLIENTS_KEPT_MAX, FAILURES_KEPT_MAX, SERVERS_MAX, SPEC_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::name::{MachineName, ServerName};
 use crate::record::RecordKey;
 use crate::refusal::Refusal;
@@ -47,6 +47,7 @@ impl State {
                 paused: None,
                 placement: Placement::Unplaced { next: None },
                 failures: Vec::new(),
+                clients: Vec::new(),
                 last_token: None,
                 last_machine: None,
             },
@@ -414,6 +415,14 @@ impl State {
                 }
                 self.stopped(name, server, assignment, failure.as_deref(), Some(certificate), events);
                 return;
+            }
+            ServerReport::Clients(clients) => {
+                let mut clients = clients.clone();
+                clients.truncate(CLIENTS_KEPT_MAX);
+                if server.clients == clients {
+                    return;
+                }
+                server.clients = clients;
             }
             ServerReport::Absent => {
                 self.stopped(name, server, assignment, None, None, events);

@@ -8,7 +8,7 @@ use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::machine::{Cordon, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::server::{
-    Cause, Certificate, Destination, Exit, FenceLevel, FenceProof, ServerSpec, ServerStatus, Wanted,
+    Cause, Certificate, Connection, Destination, Exit, FenceLevel, FenceProof, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
@@ -341,6 +341,13 @@ fn report(words: &mut Words, state: &State) -> Read<Command> {
         "stopping" => status(ServerStatus::Stopping),
         "crashed" => ServerReport::Crashed { restarts, why: text },
         "absent" => ServerReport::Absent,
+        "clients" => {
+            let connection = |text: &String| -> Read<Connection> {
+                let (local, peer) = text.split_once('<').ok_or("local<peer")?;
+                Ok(Connection { local: local.parse()?, peer: peer.parse()? })
+            };
+            ServerReport::Clients(words.rest().iter().map(connection).collect::<Read<_>>()?)
+        }
         "not-started" => ServerReport::NotStarted { why: text },
         "dead" => {
             let certificate = Certificate {

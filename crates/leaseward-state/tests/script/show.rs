@@ -98,8 +98,9 @@ pub(crate) fn orders(orders: &[Order]) -> String {
         .iter()
         .map(|order| {
             let action = match &order.action {
-                leaseward_state::order::Action::Run { version, paused, .. } => {
-                    format!("run v{version}{}", if *paused { " paused" } else { "" })
+                leaseward_state::order::Action::Run { version, paused, clients, .. } => {
+                    let wakes: Vec<_> = clients.iter().map(|client| format!(" wakes {}", client.peer)).collect();
+                    format!("run v{version}{}{}", if *paused { " paused" } else { "" }, wakes.concat())
                 }
                 other => format!("{other:?}"),
             };
