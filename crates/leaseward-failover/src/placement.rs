@@ -91,54 +91,71 @@ pub struct Choice {
     pub unfit: BTreeMap<MachineName, Unfit>,
 }
 
-/// What the machines carry: by the state, and by what the same plan has given them.
+/// What the machines carry, or are about to: by the state, and by what the same plan has given them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Load {
     machines: BTreeMap<MachineName, Carried>,
-    starting: u32,
+    starting: BTreeSet<ServerName>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Carried {
     servers: BTreeSet<ServerName>,
     weight: u32,
-    starting: u32,
+    starting: BTreeSet<ServerName>,
 }
 
 impl Load {
-    /// Returns what the machines carry by the state.
+    /// Returns what the machines carry by the state. Who is on its way somewhere has its place there, too.
     #[must_use]
     pub fn of(state: &State) -> Self {
         let mut load = Self::default();
         for (name, server) in state.servers() {
-            if let Placement::Assigned(assignment) = &server.placement {
-                load.add(&assignment.machine, name, server.spec.weight, !assignment.ready);
+            let next = match &server.placement {
+                Placement::Assigned(at) => {
+                    load.add(&at.machine, name, server.spec.weight, !at.ready);
+                    at.moving.as_ref().filter(|moving| moving.machine != at.machine)
+                }
+                Placement::Unplaced { next } => next.as_ref(),
+                Placement::Expired(_) | Placement::Failed { .. } => None,
+            };
+            if let Some(next) = next {
+                load.add(&next.machine, name, server.spec.weight, true);
             }
         }
         load
     }
 
-    /// Adds a server that is given to a machine.
+    /// Adds a server that is given to a machine, or sent there.
     pub fn give(&mut self, machine: &MachineName, name: &ServerName, server: &Server) {
         self.add(machine, name, server.spec.weight, true);
     }
 
-    /// Returns how many servers are on their way up.
+    /// Returns how many servers besides this one are on their way up.
     #[must_use]
-    pub fn starting(&self) -> u32 {
-        self.starting
+    pub fn starting_besides(&self, name: &ServerName) -> u32 {
+        u32::try_from(self.starting.len() - usize::from(self.starting.contains(name))).unwrap_or(u32::MAX)
     }
 
     fn add(&mut self, machine: &MachineName, name: &ServerName, weight: u32, is_starting: bool) {
         let carried = self.machines.entry(machine.clone()).or_default();
-        carried.servers.insert(name.clone());
-        carried.weight = carried.weight.saturating_add(weight);
-        carried.starting += u32::from(is_starting);
-        self.starting += u32::from(is_starting);
+        if carried.servers.insert(name.clone()) {
+            carried.weight = carried.weight.saturating_add(weight);
+        }
+        if is_starting {
+            carried.starting.insert(name.clone());
+            self.starting.insert(name.clone());
+        }
     }
 
-    fn on(&self, machine: &MachineName) -> Carried {
-        self.machines.get(machine).cloned().unwrap_or_default()
+    /// Returns what a machine carries besides this server.
+    fn besides(&self, machine: &MachineName, name: &ServerName, server: &Server) -> Carried {
+        let mut carried = self.machines.get(machine).cloned().unwrap_or_default();
+        if carried.servers.remove(name) {
+            carried.weight = carried.weight.saturating_sub(server.spec.weight);
+        }
+        carried.starting.remove(name);
+        carried
     }
 }
 
@@ -175,10 +192,7 @@ pub fn choose(state: &State, load: &Load, name: &ServerName, server: &Server) ->
             }
         }
         // The lightest first; the sort is stable and names ascend, so that every member chooses alike.
-        None => choice.fit.sort_by_key(|machine| {
-            let carried = load.on(machine);
-            carried.weight.saturating_sub(if carried.servers.contains(name) { server.spec.weight } else { 0 })
-        }),
+        None => choice.fit.sort_by_key(|machine| load.besides(machine, name, server).weight),
     }
     if choice.fit.is_empty() && !choice.unfit.values().any(Unfit::is_passing) {
         // Better where it failed than nowhere: its budget in the whole cluster still holds.
@@ -227,10 +241,7 @@ fn fitness(
             return Err(Unfit::Label { key: key.clone(), required: required.clone(), has: has.cloned() });
         }
     }
-    let mut carried = load.on(name);
-    if carried.servers.remove(server_name) {
-        carried.weight = carried.weight.saturating_sub(server.spec.weight);
-    }
+    let carried = load.besides(name, server_name, server);
     let apart = |other: &&ServerName| {
         server.spec.apart_from.contains(other)
             || state.server(other).is_some_and(|other| other.spec.apart_from.contains(server_name))
@@ -255,7 +266,7 @@ fn fitness(
     }
     // Last: what passes by itself is said only where nothing else is in the way.
     let slots = machine.profile.start_slots;
-    if slots > 0 && carried.starting >= slots {
+    if slots > 0 && carried.starting.len() >= slots as usize {
         return Err(Unfit::Busy(slots));
     }
     Ok(())

@@ -94,7 +94,7 @@ pub fn plan(state: &State, observed: &Observed, now: Duration, term: Term) -> Pl
                 }
             },
             Placement::Assigned(assignment) => {
-                care::of_assigned(state, observed, &load, &mut plan, name, server, assignment, now, term);
+                care::of_assigned(state, observed, &mut load, &mut plan, name, server, assignment, now, term);
                 continue;
             }
             Placement::Failed { .. } => continue,
@@ -187,7 +187,7 @@ fn place(
         return;
     }
     let most = state.policy().concurrent_starts;
-    if most > 0 && load.starting() >= most {
+    if most > 0 && load.starting_besides(name) >= most {
         plan.waiting.insert(name.clone(), format!("{most} servers are on their way up, as many as may be at a time"));
         return;
     }

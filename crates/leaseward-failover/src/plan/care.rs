@@ -33,6 +33,15 @@ pub(super) fn better_place(state: &State, load: &Load, name: &ServerName, server
     let assignment = server.assignment().filter(|assignment| assignment.ready && assignment.moving.is_none())?;
     let list = candidates(state, server)?;
     let first = list.first().filter(|first| **first != assignment.machine)?;
+    // Where it failed lately it does not go without need: each try would cost it a piece of its budget.
+    let window = state.now().0.saturating_sub(server.spec.restart.cluster_per_ms);
+    if server
+        .failures
+        .iter()
+        .any(|failure| failure.machine == *first && failure.at.0 >= window && !failure.machine_lost)
+    {
+        return None;
+    }
     choose(state, load, name, server).fit.contains(first).then(|| first.clone())
 }
 
@@ -85,7 +94,7 @@ pub(super) fn quarantine(state: &State, observed: &Observed, plan: &mut Plan, te
 pub(super) fn of_assigned(
     state: &State,
     observed: &Observed,
-    load: &Load,
+    load: &mut Load,
     plan: &mut Plan,
     name: &ServerName,
     server: &Server,
@@ -115,7 +124,10 @@ pub(super) fn of_assigned(
             _ if under_way => {
                 plan.waiting.insert(name.clone(), format!("another one leaves {} first", assignment.machine));
             }
-            Some(to) => plan.commands.push(relocate(to.clone(), Cause::Drained)),
+            Some(to) => {
+                load.give(to, name, server);
+                plan.commands.push(relocate(to.clone(), Cause::Drained));
+            }
             None => {
                 let reasons: Vec<_> = choice.unfit.iter().map(|(machine, why)| format!("{machine}: {why}")).collect();
                 let why = format!("stays on {} ({}): {}", assignment.machine, cordon.why, reasons.join("; "));
@@ -128,6 +140,7 @@ pub(super) fn of_assigned(
     let Some((to, since)) = observed.could_return.get(name) else { return };
     let due = *since + Duration::from_millis(stable_ms);
     if now >= due {
+        load.give(to, name, server);
         plan.commands.push(relocate(to.clone(), Cause::FailedBack));
     } else {
         plan.look_again(due - now);

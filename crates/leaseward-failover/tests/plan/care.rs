@@ -437,3 +437,48 @@ fn an_operators_word_counts_for_a_machine_that_is_gone_only() {
     "#]],
     );
 }
+
+#[test]
+fn two_drained_machines_do_not_both_take_the_last_place() {
+    let mut world = of(&["m1", "m2"]);
+    for (name, machine) in [("a", "m1"), ("b", "m2")] {
+        world.server(name, |spec| spec.candidates = machines(&[machine, "m3"]));
+    }
+    settle(&mut world, &["a", "b"]);
+    world.machine_with("m3", |profile| profile.capacity = Some(1));
+    world.drain("m1", "x");
+    world.drain("m2", "x");
+    let expected = expect![[r"
+        relocate a to m3 (Drained)
+        b waits: stays on m2 (x): m1: it is not one of the server's candidates; m2: cordoned: x; m3: 1 is needed of its capacity, 0 is free
+    "]];
+    check(&mut world, &expected);
+    world.carry_out();
+    // The place is kept for it while it stops, and while it starts.
+    for _ in 0..2 {
+        assert!(!world.plan_text().contains("relocate b"), "it would stop and have no place");
+        world.dead("a", None);
+        world.carry_out();
+    }
+    assert_eq!((world.at("a").as_deref(), world.at("b").as_deref()), (Some("m3"), Some("m2")));
+}
+
+#[test]
+fn it_does_not_return_by_itself_to_where_it_failed_lately() {
+    let mut world = of(&["m1", "m2"]);
+    world.server("a", |spec| {
+        spec.candidates = machines(&["m1", "m2"]);
+        spec.failback = Failback::AutoAfter(60_000);
+        spec.restart.in_place = 0;
+    });
+    settle(&mut world, &["a"]);
+    world.dead("a", Some("exit 1"));
+    settle(&mut world, &["a"]);
+    assert_eq!(world.at("a").as_deref(), Some("m2"));
+    world.now = ms(600_000);
+    check(&mut world, &expect![""]);
+    world.clock(3_600_001);
+    world.plan_text();
+    world.now = ms(660_000);
+    check(&mut world, &expect!["relocate a to m1 (FailedBack)\n"]);
+}
