@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use leaseward_state::State as Clustered;
 use leaseward_state::config::SyncState;
+use leaseward_state::server::FenceLevel;
 use serde_json::Value;
 use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
@@ -126,8 +127,26 @@ fn warnings(state: &Clustered, voters: &[Node]) -> Vec<String> {
     for (name, machine) in state.machines().filter(|(_, machine)| machine.session.is_none()) {
         warnings.push(format!("machine {name} is lost since {}", crate::model::Time::from(machine.since)));
     }
+    if let Some(pause) = &state.policy().maintenance {
+        let until = pause.until.map_or_else(String::new, |until| format!(" until {}", crate::model::Time::from(until)));
+        warnings.push(format!("maintenance{until}: nothing is moved or restarted: {}", pause.why));
+    }
+    let quarantined = |machine: &leaseward_state::machine::Machine| {
+        machine.cordoned.as_ref().filter(|cordon| cordon.quarantine).map(|cordon| cordon.why.clone())
+    };
+    for (name, why) in state.machines().filter_map(|(name, machine)| Some((name, quarantined(machine)?))) {
+        warnings.push(format!("machine {name} gets no server: {why}"));
+    }
     for (name, server) in state.servers() {
+        if let Some(at) = server.assignment().filter(|at| at.fence.level == FenceLevel::F0) {
+            warnings
+                .push(format!("server {name} is on {}, where nothing ends it in time (fence level F0)", at.machine));
+        }
         match view::phase(server) {
+            ServerPhase::Stuck => {
+                let status = view::server(state, name, server).status;
+                warnings.push(format!("server {name}: {status}"));
+            }
             ServerPhase::Failed => {
                 warnings.push(format!("server {name} failed: {}", view::server(state, name, server).status));
             }

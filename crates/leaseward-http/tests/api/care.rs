@@ -214,3 +214,19 @@ async fn a_server_goes_back_to_the_first_of_its_candidates() {
     ask(cluster.request("POST", "/v1/servers/any/failback")).await.problem(409, "LW0413");
     ask(cluster.request("POST", "/v1/servers/any/restart")).await.problem(409, "LW0413");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_as_usual_is_a_warning() {
+    let (cluster, _, _, token) = running().await;
+    let warnings = async || cluster.get("/v1/cluster").await.ok(200)["warnings"].to_string();
+    assert_eq!(warnings().await, "[]");
+    cluster.post("/v1/maintenance", json!({ "reason": "switches" })).await.ok(200);
+    assert!(warnings().await.contains("maintenance: nothing is moved or restarted: switches"));
+    cluster.delete("/v1/maintenance").await.ok(200);
+    let cordon = json!({ "reason": "flapping", "quarantine": true });
+    cluster.post("/v1/machines/m2/cordon", cordon).await.ok(200);
+    assert!(warnings().await.contains("machine m2 gets no server: flapping"));
+    says(&cluster, token, ServerStatus::Stuck { step: "unmount".into(), why: "/srv is busy".into() }).await;
+    assert!(warnings().await.contains("server pay: dead, and stuck at unmount: /srv is busy"));
+    assert_eq!(cluster.get("/v1/servers/pay").await.ok(200)["phase"], "stuck");
+}
