@@ -2,6 +2,8 @@
 
 #[path = "args/machine.rs"]
 mod machine;
+#[path = "args/remote.rs"]
+mod remote;
 #[path = "args/server.rs"]
 mod server;
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::machine::{CordonArguments, MachineCommand, MaintenanceCommand, PolicyCommand};
+pub(crate) use self::remote::{RemoteAgent, RemoteCommand, RemoteRun};
 pub(crate) use self::server::ServerCommand;
 
 /// Exactly one, somewhere: leases with fencing tokens, failover of servers, versioned config on every machine.
@@ -132,6 +135,12 @@ pub(crate) enum Command {
     /// Nodes that store the log.
     #[command(subcommand, after_help = "Examples:\n  leaseward node ls\n  leaseward node transfer-leader --to n2")]
     Node(NodeCommand),
+    /// Machines that are reached by ssh.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  leaseward remote run --join 10.0.0.11:7421 --plain --machine pay --to root@10.0.0.21 --check\n  leaseward remote agent --check"
+    )]
+    Remote(RemoteCommand),
     /// Config sets.
     #[command(subcommand, after_help = "Examples:\n  leaseward config ls\n  leaseward config monitor app")]
     Config(ConfigCommand),

@@ -13,6 +13,7 @@ pub(crate) mod manual;
 pub(crate) mod node;
 pub(crate) mod operation;
 pub(crate) mod policy;
+pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod status;

@@ -97,6 +97,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
             printer::line(&format!("leaseward {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Remote(remote) => commands::remote::run(remote).await.map(ok),
         Command::Run(run) => {
             let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)
                 .map_err(|error| error.exit(125))?;
@@ -129,6 +130,7 @@ async fn client(session: &Session, command: Command) -> Result<ExitCode, Diagnos
         | Command::Dev(_)
         | Command::Doctor(_)
         | Command::Man { .. }
+        | Command::Remote(_)
         | Command::Run(_)
         | Command::Context(_)
         | Command::Shim { .. } => Ok(ExitCode::from(2)),

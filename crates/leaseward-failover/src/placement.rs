@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use leaseward_state::server::{FenceLevel, HookStep, Placement, Server};
+use leaseward_state::machine::MANAGER_LABEL;
+use leaseward_state::server::{FenceLevel, HookStep, ManagerKind, Placement, ResourceLimits, Server};
 use leaseward_state::{MachineName, ServerName, State};
 
 /// Why a machine is not taken.
@@ -47,6 +48,10 @@ pub enum Unfit {
     Busy(u32),
     /// The server failed there as often as it may.
     FailedThere(u32),
+    /// It is run by a control script through ssh, and the server is not content with that.
+    Manager,
+    /// It is run by a control script, which brings up nothing around a server.
+    Surrounded,
     /// The server is not allowed there.
     NotCandidate,
     /// The server does not leave its machine by itself.
@@ -76,6 +81,12 @@ impl fmt::Display for Unfit {
             Self::Full { free, weight } => write!(f, "{weight} is needed of its capacity, {free} is free"),
             Self::Busy(slots) => write!(f, "it starts {slots} servers already, as many as it may at a time"),
             Self::FailedThere(times) => write!(f, "the server failed there {times} times"),
+            Self::Manager => {
+                f.write_str("a control script runs it by ssh, and the server does not say manager = \"ssh\"")
+            }
+            Self::Surrounded => f.write_str(
+                "its control script brings up no addresses, mounts, hooks or limits, and the server needs some",
+            ),
             Self::NotCandidate => f.write_str("it is not one of the server's candidates"),
             Self::Pinned(machine) => write!(f, "the server waits for {machine}: it does not migrate by itself"),
         }
@@ -225,6 +236,19 @@ fn fitness(
     }
     if let Some(cordon) = &machine.cordoned {
         return Err(Unfit::Cordoned(cordon.why.clone()));
+    }
+    // With our agent on its far side a machine that is reached by ssh is like any other.
+    let by_ssh = machine.profile.labels.get(MANAGER_LABEL.0).is_some_and(|value| value == MANAGER_LABEL.1);
+    if by_ssh && machine.profile.fence == FenceLevel::F0 {
+        let spec = &server.spec;
+        if spec.manager != ManagerKind::Ssh {
+            return Err(Unfit::Manager);
+        }
+        let hooks = spec.hooks.keys().any(|step| *step != HookStep::Fence);
+        let limited = spec.limits != ResourceLimits::default();
+        if hooks || limited || !spec.addresses.is_empty() || !spec.mounts.is_empty() {
+            return Err(Unfit::Surrounded);
+        }
     }
     // A fence hook is what F5 adds to F4, and it is the server's.
     let has = match machine.profile.fence {

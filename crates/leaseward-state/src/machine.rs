@@ -10,6 +10,9 @@ use crate::server::FenceLevel;
 use crate::session::Incarnation;
 use crate::token::{Revision, SessionId, UnixMillis};
 
+/// The label of machines that are reached by ssh, and its value there.
+pub const MANAGER_LABEL: (&str, &str) = ("manager", "ssh");
+
 /// A machine known to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {

@@ -4,6 +4,7 @@
 //! To find your way: [`Cluster`] is what a program holds. A lease's life is `client.rs` (asks any node) →
 //! `keeper.rs` (renews a session and knows until when it may be believed) → `lease.rs` (what the program holds).
 //! A machine's life is `agent.rs` (session, orders, config sets). A voter's life is `voter.rs`.
+//! Machines that are reached by ssh are in `remote.rs`.
 //!
 //! Must stay true: a holder stops believing before anybody else can get its lease, by its own clock, whether or not
 //! the network answers. This crate reads no environment and installs no log subscriber.
@@ -14,9 +15,11 @@ pub mod clock;
 pub mod cluster;
 mod content;
 mod error;
+mod fence_hook;
 pub mod keeper;
 pub mod lease;
 pub mod limits;
+pub mod remote;
 mod resume;
 mod serving;
 pub mod voter;

@@ -3,10 +3,12 @@
 //! Must stay true: a stamp is the clock read by a process that executes at that moment, so the file shows exactly who
 //! executed when, whatever the cluster believed. `CLOCK_BOOTTIME` is one clock for the whole machine.
 //!
-//! `stamp FILE [--ignore-term] [--daemon] [--crash-if PATH] [--for MS]`, `absent PATH`, `exit CODE`.
+//! `stamp FILE [--ignore-term] [--daemon] [--crash-if PATH] [--for MS] [--greet PORT]`, `absent PATH`, `exit CODE`.
+//! With `--greet` it says on every TCP connection which machine it is on and its token, and then says what it hears.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -41,6 +43,7 @@ struct Options {
     crash_if: Option<PathBuf>,
     lasting: Option<Duration>,
     life: Option<u64>,
+    greet: Option<u16>,
 }
 
 impl Options {
@@ -54,6 +57,7 @@ impl Options {
                 "--daemon" => options.daemon = true,
                 "--crash-if" => options.crash_if = Some(PathBuf::from(value())),
                 "--for" => options.lasting = Some(Duration::from_millis(value().parse().expect("milliseconds"))),
+                "--greet" => options.greet = Some(value().parse().expect("a port")),
                 "--life" => options.life = Some(value().parse().expect("a life")),
                 _ => panic!("not understood: {word}"),
             }
@@ -75,6 +79,10 @@ fn stamp(path: &str, words: &[&str]) -> ExitCode {
         tokio::signal::unix::signal(terminate).expect("signals can be listened to")
     });
     let mut file = open(path);
+    if let Some(port) = options.greet {
+        let machine = std::env::var("LEASEWARD_MACHINE").expect("a server is told its machine");
+        greet(port, format!("{machine} {token}\n"));
+    }
     if options.daemon {
         let life = life.to_string();
         again(&["daemon-start", path, "--ignore-term", "--life", &life]).status().expect("it starts");
@@ -96,6 +104,23 @@ fn stamp(path: &str, words: &[&str]) -> ExitCode {
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Serves connections at every address that this machine has or gets.
+fn greet(port: u16, words: String) {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("nobody else listens");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let words = words.clone();
+            std::thread::spawn(move || {
+                stream.write_all(words.as_bytes()).ok();
+                let mut heard = [0; 64];
+                while let Ok(length @ 1..) = stream.read(&mut heard) {
+                    stream.write_all(&heard[..length]).ok();
+                }
+            });
+        }
+    });
 }
 
 fn again(arguments: &[&str]) -> Command {

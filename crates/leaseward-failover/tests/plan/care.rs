@@ -2,7 +2,7 @@
 
 use expect_test::{Expect, expect};
 use leaseward_state::policy::Pause;
-use leaseward_state::server::{Failback, FenceLevel, Wanted};
+use leaseward_state::server::{Failback, FenceLevel, ManagerKind, Wanted};
 use leaseward_state::{Reply, ServerName, UnixMillis};
 
 use crate::world::{World, machines, ms};
@@ -481,4 +481,31 @@ fn it_does_not_return_by_itself_to_where_it_failed_lately() {
     world.plan_text();
     world.now = ms(660_000);
     check(&mut world, &expect!["relocate a to m1 (FailedBack)\n"]);
+}
+
+#[test]
+fn a_control_script_runs_only_what_is_content_with_it() {
+    let mut world = of(&[]);
+    let by_ssh = |profile: &mut leaseward_state::machine::MachineProfile, level| {
+        profile.labels.insert("manager".into(), "ssh".into());
+        profile.fence = level;
+    };
+    world.machine_with("m2", |profile| by_ssh(profile, FenceLevel::F0));
+    world.server("a", |spec| spec.manager = ManagerKind::Ssh);
+    world.server("b", |_| ());
+    world.server("c", |spec| {
+        spec.manager = ManagerKind::Ssh;
+        spec.limits.processes = Some(9);
+    });
+    check(
+        &mut world,
+        &expect![[r#"
+            assign a to m2 (Started)
+            b waits: m2: a control script runs it by ssh, and the server does not say manager = "ssh"
+            c waits: m2: its control script brings up no addresses, mounts, hooks or limits, and the server needs some
+        "#]],
+    );
+    // An agent on the far side of ssh is an agent.
+    world.machine_with("m3", |profile| by_ssh(profile, FenceLevel::F2));
+    check(&mut world, &expect!["assign a to m2 (Started)\nassign b to m3 (Started)\nassign c to m3 (Started)\n"]);
 }

@@ -1,8 +1,8 @@
 //! What an operator asks of a server: the form that is written in TOML and JSON.
 //!
 //! Must stay true: what is read from a file and written again means the same; unknown keys are errors with a
-//! suggestion. Left out on purpose: what surrounds a server on its machine (`surroundings.rs`); managers other than the
-//! agent are read, and refused until a version supports them (`server_spec.rs`).
+//! suggestion. Left out on purpose: what surrounds a server on its machine (`surroundings.rs`), and what the state keeps of all
+//! that (`server_spec.rs`).
 
 use std::collections::BTreeMap;
 
@@ -95,7 +95,8 @@ pub struct ServerFile {
     /// A file that says how it stands, as WebLogic's node manager writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_file: Option<String>,
-    /// Who carries out orders on the machine. Only `agent` is supported by this version.
+    /// Who may carry out orders: `agent`, on the machine or through ssh; or with `ssh` also a control script through
+    /// ssh, which ends nothing in time. `agent` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manager: Option<ManagerFile>,
 }
@@ -186,7 +187,7 @@ pub enum ManagerFile {
     /// Leaseward's agent.
     #[default]
     Agent,
-    /// The system's ssh and a control script. Not supported by this version yet.
+    /// Also a control script, through the system's ssh.
     Ssh,
 }
 

@@ -59,9 +59,6 @@ impl ServerFile {
     /// # Errors
     /// A [`Problem`] that names the key: LW0101, or LW0107 for what is not supported yet.
     pub fn to_spec(&self) -> Result<ServerSpec, Box<Problem>> {
-        if self.manager.is_some_and(|manager| manager != ManagerFile::Agent) {
-            return Err(unsupported("manager"));
-        }
         if self.command.first().is_none_or(String::is_empty) {
             return Err(invalid("`command` needs a program, such as [\"/usr/bin/pay\", \"--port\", \"80\"]"));
         }
@@ -121,7 +118,10 @@ impl ServerFile {
             hooks: surroundings::to_hooks(&self.hooks)?,
             limits: self.limits.map(LimitsFile::to_limits).transpose()?.unwrap_or_default(),
             state_file: self.state_file.clone(),
-            manager: ManagerKind::Agent,
+            manager: match self.manager.unwrap_or_default() {
+                ManagerFile::Agent => ManagerKind::Agent,
+                ManagerFile::Ssh => ManagerKind::Ssh,
+            },
             needs_sets: self.config.clone(),
         })
     }
@@ -158,7 +158,7 @@ impl ServerFile {
             hooks: surroundings::from_hooks(&spec.hooks),
             limits: LimitsFile::from_limits(spec.limits),
             state_file: spec.state_file.clone(),
-            manager: None,
+            manager: (spec.manager == ManagerKind::Ssh).then_some(ManagerFile::Ssh),
         }
     }
 }

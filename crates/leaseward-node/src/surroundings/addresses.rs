@@ -38,11 +38,14 @@ impl Surroundings {
         address: &FloatingAddress,
         until: &Until,
     ) -> Result<(), Failure> {
+        // Who asks for the level asks for the fence.
+        let network_fence = address.network_fence || self.spec.requires_fence >= FenceLevel::F3;
+        let address = FloatingAddress { network_fence, ..address.clone() };
         let patient_until = BootInstant::now() + ADDRESS_PATIENCE;
         loop {
             let deadline = *until.borrow();
             let patience = patient_until.saturating_since(BootInstant::now());
-            let claim = self.addresses.claim(server, self.order.token, address, deadline, patience);
+            let claim = self.addresses.claim(server, self.order.token, &address, deadline, patience);
             let mut until = until.clone();
             let called_off = until.wait_for(|at| *at == BootInstant(0));
             let claimed = tokio::select! {

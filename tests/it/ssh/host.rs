@@ -1,0 +1,187 @@
+//! A machine that is reached by ssh: a real sshd of the current user on loopback, with a noisy login.
+//!
+//! Must stay true: it uses nothing of the user's own (keys, known hosts, configuration), and everything that it started
+//! is dead when it is dropped.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use leaseward_tests::{Lab, binary, eventually, free_port, is_root, signal};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+/// Time to live of its session.
+pub(super) const TTL_MS: u64 = 3_000;
+
+/// The machine, and the near end that manages it.
+pub(super) struct Host {
+    dir: TempDir,
+    sshd: Child,
+    near: Option<Child>,
+    port: u16,
+}
+
+impl Host {
+    /// Starts sshd. Says so where there is none.
+    pub(super) async fn start() -> Option<Self> {
+        let places = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"];
+        let Some(sshd) = places.into_iter().find(|path| Path::new(path).is_file()) else {
+            println!("left out: needs sshd");
+            return None;
+        };
+        let dir = tempfile::Builder::new().prefix("lwh").tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        for key in ["host_key", "key"] {
+            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status();
+            assert!(made.expect("ssh-keygen starts").success());
+        }
+        let port = free_port();
+        let public = fs::read_to_string(path("host_key.pub")).expect("a key");
+        fs::write(path("known_hosts"), format!("[127.0.0.1]:{port} {public}")).expect("written");
+        fs::copy(path("key.pub"), path("authorized_keys")).expect("copied");
+        let text = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nForceCommand {}\nPidFile none\n\
+             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nMaxStartups 100\n",
+            path("host_key"),
+            path("authorized_keys"),
+            path("login"),
+        );
+        fs::write(path("sshd_config"), text).expect("written");
+        if is_root() {
+            fs::create_dir_all("/run/sshd").expect("a directory");
+        }
+        let log = File::create(path("sshd.log")).expect("a log");
+        let sshd = Command::new(sshd)
+            .args(["-D", "-e", "-f", &path("sshd_config")])
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("sshd starts");
+        let host = Self { dir, sshd, near: None, port };
+        eventually("sshd listens", async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        Some(host)
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Sets what is run after a noisy login, whatever is asked for.
+    pub(super) fn login(&self, command: &str) {
+        let closed = self.path("closed");
+        let script = format!(
+            "#!/bin/sh\n[ -e {closed} ] && exit 1\necho 'Welcome to this machine!'\necho '-----LEASEWARD STREAM'\n\
+             echo 'a complaint' >&2\nprintf 'no newline: '\n{command}\n",
+            closed = closed.display()
+        );
+        let (new, login) = (self.path("login.new"), self.path("login"));
+        fs::write(&new, script).expect("written");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("set");
+        fs::rename(new, login).expect("renamed");
+    }
+
+    /// Our program is on it.
+    pub(super) fn with_our_program(&self) {
+        let data = self.path("data");
+        let text = format!(
+            "[node]\ndata = \"{}\"\n[timing]\nlease_ttl = \"{TTL_MS}ms\"\n[machine]\nrun_dir = \"{}\"\n",
+            data.display(),
+            self.path("run").display(),
+        );
+        let config = self.path("far.toml");
+        fs::write(&config, text).expect("written");
+        self.login(&format!("exec {} remote agent --config {}", binary().display(), config.display()));
+    }
+
+    /// A control script is on it, and a shell.
+    pub(super) fn with_control_script(&self) {
+        let dir = self.path("control");
+        self.login(&format!("export CONTROL_DIR={}\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"", dir.display()));
+    }
+
+    /// Starts the near end, with more lines about the machine.
+    pub(super) fn manage(&mut self, lab: &Lab, lines: &str) {
+        let join: Vec<String> = (0..3).map(|voter| format!("\"{}\"", lab.peer(voter))).collect();
+        let option = |name: &str, file: &str| format!("\"-o\", \"{name}={}\"", self.path(file).display());
+        let text = format!(
+            "join = [{}]\ndata = \"{}\"\n[log]\nformat = \"text\"\nlevel = \"info\"\n[[remote]]\nmachine = \"far\"\n\
+             destination = \"127.0.0.1\"\noptions = [\"-F\", \"none\", \"-p\", \"{}\", {}, {}]\n{lines}\n",
+            join.join(", "),
+            self.path("near").display(),
+            self.port,
+            option("IdentityFile", "key"),
+            option("UserKnownHostsFile", "known_hosts"),
+        );
+        let config = self.path("remote.toml");
+        fs::write(&config, text).expect("written");
+        let log = File::options().create(true).append(true).open(self.path("near.log")).expect("a log");
+        let near = Command::new(binary())
+            .args(["remote", "run", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("it starts");
+        self.near = Some(near);
+    }
+
+    /// Returns whether the near end lives.
+    pub(super) fn near_lives(&mut self) -> bool {
+        self.near.as_mut().is_some_and(|near| matches!(near.try_wait(), Ok(None)))
+    }
+
+    /// Kills the near end.
+    pub(super) fn kill_near(&mut self) {
+        if let Some(mut near) = self.near.take() {
+            near.kill().ok();
+            near.wait().ok();
+        }
+    }
+
+    /// Returns what the near end said.
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(self.path("near.log")).unwrap_or_default()
+    }
+
+    /// Sends a signal to every ssh of the near end.
+    pub(super) fn signal_ssh(&self, what: Signal) {
+        let near = self.near.as_ref().expect("it runs").id();
+        let mut found = 0;
+        for task in fs::read_dir(format!("/proc/{near}/task")).expect("it lives").flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            for child in children.split_whitespace() {
+                signal(child.parse().expect("a number"), what);
+                found += 1;
+            }
+        }
+        assert!(found > 0, "there is no ssh");
+    }
+
+    /// No login succeeds from now on.
+    pub(super) fn close(&self) {
+        fs::write(self.path("closed"), "").expect("written");
+    }
+
+    /// Logins succeed again.
+    pub(super) fn open(&self) {
+        fs::remove_file(self.path("closed")).expect("removed");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- near\n{}", self.said());
+            println!("--- sshd\n{}", fs::read_to_string(self.path("sshd.log")).unwrap_or_default());
+        }
+        self.kill_near();
+        for shim in leaseward_node::live_shims(&self.path("run")) {
+            signal(shim, Signal::KILL);
+        }
+        self.sshd.kill().ok();
+        self.sshd.wait().ok();
+    }
+}
