@@ -3,6 +3,7 @@
 //! Must stay true: it starts the `leaseward` binary as an operator would; everything it started is dead when it is
 //! dropped; it waits for conditions, with a bound, and never for time to pass.
 
+pub mod hosts;
 pub mod relay;
 pub mod stamps;
 
@@ -448,14 +449,18 @@ impl Lab {
 
     /// Prints the logs of all processes.
     pub fn print_logs(&self) {
-        let Ok(entries) = fs::read_dir(self.dir.path().join("log")) else { return };
-        for entry in entries.flatten() {
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            let lines: Vec<_> = text.lines().collect();
-            println!("--- {}", entry.path().display());
-            for line in &lines[lines.len().saturating_sub(60)..] {
-                println!("{line}");
-            }
+        print_logs_of(&self.dir.path().join("log"));
+    }
+}
+
+fn print_logs_of(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        println!("--- {}", entry.path().display());
+        for line in &lines[lines.len().saturating_sub(60)..] {
+            println!("{line}");
         }
     }
 }
@@ -476,9 +481,13 @@ impl Drop for Lab {
 
 fn end(process: &mut Process) {
     if let Some(mut child) = process.child.take() {
-        child.kill().ok();
-        child.wait().ok();
+        end_child(&mut child);
     }
+}
+
+fn end_child(child: &mut Child) {
+    child.kill().ok();
+    child.wait().ok();
 }
 
 /// Sends a signal to a process.

@@ -38,9 +38,7 @@ impl Surroundings {
         address: &FloatingAddress,
         until: &Until,
     ) -> Result<(), Failure> {
-        // Who asks for the level asks for the fence.
-        let network_fence = address.network_fence || self.spec.requires_fence >= FenceLevel::F3;
-        let address = FloatingAddress { network_fence, ..address.clone() };
+        let address = fenced(address, self.spec.requires_fence);
         let patient_until = BootInstant::now() + ADDRESS_PATIENCE;
         loop {
             let deadline = *until.borrow();
@@ -76,5 +74,32 @@ impl Surroundings {
 
     fn server(&self) -> Option<ServerName> {
         ServerName::new(self.order.server.clone()).ok()
+    }
+}
+
+/// Returns an address with the network fence that its server asks for: by the address, or by the level.
+fn fenced(address: &FloatingAddress, required: FenceLevel) -> FloatingAddress {
+    FloatingAddress { network_fence: address.network_fence || required >= FenceLevel::F3, ..address.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use leaseward_state::server::Announce;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_for_the_level_asks_for_the_fence() {
+        let address = |network_fence| FloatingAddress {
+            ip: "10.0.0.1".into(),
+            interface: None,
+            announce: Announce::BeforeStart,
+            tickle: false,
+            network_fence,
+        };
+        for level in FenceLevel::ALL {
+            assert!(fenced(&address(true), level).network_fence);
+            assert_eq!(fenced(&address(false), level).network_fence, level >= FenceLevel::F3, "{level}");
+        }
     }
 }

@@ -1,0 +1,309 @@
+//! A cluster on hosts of its own: each has its addresses, its cable to a switch, its mounts, and one agent that votes
+//! and runs servers; clients are on a host without one.
+//!
+//! Must stay true: it starts the `leaseward` binary as an operator would; what happens to a host happens to everything
+//! on it; nothing is left of it when it is dropped, however the story ended. It needs root, and says so without.
+//!
+//! Left out on purpose: what hosts share here. They have one kernel, one boot clock and one disk.
+
+pub mod network;
+pub mod probe;
+pub mod watch;
+
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, sleep};
+
+use crate::{LABS, PATIENCE, binary, end_child, is_root, print_logs_of};
+use network::Network;
+use probe::Probe;
+
+/// The hosts with an agent, best candidate first.
+pub const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
+
+/// The host without one.
+pub const CLIENT: &str = "client";
+
+/// Where each API listens; peers one above.
+const API_PORT: u16 = 7420;
+
+/// How long one look at the API may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Three hosts with an agent each, and one for clients.
+#[derive(Debug)]
+pub struct Hosts {
+    // Before the directory and the turn: its processes use both.
+    network: Network,
+    agents: [Option<Child>; 3],
+    is_reachable: [bool; 3],
+    dir: TempDir,
+    _turn: SemaphorePermit<'static>,
+}
+
+impl Hosts {
+    /// Starts them, once fewer than two other labs run in this program, and waits until they are one cluster. Without
+    /// root it says that the story is left out.
+    ///
+    /// # Panics
+    /// If they are no cluster within [`PATIENCE`]; the logs of all agents are printed then.
+    pub async fn start() -> Option<Self> {
+        if !is_root() {
+            println!("left out: needs root");
+            return None;
+        }
+        let turn = LABS.acquire().await.expect("it is never closed");
+        // Short: the sockets below it have short names.
+        let dir = tempfile::Builder::new().prefix("lw").tempdir().expect("a directory");
+        // Servers may run as somebody else.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
+        let mut hosts =
+            Self { network: Network::new(), agents: [None, None, None], is_reachable: [true; 3], dir, _turn: turn };
+        for name in ["log", "host"] {
+            fs::create_dir(hosts.dir.path().join(name)).expect("a directory");
+        }
+        for name in HOSTS.into_iter().chain([CLIENT]) {
+            hosts.add_host(name);
+        }
+        for host in 0..HOSTS.len() {
+            fs::write(hosts.settings(host), hosts.settings_text(host)).expect("the settings are written");
+            hosts.start_agent(host);
+        }
+        let voters = async |hosts: &Self| hosts.cluster()?["voters"].as_array().map(Vec::len);
+        hosts.until("all vote", async |hosts| voters(hosts).await == Some(HOSTS.len())).await;
+        hosts.until_connected(HOSTS.len() as u64).await;
+        Some(hosts)
+    }
+
+    /// Adds a host to the network, without an agent.
+    pub fn add_host(&mut self, name: &str) {
+        let own = self.dir.path().join(name);
+        fs::create_dir(&own).expect("a directory");
+        let at = self.own_dir();
+        self.network.add(name, &own, &at);
+    }
+
+    fn settings(&self, host: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.toml", HOSTS[host]))
+    }
+
+    fn settings_text(&self, host: usize) -> String {
+        let (name, address) = (HOSTS[host], self.network.v4(1 + host as u8));
+        let join = if host == 0 { String::new() } else { format!("\"{}:{}\"", self.network.v4(1), API_PORT + 1) };
+        let own = self.own_dir();
+        let own = own.display();
+        format!(
+            "[node]\nname = \"{name}\"\nlisten = \"{address}:{API_PORT}\"\npeer_listen = \"{address}:{}\"\n\
+             advertise = \"{address}\"\ndata = \"{own}/data\"\n[cluster]\njoin = [{join}]\n\
+             [timing]\nprofile = \"fast\"\nlease_ttl = \"1s\"\n\
+             [machine]\nrun_dir = \"{own}/run\"\nconfig_dir = \"{own}/sets\"\n\
+             [tls]\nplain = true\n[log]\nformat = \"text\"\nlevel = \"info\"\n",
+            API_PORT + 1
+        )
+    }
+
+    /// Returns where everything is, for all hosts.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Returns the directory that each host has for itself.
+    #[must_use]
+    pub fn own_dir(&self) -> PathBuf {
+        self.dir.path().join("host")
+    }
+
+    /// Returns the network.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Returns the IPv4 address that follows a story's server.
+    #[must_use]
+    pub fn floating(&self) -> IpAddr {
+        self.network.v4(100)
+    }
+
+    /// Returns the IPv6 address that follows a story's server.
+    #[must_use]
+    pub fn floating_v6(&self) -> IpAddr {
+        self.network.v6(100)
+    }
+
+    /// Returns the hosts that have an address, of those that a client can reach.
+    #[must_use]
+    pub fn who_has(&self, address: IpAddr) -> Vec<usize> {
+        let reachable = (0..HOSTS.len()).filter(|host| self.is_reachable[*host]);
+        reachable.filter(|host| self.network.has(HOSTS[*host], address)).collect()
+    }
+
+    /// Starts the agent of a host.
+    pub fn start_agent(&mut self, host: usize) {
+        let log = self.dir.path().join("log").join(format!("{}.log", HOSTS[host]));
+        let log = File::options().create(true).append(true).open(log).expect("a log");
+        let mut command = self.network.command(HOSTS[host], &binary());
+        command.args(["agent", "--config"]).arg(self.settings(host)).stdout(Stdio::null()).stderr(log);
+        self.agents[host] = Some(command.spawn().expect("the binary starts"));
+    }
+
+    /// Kills the agent of a host with SIGKILL, and nothing else.
+    pub fn kill_agent(&mut self, host: usize) {
+        if let Some(mut agent) = self.agents[host].take() {
+            end_child(&mut agent);
+        }
+    }
+
+    /// Pulls the cable of a host. Everything on it goes on.
+    pub fn cut_off(&mut self, host: usize) {
+        self.is_reachable[host] = false;
+        self.network.set_cable(HOSTS[host], false);
+    }
+
+    /// Puts the cable back.
+    pub fn plug_in(&mut self, host: usize) {
+        self.network.set_cable(HOSTS[host], true);
+        self.is_reachable[host] = true;
+    }
+
+    /// Takes the power from a host: it is off the network, and nothing on it executes any more.
+    pub fn power_off(&mut self, host: usize) {
+        self.cut_off(host);
+        self.network.kill_all(HOSTS[host]);
+        self.kill_agent(host);
+    }
+
+    /// Starts to ask who answers at an address, on the host of the clients.
+    #[must_use]
+    pub fn probe(&self, to: SocketAddr) -> Probe {
+        self.network.within(CLIENT, || Probe::start(to))
+    }
+
+    /// Returns a command of a client's, not started yet.
+    #[must_use]
+    pub fn client(&self, program: &str) -> Command {
+        self.network.command(CLIENT, Path::new(program))
+    }
+
+    /// Runs the command line on the host of the clients.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let apis: Vec<String> = self.apis().iter().map(ToString::to_string).collect();
+        let mut command = self.network.command(CLIENT, &binary());
+        command.env("LEASEWARD_ADDR", apis.join(",")).args(arguments).output().expect("the binary starts")
+    }
+
+    /// Runs what must succeed. Returns what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn must(&self, arguments: &[&str]) -> String {
+        let output = self.cli(&[arguments, &["--yes", "--timeout", "30s"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Returns an object of the API, as the first agent shows it that answers.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<Value> {
+        let text = self.apis().into_iter().find_map(|api| self.fetch(&format!("http://{api}{path}")))?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Returns a page, as a client gets it.
+    #[must_use]
+    pub fn fetch(&self, url: &str) -> Option<String> {
+        self.network.within(CLIENT, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let http = reqwest::Client::builder().no_proxy().timeout(LOOK).build().expect("a plain client");
+                let response = http.get(url).send().await.ok()?;
+                if response.status() == StatusCode::OK { response.text().await.ok() } else { None }
+            })
+        })
+    }
+
+    /// Returns the cluster's status.
+    #[must_use]
+    pub fn cluster(&self) -> Option<Value> {
+        self.get("/v1/cluster")
+    }
+
+    /// Returns a server once it has this phase.
+    pub async fn phase(&self, server: &str, phase: &str) -> Value {
+        let look =
+            async |hosts: &Self| hosts.get(&format!("/v1/servers/{server}")).filter(|server| server["phase"] == phase);
+        self.until_some(&format!("{server} is {phase}"), look).await
+    }
+
+    /// Makes a host the leader.
+    pub async fn lead(&self, host: usize) {
+        let leads = |hosts: &Self| hosts.cluster().is_some_and(|cluster| cluster["leader"] == HOSTS[host]);
+        self.until(&format!("{} leads", HOSTS[host]), async |hosts| {
+            leads(hosts) || {
+                hosts.cli(&["node", "transfer-leader", "--to", HOSTS[host], "--yes"]);
+                leads(hosts)
+            }
+        })
+        .await;
+    }
+
+    /// Waits until so many machines are connected.
+    pub async fn until_connected(&self, wanted: u64) {
+        let connected = |hosts: &Self| hosts.cluster()?["machines"]["connected"].as_u64();
+        self.until(&format!("{wanted} are connected"), async |hosts| connected(hosts) == Some(wanted)).await;
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Panics
+    /// If it is not within [`PATIENCE`].
+    pub async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
+        self.until_some(what, async |hosts| holds(hosts).await.then_some(())).await;
+    }
+
+    /// Waits until `look` returns something.
+    ///
+    /// # Panics
+    /// If it does not within [`PATIENCE`].
+    pub async fn until_some<T>(&self, what: &str, look: impl AsyncFn(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look(self).await {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "never: {what}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Returns the APIs that a client can reach.
+    fn apis(&self) -> Vec<SocketAddr> {
+        let reachable = (0..HOSTS.len()).filter(|host| self.is_reachable[*host]);
+        reachable.map(|host| SocketAddr::new(self.network.v4(1 + host as u8), API_PORT)).collect()
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in HOSTS.into_iter().chain([CLIENT]) {
+            self.network.kill_all(name);
+        }
+        for host in 0..HOSTS.len() {
+            self.kill_agent(host);
+        }
+        if std::thread::panicking() {
+            print_logs_of(&self.dir.path().join("log"));
+        }
+    }
+}
