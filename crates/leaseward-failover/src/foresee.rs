@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use leaseward_state::command::ServerReport;
 use leaseward_state::order::Action;
-use leaseward_state::server::{Certificate, Exit, Placement, Server, ServerStatus, Wanted};
+use leaseward_state::server::{Cause, Certificate, Exit, Placement, Server, ServerStatus, Wanted};
 use leaseward_state::{Command, Entry, Event, MachineName, Reply, ServerName, State, Term, UnixMillis};
 
 use crate::limits::FORESEEN_ROUNDS_MAX;
@@ -92,8 +92,7 @@ impl Copy {
             let planned = plan(&self.state, &observed, late, TERM);
             self.why_not = planned.waiting;
             for command in planned.commands {
-                // What only time brings is not foreseen.
-                if matches!(command, Command::EndPauses { .. } | Command::Quarantine { .. }) {
+                if is_brought_by_time(&command) {
                     continue;
                 }
                 changed = !matches!(self.apply(command), Reply::Refused(_)) || changed;
@@ -195,6 +194,15 @@ impl Copy {
             },
             to,
         })
+    }
+}
+
+/// What comes by itself, sooner or later, does not come of what is looked at.
+fn is_brought_by_time(command: &Command) -> bool {
+    match command {
+        Command::EndPauses { .. } | Command::Quarantine { .. } => true,
+        Command::Relocate { to, .. } => to.cause == Cause::FailedBack,
+        _ => false,
     }
 }
 

@@ -81,16 +81,21 @@ pub(crate) fn guard(dir: &str, ttl_ms: &str) {
         let stamps = format!("{dir}/stamps-0");
         let command = [me().to_str().expect("UTF-8"), "attack", "victim", &stamps].map(str::to_owned);
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        let order = guard_order(&command, BootInstant::now() + ttl);
-        let guarded = Guarded::spawn(order).await.expect("spawn");
+        let note = |deadline: BootInstant| {
+            std::fs::write(format!("{dir}/deadline.new"), deadline.0.to_string()).expect("write");
+            std::fs::rename(format!("{dir}/deadline.new"), format!("{dir}/deadline")).expect("rename");
+        };
+        let deadline = BootInstant::now() + ttl;
+        // Whoever waits for `ready` may kill us before the first extension.
+        note(deadline);
+        let guarded = Guarded::spawn(guard_order(&command, deadline)).await.expect("spawn");
         println!("ready");
         let mut ticks = interval(ttl / 5);
         loop {
             ticks.tick().await;
             let deadline = BootInstant::now() + ttl;
             // Before it is sent: it may be in force from now on.
-            std::fs::write(format!("{dir}/deadline.new"), deadline.0.to_string()).expect("write");
-            std::fs::rename(format!("{dir}/deadline.new"), format!("{dir}/deadline")).expect("rename");
+            note(deadline);
             let _ = guarded.extend(deadline).await;
         }
     });
