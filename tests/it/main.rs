@@ -13,3 +13,4 @@ mod run;
 mod ssh;
 mod story;
 mod sync;
+mod voters;

@@ -270,12 +270,12 @@ async fn a_leader_that_dies_while_somebody_publishes_leaves_all_or_nothing() {
 }
 
 /// A voter whose content store takes nothing new: where its directories would be, there are files.
-struct Blocked {
+pub(crate) struct Blocked {
     shards: Vec<PathBuf>,
 }
 
 impl Blocked {
-    fn voter(lab: &Lab, voter: usize) -> Self {
+    pub(crate) fn voter(lab: &Lab, voter: usize) -> Self {
         let blobs = lab.voter_data(voter).join("blobs");
         let shards: Vec<_> = (0..=u8::MAX).map(|shard| blobs.join(format!("{shard:02x}"))).collect();
         let shards: Vec<_> = shards.into_iter().filter(|shard| !shard.exists()).collect();
@@ -285,7 +285,7 @@ impl Blocked {
         Self { shards }
     }
 
-    fn free(self) {
+    pub(crate) fn free(self) {
         for shard in self.shards {
             fs::remove_file(shard).expect("removed");
         }

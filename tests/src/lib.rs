@@ -37,8 +37,10 @@ const RELAYS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 /// How a lab is set up.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Voters.
+    /// Nodes that may vote. An odd number of them does.
     pub voters: usize,
+    /// So many of them, the last ones, are witnesses.
+    pub witnesses: usize,
     /// Machines that run servers.
     pub machines: usize,
     /// `default`, `fast` or `wan`.
@@ -56,7 +58,16 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { voters: 3, machines: 0, profile: "fast", ttl: "1s", log: "info", last_voter_data: None, relayed: false }
+        Self {
+            voters: 3,
+            witnesses: 0,
+            machines: 0,
+            profile: "fast",
+            ttl: "1s",
+            log: "info",
+            last_voter_data: None,
+            relayed: false,
+        }
     }
 }
 
@@ -95,6 +106,17 @@ pub fn binary() -> PathBuf {
     let me = std::env::current_exe().expect("a program knows where it is");
     let found = me.ancestors().skip(1).take(2).map(|dir| dir.join("leaseward")).find(|path| path.is_file());
     found.expect("the leaseward binary is not built: run `cargo build -p leaseward-cli` with the same profile first")
+}
+
+/// Returns the server that tells on itself, beside this program.
+///
+/// # Panics
+/// If it is not built yet.
+#[must_use]
+pub fn victim() -> PathBuf {
+    let me = std::env::current_exe().expect("a program knows where it is");
+    let found = me.ancestors().skip(1).take(2).map(|dir| dir.join("leaseward-victim")).find(|path| path.is_file());
+    found.expect("leaseward-victim is not built: run `cargo build -p leaseward-tests` with the same profile first")
 }
 
 /// Returns whether this process is root. What needs privileges says clearly that it is left out.
@@ -168,8 +190,13 @@ impl Lab {
         for i in 0..plan.machines {
             lab.start_machine(i);
         }
-        lab.until("all voters vote", async |lab| lab.status().await?["voters"].as_array().map(Vec::len), plan.voters)
-            .await;
+        let nodes = async |lab: &Self| {
+            let status = lab.status().await?;
+            let count = |what: &str| status[what].as_array().map(Vec::len);
+            Some((count("voters")?, count("learners")?))
+        };
+        let voters = if plan.voters % 2 == 0 { plan.voters - 1 } else { plan.voters };
+        lab.until("an odd number of nodes votes", nodes, (voters, plan.voters - voters)).await;
         let connected = async |lab: &Self| lab.status().await?["machines"]["connected"].as_u64();
         if plan.machines > 0 {
             lab.until("all machines are connected", connected, plan.machines as u64).await;
@@ -180,9 +207,10 @@ impl Lab {
     fn add_voter(&mut self, plan: &Plan, i: usize) {
         let name = format!("n{}", i + 1);
         let join = if i == 0 { String::new() } else { format!("\"{}\"", self.peers[0]) };
+        let role = if i + plan.witnesses >= plan.voters { "witness" } else { "voter" };
         let advertise = if plan.relayed { format!("advertise = \"{RELAYS}\"\n") } else { String::new() };
         let text = format!(
-            "[node]\nname = \"{name}\"\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata = \"{}\"\n{advertise}[cluster]\njoin = [{join}]\n\
+            "[node]\nname = \"{name}\"\nrole = \"{role}\"\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata = \"{}\"\n{advertise}[cluster]\njoin = [{join}]\n\
              [timing]\nprofile = \"{}\"\n[machine]\nenabled = false\n[log]\nformat = \"text\"\nlevel = \"{}\"\n",
             self.apis[i],
             self.peers[i],

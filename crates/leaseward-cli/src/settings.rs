@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leaseward_raft::net::transport::Transport;
-use leaseward_raft::{Start, Timing};
+use leaseward_raft::{Standing, Start, Timing};
 use serde::Deserialize;
 
 use crate::diagnostic::Diagnostic;
@@ -35,7 +35,7 @@ const DATA: &str = "/var/lib/leaseward";
 pub(crate) struct Node {
     /// What people call it. Default: the host's name.
     pub(crate) name: String,
-    /// `voter` stores the log; `member` runs servers and keeps config sets only.
+    /// `voter` stores the log; `witness` does, and runs no servers; `member` runs servers and keeps config sets only.
     pub(crate) role: Role,
     /// The API.
     pub(crate) listen: SocketAddr,
@@ -68,8 +68,10 @@ impl Default for Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
-    /// It stores the log and votes.
+    /// It stores the log and votes, or stands by so that an odd number votes.
     Voter,
+    /// It stores the log and votes where voters are too few; it runs no servers.
+    Witness,
     /// It runs servers and keeps config sets.
     Member,
 }
@@ -250,6 +252,9 @@ impl Settings {
             return Err(Diagnostic::new("LW0102", format!("timing.lease_ttl: {ttl:?} is below the floor of 200 ms"))
                 .hint("a shorter one would end leases by mistake on a busy machine"));
         }
+        if self.node.role == Role::Witness && self.cluster.join.is_empty() {
+            return bad("cluster.join", "a witness begins no cluster".into(), "name at least one voter, host:port");
+        }
         if self.node.role == Role::Member && self.cluster.join.is_empty() {
             return bad("cluster.join", "a member needs nodes to join".into(), "name at least one voter, host:port");
         }
@@ -293,14 +298,22 @@ impl Settings {
             Some(advertise) => format!("{advertise}:{}", self.node.listen.port()),
             None => self.node.listen.to_string(),
         };
+        if self.node.role == Role::Witness {
+            settings.standing = Standing::Witness;
+        }
         settings.timing = self.timing.profile.timing();
         settings.transport = self.transport();
         let start = if self.cluster.join.is_empty() {
             Start::Bootstrap
         } else {
-            Start::Join { addresses: self.cluster.join.clone(), voter: true, replace: self.cluster.replace }
+            Start::Join { addresses: self.cluster.join.clone(), replace: self.cluster.replace }
         };
         (settings, start)
+    }
+
+    /// Whether this node runs servers and keeps config sets.
+    pub(crate) fn is_machine(&self) -> bool {
+        self.machine.enabled && self.node.role != Role::Witness
     }
 
     /// Whether connections may leave the machine.

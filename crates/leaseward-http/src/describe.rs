@@ -24,6 +24,10 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
         Event::PolicyChanged { version } => {
             (format!("the policy is v{version}"), json!({ "event": "policy_changed", "version": version }))
         }
+        Event::VotersChanged { voters, why } => (
+            format!("{why}: {} vote{} now", voters.join(", "), if voters.len() == 1 { "s" } else { "" }),
+            json!({ "event": "voters_changed", "voters": voters, "why": why }),
+        ),
         Event::FeatureLevelRaised { level } => {
             (format!("the feature level is {level}"), json!({ "event": "feature_level_raised", "level": level }))
         }

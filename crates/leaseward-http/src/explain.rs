@@ -292,7 +292,8 @@ pub(crate) fn node(state: &State, nodes: &[Node], node: &Node, asked_by: &str, l
     let role = match node.role {
         NodeRole::Leader => "leads",
         NodeRole::Voter => "votes",
-        NodeRole::Learner => "learns only: it stores the log and has no vote",
+        NodeRole::Standby => "stands by: it has everything, and votes once that makes their number odd or one is lost",
+        NodeRole::Learner => "learns only: it stores the log and never votes",
     };
     let sentence = match (&node.quarantined, node.up) {
         (Some(_), _) => format!("{name} runs and takes NO PART."),
@@ -310,7 +311,8 @@ pub(crate) fn node(state: &State, nodes: &[Node], node: &Node, asked_by: &str, l
         Some(lag) => says.because(format!("it lacks {lag} entries of the leader's log")),
         None => {}
     }
-    let voters: Vec<_> = nodes.iter().filter(|node| node.role != NodeRole::Learner).collect();
+    let votes = |node: &Node| matches!(node.role, NodeRole::Leader | NodeRole::Voter);
+    let voters: Vec<_> = nodes.iter().filter(|node| votes(node)).collect();
     let (all, up) = (voters.len(), voters.iter().filter(|node| node.up).count());
     says.because(format!("{up} of {all} voters answer; {} are needed to commit anything", all / 2 + 1));
     if leader.is_none() {
@@ -321,12 +323,19 @@ pub(crate) fn node(state: &State, nodes: &[Node], node: &Node, asked_by: &str, l
         let role = match other.role {
             NodeRole::Leader => "leads",
             NodeRole::Voter => "votes",
+            NodeRole::Standby => "stands by",
             NodeRole::Learner => "learns only",
         };
         says.fact(&other.name, format!("{role}, {state}"));
     }
-    if !node.up && node.role != NodeRole::Learner {
-        says.hint(format!("leaseward node rm {name}"), "if it will not come back: it counts as a voter until then");
+    if !node.up {
+        says.hint(format!("leaseward node rm {name}"), "if it will not come back");
+    }
+    if !node.up && votes(node) {
+        says.because(format!(
+            "after {} of silence it votes no more: a standby takes its place, or the others go on alone",
+            Duration::from_millis(state.policy().voter_silence_ms)
+        ));
     }
     if node.quarantined.is_some() {
         says.hint("leaseward explain LW0603", "see how it takes part again");

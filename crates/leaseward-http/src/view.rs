@@ -135,6 +135,9 @@ pub(crate) fn policy(policy: &Policy) -> model::Policy {
         quarantine: Duration::from_millis(policy.quarantine_ms),
         poison_after: policy.poison_after,
         poison_within: Duration::from_millis(policy.poison_within_ms),
+        voters_max: policy.voters_max,
+        voters_min: policy.voters_min,
+        voter_silence: Duration::from_millis(policy.voter_silence_ms),
         maintenance: policy.maintenance.as_ref().map(pause),
     }
 }

@@ -1,10 +1,9 @@
-//! What a node looks after from time to time: its core, its snapshots, its disk, learners that want to vote.
+//! What a node looks after from time to time: its core, its snapshots, its disk.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use openraft::ServerState;
 use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
 
@@ -26,7 +25,7 @@ pub(crate) async fn watchdog(raft: Raft, fatal: crate::settings::Fatal) {
     }
 }
 
-/// Snapshots by size, members that want to vote, free space.
+/// Snapshots by size, free space, what is known of the others.
 pub(crate) async fn run(weak: Weak<Shared>) {
     let mut ticks = interval(Duration::from_millis(200));
     let mut snapshot_index = None;
@@ -40,11 +39,7 @@ pub(crate) async fn run(weak: Weak<Shared>) {
         let Some(shared) = weak.upgrade() else { return };
         let Some(core) = shared.core.get() else { return };
         shared.look_at_disk();
-        let (leads, snapshot) = {
-            let metrics = core.raft.metrics();
-            let metrics = metrics.borrow();
-            (metrics.state == ServerState::Leader, metrics.snapshot.map_or(0, |at| at.index))
-        };
+        let snapshot = core.raft.metrics().borrow().snapshot.map_or(0, |at| at.index);
         let appended = core.log.appended_bytes();
         behind += appended - counted;
         counted = appended;
@@ -58,9 +53,6 @@ pub(crate) async fn run(weak: Weak<Shared>) {
         if behind > shared.settings.snapshot_after_bytes {
             behind = 0;
             core.raft.trigger().snapshot().await.ok();
-        }
-        if leads {
-            shared.promote_who_caught_up().await;
         }
         remember.now_and_then(&shared, core).await;
     }

@@ -21,7 +21,6 @@ pub(crate) struct Joined {
 pub(crate) async fn ask(
     settings: &Settings,
     addresses: &[String],
-    voter: bool,
     replace: bool,
     instance: u128,
 ) -> Result<Joined, StartError> {
@@ -29,11 +28,11 @@ pub(crate) async fn ask(
         name: settings.name.clone(),
         peer_address: settings.advertise.clone(),
         api_address: settings.api_address.clone(),
-        wants_vote: voter,
+        standing: settings.standing,
         replaces: None,
     };
     let hello = Hello { protocol: PROTOCOL, cluster: None, node: None, instance, purpose: Purpose::Client };
-    let question = Ask::Join { info, voter, replace, feature_level: settings.feature_level };
+    let question = Ask::Join { info, replace, feature_level: settings.feature_level };
     let mut told = false;
     loop {
         for address in addresses {

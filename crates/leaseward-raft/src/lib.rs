@@ -4,8 +4,9 @@
 //!
 //! To find your way: an entry's life is `proposer.rs` (gathered, forwarded) → `log_store.rs` and `wal/` (durable) →
 //! `machine.rs` (applied, published). A renewal's life is `sessions.rs` → `confirm.rs`. A leader's death is
-//! `election.rs`. Everything is put together in `replica.rs`.
+//! `election.rs`. Who votes at all is `autopilot.rs`. Everything is put together in `replica.rs`.
 
+mod autopilot;
 mod background;
 pub mod clock;
 pub mod codec;
@@ -44,4 +45,4 @@ pub use machine::Published;
 pub use replica::{Blobs, Later, Replica, Start, StartError};
 pub use serve::machine_view;
 pub use settings::{Settings, Timing};
-pub use types::{NodeId, NodeInfo};
+pub use types::{NodeId, NodeInfo, Standing};

@@ -101,3 +101,13 @@ pub const STATE_RECORD_BYTES_MAX: usize = 4 << 20;
 
 /// A leader that was not scheduled for longer than this was deaf, and shifts its deadlines (rule R6).
 pub const DEAF_AFTER: Duration = Duration::from_millis(100);
+
+/// The leader asks every node so often how it is.
+pub const ASK_NODES_EACH: Duration = Duration::from_millis(250);
+
+/// A voter where nothing listens any more is gone after this share of the silence after which it is lost: a standby
+/// takes its place, if there is one. A restart takes less.
+pub const GONE_SHARE: u32 = 6;
+
+/// A node that was silent once must answer for this share of that silence before it votes again.
+pub const STEADY_SHARE: u32 = 3;

@@ -1,8 +1,8 @@
 //! Changes of members, one at a time, on the leader.
 //!
-//! Must stay true: a node id is the index of a committed entry, so it was never used before; a node learns before it
-//! votes; a change that would leave no quorum among those who answer is refused. What a learner wants is part of its
-//! membership record, so a new leader goes on where the old one stopped.
+//! Must stay true: a node id is the index of a committed entry, so it was never used before; a change that would
+//! leave no quorum among those who answer is refused. Whether a node may vote is part of its membership record, so a
+//! new leader goes on where the old one stopped. Who of them votes is up to `autopilot.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,16 +10,14 @@ use std::time::Duration;
 
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
+use crate::autopilot::CAUGHT_UP;
 use crate::clock;
 use crate::net::wire::{Answer, Ask, MemberChange, Purpose};
 use crate::replica::Shared;
 use crate::stored::Membership;
-use crate::types::{Batch, NodeId, NodeInfo};
-
-/// A learner is caught up when it lacks at most this many entries.
-const CAUGHT_UP: u64 = 64;
+use crate::types::{Batch, NodeId, NodeInfo, Standing};
 
 /// A change that is not committed after this is given up; it may still come true.
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
@@ -34,13 +32,7 @@ fn not_now() -> Answer {
 
 impl Shared {
     /// Lets a node in as a learner. Returns its id.
-    pub(crate) async fn let_in(
-        self: &Arc<Self>,
-        mut info: NodeInfo,
-        voter: bool,
-        replace: bool,
-        feature_level: u32,
-    ) -> Answer {
+    pub(crate) async fn let_in(self: &Arc<Self>, mut info: NodeInfo, replace: bool, feature_level: u32) -> Answer {
         let Some(core) = self.core.get() else { return not_now() };
         let _one_at_a_time = core.changing.lock().await;
         // Whoever does not reign yet may not know the level.
@@ -54,7 +46,6 @@ impl Shared {
         let namesakes: Vec<NodeId> =
             membership.nodes.iter().filter(|(_, node)| node.name == info.name).map(|(id, _)| *id).collect();
         let voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().collect();
-        info.wants_vote = voter;
         info.replaces = None;
         for namesake in namesakes {
             if voters.contains(&namesake) {
@@ -82,62 +73,19 @@ impl Shared {
             }
             Ok(Err(_)) | Err(_) => return not_now(),
         };
-        info!(node, name = info.name, voter, "letting a node in");
+        info!(node, name = info.name, standing = ?info.standing, "letting a node in");
         match self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, info)]))).await {
             Ok(()) => Answer::Joined { cluster: self.identity.cluster, node },
             Err(answer) => answer,
         }
     }
 
-    async fn change(&self, change: ChangeMembers<NodeId, NodeInfo>) -> Result<(), Answer> {
+    pub(crate) async fn change(&self, change: ChangeMembers<NodeId, NodeInfo>) -> Result<(), Answer> {
         let Some(core) = self.core.get() else { return Err(not_now()) };
         match timeout(CHANGE_WITHIN, core.raft.change_membership(change, true)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(failed("LW0609", format!("the members cannot be changed now: {error}"))),
             Err(_) => Err(failed("LW0502", "the change is not committed yet; its outcome is unknown")),
-        }
-    }
-
-    /// Makes voters of the learners that want to vote and have caught up.
-    pub(crate) async fn promote_who_caught_up(self: &Arc<Self>) {
-        let Some(core) = self.core.get() else { return };
-        let ready: Option<(NodeId, NodeInfo, Membership)> = {
-            let metrics = core.raft.metrics();
-            let metrics = metrics.borrow();
-            let Some(replication) = metrics.replication.as_ref() else { return };
-            let last = metrics.last_log_index.unwrap_or_default();
-            let membership = metrics.membership_config.membership();
-            let caught_up = |id: &NodeId| {
-                replication.get(id).and_then(Option::as_ref).is_some_and(|at| at.index + CAUGHT_UP >= last)
-            };
-            membership
-                .nodes()
-                .find(|(id, node)| {
-                    node.wants_vote && !membership.voter_ids().any(|voter| voter == **id) && caught_up(id)
-                })
-                .map(|(id, node)| (*id, node.clone(), membership.into()))
-        };
-        let Some((id, node, membership)) = ready else { return };
-        let Ok(_one_at_a_time) = core.changing.try_lock() else { return };
-        let mut voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().collect();
-        voters.insert(id);
-        if let Some(old) = node.replaces {
-            voters.remove(&old);
-        }
-        info!(node = id, name = node.name, "has caught up and votes from now on");
-        let mut settled = node.clone();
-        settled.wants_vote = false;
-        settled.replaces = None;
-        let steps = [
-            Some(ChangeMembers::ReplaceAllVoters(voters)),
-            node.replaces.map(|old| ChangeMembers::RemoveNodes(BTreeSet::from([old]))),
-            Some(ChangeMembers::SetNodes(BTreeMap::from([(id, settled)]))),
-        ];
-        for step in steps.into_iter().flatten() {
-            if let Err(answer) = self.change(step).await {
-                warn!(node = id, ?answer, "could not settle a new voter; trying again");
-                return;
-            }
         }
     }
 
@@ -152,7 +100,7 @@ impl Shared {
             MemberChange::Promote(id) | MemberChange::Demote(id) | MemberChange::Remove(id) if !known(&id) => {
                 return failed("LW0404", format!("there is no node {id}"));
             }
-            MemberChange::Promote(id) => self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await,
+            MemberChange::Promote(id) => self.stand(&membership, id, Standing::Voter).await,
             MemberChange::Demote(id) | MemberChange::Remove(id) => {
                 if voters.contains(&id) {
                     if let Err(answer) = self.keeps_quorum(&voters, id) {
@@ -164,13 +112,19 @@ impl Shared {
                 }
                 match change {
                     MemberChange::Remove(_) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await,
-                    _ => Ok(()),
+                    _ => self.stand(&membership, id, Standing::Learner).await,
                 }
             }
             MemberChange::FinishUpgrade => return self.finish_upgrade().await,
             MemberChange::Transfer(to) => return self.transfer(&voters, &membership, to).await,
         };
         outcome.map_or_else(|answer| answer, |()| Answer::Done)
+    }
+
+    /// Says whether a node may vote; autopilot does the rest.
+    async fn stand(&self, membership: &Membership, id: NodeId, standing: Standing) -> Result<(), Answer> {
+        let info = NodeInfo { standing, ..membership.nodes.get(&id).cloned().unwrap_or_default() };
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, info)]))).await
     }
 
     /// Refuses to remove a voter if those who are left and answer would be no majority.

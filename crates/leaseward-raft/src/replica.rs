@@ -12,14 +12,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use leaseward_state::Term;
 use leaseward_state::config::Digest;
+use leaseward_state::{Revision, Term};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
+use crate::autopilot;
 use crate::clock::{GrantClock, KernelClock};
 use crate::confirm::{Confirmer, Rounds, is_quorum};
 use crate::election::{Elections, Heard};
@@ -55,8 +56,6 @@ pub enum Start {
     Join {
         /// Peer addresses, `host:port`.
         addresses: Vec<String>,
-        /// Whether it votes once it has caught up.
-        voter: bool,
         /// Whether it takes the place of the node of its name, whose disk is gone.
         replace: bool,
     },
@@ -146,6 +145,8 @@ pub(crate) struct Shared {
     pub(crate) heard: Arc<Heard>,
     pub(crate) snapshots: Snapshots,
     pub(crate) blobs: OnceLock<Arc<dyn Blobs>>,
+    /// The revision up to which the content of config versions is here.
+    pub(crate) content_complete: std::sync::atomic::AtomicU64,
     pub(crate) core: OnceLock<Core>,
     pub(crate) quarantined: Mutex<Option<String>>,
     pub(crate) disk_full: AtomicBool,
@@ -196,8 +197,8 @@ impl Replica {
             Some(identity) => identity.clone(),
             None => match &start {
                 Start::Bootstrap => data.claim(random::unique(), 1, 0)?,
-                Start::Join { addresses, voter, replace } => {
-                    let joined = join::ask(&settings, addresses, *voter, *replace, instance).await?;
+                Start::Join { addresses, replace } => {
+                    let joined = join::ask(&settings, addresses, *replace, instance).await?;
                     data.claim(joined.cluster, joined.node, 0)?
                 }
             },
@@ -226,6 +227,7 @@ impl Replica {
             heard: Arc::default(),
             snapshots,
             blobs: OnceLock::new(),
+            content_complete: std::sync::atomic::AtomicU64::new(0),
             core: OnceLock::new(),
             quarantined: Mutex::new(None),
             disk_full: AtomicBool::new(false),
@@ -252,6 +254,11 @@ impl Replica {
     /// Gives the node the blobs that it serves. Only the first call counts.
     pub fn serve_blobs(&self, blobs: Arc<dyn Blobs>) {
         self.shared.blobs.set(blobs).ok();
+    }
+
+    /// Says that the content of every config version up to this revision is in the store of this node: it may vote.
+    pub fn has_content_of(&self, revision: Revision) {
+        self.shared.content_complete.store(revision.0, Ordering::Relaxed);
     }
 
     /// Waits until the node takes part in its cluster. Cancel safe. Waits forever on a quarantined node.
@@ -391,7 +398,7 @@ impl Shared {
             name: self.settings.name.clone(),
             peer_address: self.settings.advertise.clone(),
             api_address: self.settings.api_address.clone(),
-            wants_vote: false,
+            standing: self.settings.standing,
             replaces: None,
         }
     }
@@ -506,6 +513,7 @@ impl Shared {
             Sessions::start(clock, confirmer.clone(), self.published.clone(), reign.clone(), replica.internal());
         self.spawn(reign::follow(raft.clone(), reign_sender));
         self.spawn(elections.clone().run());
+        self.spawn(autopilot::run(Arc::downgrade(&self)));
         self.spawn(housekeeping::watchdog(raft.clone(), self.settings.fatal.clone()));
         let core =
             Core { raft, log, confirmer, batcher, sessions, reign, elections, changing: tokio::sync::Mutex::new(()) };
@@ -535,6 +543,11 @@ impl Shared {
             membership: published.applied.membership.membership.clone(),
             log_syncs: 0,
             feature_level: self.settings.feature_level,
+            content_complete: match self.blobs.get() {
+                Some(_) => Revision(self.content_complete.load(Ordering::Relaxed)),
+                // Whoever keeps no content lacks none.
+                None => published.state.revision(),
+            },
         };
         if let Some(core) = self.core.get() {
             let metrics = core.raft.metrics();

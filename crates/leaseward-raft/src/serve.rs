@@ -147,9 +147,9 @@ impl Shared {
             Ask::Renew(renewals) => Answer::Renewed(self.renew(renewals, may_forward).await),
             Ask::ReadPoint => Answer::ReadPoint(self.read_point(may_forward).await),
             Ask::View { machine, known } => self.view(&machine, known).await,
-            Ask::Join { info, voter, replace, feature_level } => {
-                let ask = Ask::Join { info: info.clone(), voter, replace, feature_level };
-                self.on_leader(may_forward, &ask, self.let_in(info, voter, replace, feature_level)).await
+            Ask::Join { info, replace, feature_level } => {
+                let ask = Ask::Join { info: info.clone(), replace, feature_level };
+                self.on_leader(may_forward, &ask, self.let_in(info, replace, feature_level)).await
             }
             Ask::Members(change) => {
                 let ask = Ask::Members(change.clone());

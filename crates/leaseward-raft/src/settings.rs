@@ -9,6 +9,7 @@ use leaseward_state::apply::feature::FEATURE_LEVEL;
 
 use crate::limits::{FREE_BYTES_MIN, LOG_BYTES_KEPT, SEGMENT_BYTES, SNAPSHOT_AFTER_BYTES};
 use crate::net::transport::Transport;
+use crate::types::Standing;
 
 /// How patient nodes are with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Settings {
     pub advertise: String,
     /// Where its HTTP API is, for others to know.
     pub api_address: String,
+    /// Whether it may vote, as it says when it joins.
+    pub standing: Standing,
     /// How patient nodes are with each other.
     pub timing: Timing,
     /// Whether connections may leave the machine.
@@ -102,6 +105,7 @@ impl Settings {
             listen,
             advertise: listen.to_string(),
             api_address: String::new(),
+            standing: Standing::default(),
             timing: Timing::default(),
             transport: Transport::default(),
             propose_within: Duration::from_secs(5),

@@ -22,10 +22,22 @@ pub struct NodeInfo {
     pub peer_address: String,
     /// Where its HTTP API is.
     pub api_address: String,
-    /// Whether it should vote as soon as it has caught up.
-    pub wants_vote: bool,
+    /// Whether it may vote.
+    pub standing: Standing,
     /// The node whose place it takes then.
     pub replaces: Option<NodeId>,
+}
+
+/// Whether a node may vote. Who does is up to autopilot: an odd number of those who may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It may.
+    #[default]
+    Voter,
+    /// It may, and is asked only when the others are too few: it runs no servers, and its machine may be small.
+    Witness,
+    /// Never: it has a copy of everything, for reading and for backups.
+    Learner,
 }
 
 /// The commands of one log entry. Each is one revision.

@@ -97,7 +97,8 @@ fn commands() {
         RemoveServer { .. }, SetWanted { .. }, Move { .. }, Assign(_), GiveUp { .. }, ReportServer { .. },
         Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
         AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
-        PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. });
+        PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. },
+        NoteVoters { .. });
     check("request", &samples::requests());
 }
 
@@ -182,7 +183,7 @@ fn records_and_their_names() {
         Event::ServerFenced { .. }, Event::ServerStopped { .. }, Event::ServerMoving { .. },
         Event::ServerFailed { .. }, Event::SetPublished { .. }, Event::SetRemoved { .. }, Event::SyncReported { .. },
         Event::FeatureLevelRaised { .. }, Event::ServerPaused { .. }, Event::MachineConfirmedDead { .. },
-        Event::PolicyChanged { .. });
+        Event::PolicyChanged { .. }, Event::VotersChanged { .. });
 }
 
 #[test]

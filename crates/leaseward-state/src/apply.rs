@@ -100,6 +100,11 @@ impl State {
                 own_term(*judged, term)?;
                 self.end_pauses(events)
             }
+            Command::NoteVoters { voters, why, term: judged } => {
+                own_term(*judged, term)?;
+                events.push(Event::VotersChanged { voters: voters.clone(), why: why.clone() });
+                Ok(Reply::Done)
+            }
         }
     }
 

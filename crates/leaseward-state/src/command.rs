@@ -289,6 +289,15 @@ pub enum Command {
         /// The term of the leader that saw it.
         term: Term,
     },
+    /// Other nodes vote now. Membership itself is the log's; this is for the ledger.
+    NoteVoters {
+        /// Their names.
+        voters: Vec<String>,
+        /// Why they do.
+        why: String,
+        /// The term of the leader that changed it.
+        term: Term,
+    },
 }
 
 /// Opens a machine's session.
@@ -481,6 +490,7 @@ impl Command {
             Self::Quarantine { .. } => "quarantine",
             Self::EndPauses { .. } => "end_pauses",
             Self::ProveDead { .. } => "prove_dead",
+            Self::NoteVoters { .. } => "note_voters",
         }
     }
 
@@ -497,6 +507,7 @@ impl Command {
             | Self::Quarantine { .. }
             | Self::EndPauses { .. }
             | Self::ProveDead { .. }
+            | Self::NoteVoters { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,

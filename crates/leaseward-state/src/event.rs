@@ -225,6 +225,13 @@ pub enum Event {
         /// Its version.
         version: u64,
     },
+    /// Other nodes vote now.
+    VotersChanged {
+        /// Their names.
+        voters: Vec<String>,
+        /// Why they do.
+        why: String,
+    },
 }
 
 impl Event {
@@ -247,7 +254,7 @@ impl Event {
             | Self::ServerPaused { .. }
             | Self::ServerFailed { .. } => "server",
             Self::SetPublished { .. } | Self::SetRemoved { .. } | Self::SyncReported { .. } => "config",
-            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } => "cluster",
+            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } | Self::VotersChanged { .. } => "cluster",
         }
     }
 
@@ -276,7 +283,9 @@ impl Event {
             Self::SetPublished { set, .. } | Self::SetRemoved { set } | Self::SyncReported { set, .. } => {
                 set.to_string()
             }
-            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } => "cluster".to_owned(),
+            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } | Self::VotersChanged { .. } => {
+                "cluster".to_owned()
+            }
         }
     }
 }

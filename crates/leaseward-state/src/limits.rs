@@ -89,3 +89,9 @@ pub const START_TIMEOUT_MS: u64 = 60_000;
 
 /// How long a server may take after its stop signal where nothing is asked, in milliseconds.
 pub const STOP_GRACE_MS: u64 = 30_000;
+
+/// Voters at most: each commit waits for a majority of them.
+pub const VOTERS_MAX: u32 = 9;
+
+/// The shortest silence after which a voter may be taken for lost, in milliseconds: longer than any election.
+pub const VOTER_SILENCE_MS_MIN: u64 = 1_000;

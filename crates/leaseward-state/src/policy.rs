@@ -40,7 +40,14 @@ pub struct Policy {
     pub poison_after: u32,
     /// What is soon, in milliseconds.
     pub poison_within_ms: u64,
-    /// Nothing is moved or restarted.
+    /// Nodes that vote, at most; odd.
+    pub voters_max: u32,
+    /// So many voters stay, lost ones included, when nobody can take a lost one's place; odd. With 1 the cluster goes on
+    /// until one node is left, and what is acknowledged may be on that one's disk alone; with 3 it stops before that.
+    pub voters_min: u32,
+    /// A voter that nobody hears for so many milliseconds is lost.
+    pub voter_silence_ms: u64,
+    /// Nothing is moved or restarted, and no voter is replaced.
     pub maintenance: Option<Pause>,
 }
 
@@ -57,6 +64,9 @@ impl Default for Policy {
             quarantine_ms: 2 * 60 * 60_000,
             poison_after: 3,
             poison_within_ms: 60_000,
+            voters_max: 5,
+            voters_min: 1,
+            voter_silence_ms: 30_000,
             maintenance: None,
         }
     }

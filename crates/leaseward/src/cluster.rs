@@ -152,7 +152,7 @@ impl Builder {
         let start = if self.peers.is_empty() {
             Start::Bootstrap
         } else {
-            Start::Join { addresses: self.peers.clone(), voter: true, replace: false }
+            Start::Join { addresses: self.peers.clone(), replace: false }
         };
         let address = settings.advertise.clone();
         let voter = Voter::start(settings, start).await?;

@@ -256,6 +256,9 @@ impl QuorumContent {
                     }
                 }
             }
+            if !incomplete {
+                self.replica.has_content_of(state.revision());
+            }
             if incomplete {
                 // Not at every change of the state: on a full disk nothing comes of it but load and words.
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -27,10 +27,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Diagnostic> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let voter = match settings.node.role {
-        Role::Voter => Some(start_voter(&settings, &mut tasks).await?),
+        Role::Voter | Role::Witness => Some(start_voter(&settings, &mut tasks).await?),
         Role::Member => None,
     };
-    if settings.machine.enabled {
+    if settings.is_machine() {
         let config = agent_config(&settings)?;
         let mut addresses = settings.cluster.join.clone();
         if voter.is_some() {

@@ -13,7 +13,10 @@ pub(crate) fn columns() -> Vec<Column> {
     vec![
         column("NODE", |node| field(node, "name")),
         column("ID", |node| field(node, "id")),
-        column("ROLE", |node| field(node, "role")),
+        column("ROLE", |node| match node["witness"].as_bool() {
+            Some(true) => format!("{} (witness)", field(node, "role")),
+            _ => field(node, "role"),
+        }),
         column("STATE", |node| match node["up"].as_bool() {
             Some(true) => "● up".into(),
             _ => "✖ down".into(),
@@ -46,13 +49,13 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
         NodeCommand::Promote { node } => {
             let id = id(session, &node).await?;
             let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/promote"), None::<&()>).await?;
-            done(format!("{node} votes"))
+            done(format!("{node} may vote, and does as soon as that makes an odd number of voters"))
         }
         NodeCommand::Demote { node } => {
             session.confirm(&format!("{node} does not vote any more."))?;
             let id = id(session, &node).await?;
             let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/demote"), None::<&()>).await?;
-            done(format!("{node} learns only"))
+            done(format!("{node} does not vote any more; so that their number is odd, another one may stand by now"))
         }
         NodeCommand::Rm { node } => {
             session.confirm(&format!("{node} is removed from the cluster."))?;
@@ -72,7 +75,7 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
             let mut nodes: NodeList = api.get("/v1/nodes").await?;
             // Whoever matters least goes first: one election at most.
             nodes.items.sort_by_key(|node| match node.role {
-                NodeRole::Learner => 0,
+                NodeRole::Learner | NodeRole::Standby => 0,
                 NodeRole::Voter => 1,
                 NodeRole::Leader => 2,
             });

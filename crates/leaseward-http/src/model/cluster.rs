@@ -36,7 +36,7 @@ pub struct ClusterStatus {
     pub revision: Wide,
     /// Everybody who votes, by id.
     pub voters: Vec<Node>,
-    /// Nodes that only learn, by id.
+    /// Nodes that do not vote now, by id: standbys and learners.
     pub learners: Vec<Node>,
     /// Machines: `connected`, `lost`, `cordoned`.
     pub machines: BTreeMap<String, u64>,
@@ -71,7 +71,9 @@ pub enum NodeRole {
     Leader,
     /// It votes.
     Voter,
-    /// It only learns.
+    /// It may vote, and others do: it takes the place of one that is lost.
+    Standby,
+    /// It never votes.
     Learner,
 }
 
@@ -84,6 +86,9 @@ pub struct Node {
     pub name: String,
     /// What it does.
     pub role: NodeRole,
+    /// It votes only where others are too few, and runs no servers.
+    #[serde(default)]
+    pub witness: bool,
     /// Whether it answered just now.
     pub up: bool,
     /// Entries of the leader's log that it lacks; unknown if either did not answer.

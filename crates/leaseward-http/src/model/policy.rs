@@ -27,15 +27,13 @@ pub struct BeginPause {
     pub lasting: Option<Duration>,
 }
 
-/// How carefully the master acts.
+/// How carefully the master acts, and who votes. What a request leaves out is as usual.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Counts the policies; 0 while nobody has set one. Ignored in a request: that is what `If-Match` is for.
-    #[serde(default)]
     pub version: u64,
     /// For servers that name no candidates: machines that may run them, best first. Empty: every machine, by load.
-    #[serde(default)]
     pub candidates: Vec<String>,
     /// Servers that may be on their way up at the same time in the whole cluster; 0: any.
     pub concurrent_starts: u32,
@@ -54,7 +52,19 @@ pub struct Policy {
     pub poison_after: u32,
     /// What is soon.
     pub poison_within: Duration,
+    /// Nodes that vote, at most; odd.
+    pub voters_max: u32,
+    /// So many voters stay, lost ones included, when nobody can take a lost one's place; odd. With 1 the cluster goes on
+    /// until one node is left, and what is acknowledged may be on that one's disk alone; with 3 it stops before that.
+    pub voters_min: u32,
+    /// A voter that nobody hears for so long is lost.
+    pub voter_silence: Duration,
     /// Nothing is moved or restarted.
-    #[serde(default)]
     pub maintenance: Option<Pause>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        crate::view::policy(&leaseward_state::policy::Policy::default())
+    }
 }

@@ -57,8 +57,9 @@ pub(crate) fn summary(
     leader: Option<String>,
     term: u64,
 ) -> ClusterStatus {
-    let (voters, learners): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.role != NodeRole::Learner);
-    let warnings = warnings(state, &voters);
+    let (voters, learners): (Vec<_>, Vec<_>) =
+        nodes.into_iter().partition(|node| matches!(node.role, NodeRole::Leader | NodeRole::Voter));
+    let warnings = warnings(state, &voters, &learners);
     let (health, sentence) = health(&voters, leader.as_deref(), &warnings);
     let mut in_sync = Count::default();
     for ((set, _), sync) in state.syncs() {
@@ -116,13 +117,16 @@ fn health(voters: &[Node], leader: Option<&str>, warnings: &[String]) -> (Health
     }
 }
 
-fn warnings(state: &Clustered, voters: &[Node]) -> Vec<String> {
+fn warnings(state: &Clustered, voters: &[Node], others: &[Node]) -> Vec<String> {
     let mut warnings = Vec::new();
     for node in voters.iter().filter(|node| !node.up) {
         match &node.quarantined {
             Some(why) => warnings.push(format!("voter {} takes no part: {why}", node.name)),
             None => warnings.push(format!("voter {} does not answer", node.name)),
         }
+    }
+    for node in others.iter().filter(|node| !node.up) {
+        warnings.push(format!("node {} does not answer; it does not vote", node.name));
     }
     for (name, machine) in state.machines().filter(|(_, machine)| machine.session.is_none()) {
         warnings.push(format!("machine {name} is lost since {}", crate::model::Time::from(machine.since)));

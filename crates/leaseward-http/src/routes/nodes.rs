@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use leaseward_raft::NodeId;
 use leaseward_raft::net::wire::{Answer, Ask, MemberChange, NodeStatus, Purpose};
+use leaseward_raft::{NodeId, Standing};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
@@ -70,7 +70,8 @@ pub(crate) async fn nodes(api: &Api) -> Vec<Node> {
             Node {
                 id: *id,
                 name: info.name.clone(),
-                role: role(&own, *id),
+                role: role(&own, *id, info.standing),
+                witness: info.standing == Standing::Witness,
                 up: status.is_some_and(|status| status.quarantined.is_none()),
                 lag: leader.zip(status).map(|(last, status)| last.saturating_sub(status.last_index)),
                 applied: status.map(|status| status.applied_index),
@@ -85,17 +86,19 @@ pub(crate) async fn nodes(api: &Api) -> Vec<Node> {
         .collect()
 }
 
-fn role(own: &NodeStatus, id: NodeId) -> NodeRole {
+fn role(own: &NodeStatus, id: NodeId, standing: Standing) -> NodeRole {
     if own.leader == Some(id) {
         NodeRole::Leader
     } else if own.membership.voters.iter().any(|voters| voters.contains(&id)) {
         NodeRole::Voter
-    } else {
+    } else if standing == Standing::Learner {
         NodeRole::Learner
+    } else {
+        NodeRole::Standby
     }
 }
 
-/// Makes a learner a voter.
+/// Lets a learner vote, as soon as an odd number of voters comes of it.
 #[utoipa::path(post, path = "/v1/nodes/{id}/promote", params(("id" = u64, Path)), responses((status = 204)))]
 async fn promote(
     State(api): State<Api>,
@@ -106,7 +109,7 @@ async fn promote(
     change(&api, &write, MemberChange::Promote(node_id(&id)?)).await
 }
 
-/// Makes a voter a learner.
+/// Takes a node's vote away for good.
 #[utoipa::path(post, path = "/v1/nodes/{id}/demote", params(("id" = u64, Path)), responses((status = 204)))]
 async fn demote(
     State(api): State<Api>,

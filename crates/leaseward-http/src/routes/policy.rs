@@ -53,6 +53,9 @@ async fn put(
         quarantine_ms: body.quarantine.millis(),
         poison_after: body.poison_after,
         poison_within_ms: body.poison_within.millis(),
+        voters_max: body.voters_max,
+        voters_min: body.voters_min,
+        voter_silence_ms: body.voter_silence.millis(),
         maintenance: body.maintenance.map(|pause| Pause { why: pause.reason, until: pause.until.map(Into::into) }),
     };
     replace(&api, &write, policy, write.version()).await

@@ -7,9 +7,12 @@ use crate::harness::{Cluster, ask, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_answers_and_members_change() {
-    let cluster = Cluster::of(3).await;
+    let cluster = Cluster::of(4).await;
     let leader = cluster.leader().await;
-    let follower = (leader + 1) % 3;
+    let votes = |i: usize| cluster.nodes[leader].status().membership.voters[0].contains(&cluster.nodes[i].node());
+    let standby = (0..4).find(|i| !votes(*i)).expect("one stands by");
+    let mut followers = (0..4).filter(|i| ![leader, standby].contains(i));
+    let (follower, third) = (followers.next().unwrap(), followers.next().unwrap());
     let at = |method: &str, path: &str| cluster.request_at(follower, method, path);
     let answer = ask(at("GET", "/v1/cluster")).await;
     assert_eq!(answer.header("leaseward-served-by"), format!("n{}", follower + 1));
@@ -38,27 +41,42 @@ async fn every_node_answers_and_members_change() {
         all.iter().find(|node| node["id"] == id).unwrap()["role"].clone()
     };
     assert_eq!((role(other), role(cluster.nodes[leader].node())), ("learner".into(), "leader".into()));
+    // Somebody else votes instead, and it stands by when it may vote again.
+    let odd_without = |id: u64| {
+        let voters = &cluster.nodes[leader].status().membership.voters;
+        voters.len() == 1 && voters[0].len() == 3 && !voters[0].contains(&id)
+    };
+    eventually("three others vote", || odd_without(other)).await;
     ask(at("POST", &format!("/v1/nodes/{other}/promote"))).await.ok(204);
+    let nodes = ask(cluster.request_at(leader, "GET", "/v1/nodes")).await.ok(200);
+    let role = |id: u64| {
+        let all = nodes["items"].as_array().unwrap();
+        all.iter().find(|node| node["id"] == id).unwrap()["role"].clone()
+    };
+    assert_eq!(role(other), "standby");
+    cluster.nodes[standby].stop().await;
+    let gone = cluster.nodes[standby].node();
+    ask(at("DELETE", &format!("/v1/nodes/{gone}"))).await.ok(204);
+    eventually("it votes again", || {
+        let voters = &cluster.nodes[leader].status().membership.voters;
+        voters.len() == 1 && voters[0].len() == 3 && voters[0].contains(&other)
+    })
+    .await;
+    let nodes = ask(at("GET", "/v1/nodes")).await.ok(200);
+    assert_eq!(nodes["items"].as_array().unwrap().len(), 3);
 
     assert_eq!(nodes["items"][0]["feature_level"], FEATURE_LEVEL);
     ask(at("POST", "/v1/cluster/finish-upgrade")).await.ok(204);
     ask(at("POST", "/v1/cluster/transfer-leader").json(&json!({ "too": 1 }))).await.problem(422, "LW0103");
     ask(at("POST", "/v1/cluster/transfer-leader").json(&json!({ "to": other }))).await.ok(204);
     eventually("the other one leads", || {
-        cluster.nodes.iter().all(|node| node.leader().is_some_and(|(id, _)| id == other))
+        [leader, follower, third].iter().all(|i| cluster.nodes[*i].leader().is_some_and(|(id, _)| id == other))
     })
     .await;
 
-    let third = (leader + 2) % 3;
-    let gone = cluster.nodes[third].node();
     cluster.nodes[third].stop().await;
-    eventually("all three vote again", || cluster.nodes[follower].status().membership.voters[0].len() == 3).await;
     let status = ask(at("GET", "/v1/cluster")).await.ok(200);
     assert_eq!(status["sentence"], "1 of 3 voters down, no further loss allowed", "{status}");
-    ask(at("DELETE", &format!("/v1/nodes/{gone}"))).await.ok(204);
-    let nodes = ask(at("GET", "/v1/nodes")).await.ok(200);
-    assert_eq!(nodes["items"].as_array().unwrap().len(), 2);
-
     cluster.nodes[leader].stop().await;
     let status = ask(at("GET", "/v1/cluster")).await.ok(200);
     assert_eq!(status["health"], "down", "{status}");

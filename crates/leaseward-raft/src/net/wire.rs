@@ -135,6 +135,8 @@ pub struct NodeStatus {
     pub log_syncs: u64,
     /// The feature level that it can read.
     pub feature_level: u32,
+    /// The content of every config version up to here is in its store.
+    pub content_complete: Revision,
 }
 
 /// What is asked.
@@ -230,8 +232,6 @@ pub enum Ask {
     Join {
         /// What everybody should know of the new node.
         info: NodeInfo,
-        /// Whether it should vote once it has caught up.
-        voter: bool,
         /// Whether it takes the place of the node of that name, whose disk is gone.
         replace: bool,
         /// The feature level that it can read.
@@ -252,9 +252,9 @@ pub enum Ask {
 /// A change of members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberChange {
-    /// A learner becomes a voter.
+    /// A learner may vote from now on.
     Promote(NodeId),
-    /// A voter becomes a learner.
+    /// A node may not vote any more.
     Demote(NodeId),
     /// A node is no longer part of the cluster.
     Remove(NodeId),

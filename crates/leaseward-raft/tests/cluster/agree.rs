@@ -103,13 +103,10 @@ async fn leadership_is_handed_over_and_a_voter_whose_disk_is_gone_is_replaced() 
     cluster.stop(lost).await;
     std::fs::remove_dir_all(cluster.settings(lost).data).expect("removed");
     let addresses = vec![cluster.addresses[leader].to_string()];
-    let refused = Replica::start(
-        cluster.settings(lost),
-        Start::Join { addresses: addresses.clone(), voter: true, replace: false },
-    )
-    .await;
+    let refused =
+        Replica::start(cluster.settings(lost), Start::Join { addresses: addresses.clone(), replace: false }).await;
     assert_eq!(refused.err().map(|error| error.code().to_owned()).as_deref(), Some("LW0608"));
-    let start = Start::Join { addresses, voter: true, replace: true };
+    let start = Start::Join { addresses, replace: true };
     cluster.nodes[lost] = Some(Replica::start(cluster.settings(lost), start).await.expect("it starts"));
     let new_id = cluster.node(lost).node();
     assert_ne!(old_id, new_id, "a fresh id for a fresh disk");

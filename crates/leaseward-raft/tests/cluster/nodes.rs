@@ -63,7 +63,7 @@ impl Cluster {
             Start::Bootstrap
         } else {
             let addresses = vec![self.addresses[0].to_string()];
-            Start::Join { addresses, voter: true, replace: false }
+            Start::Join { addresses, replace: false }
         };
         let replica = Replica::start(self.settings(i), start).await.expect("it starts");
         self.nodes[i] = Some(replica);

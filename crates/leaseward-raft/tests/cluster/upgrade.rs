@@ -104,7 +104,6 @@ async fn what_an_older_node_cannot_read_is_proposed_only_after_the_upgrade_is_fi
     stranger.name = "stranger".into();
     let leader = cluster.leader().await;
     let addresses = vec![cluster.addresses[leader].to_string()];
-    let refused =
-        Replica::start(stranger, Start::Join { addresses, voter: true, replace: false }).await.err().expect("refused");
+    let refused = Replica::start(stranger, Start::Join { addresses, replace: false }).await.err().expect("refused");
     assert_eq!(refused.code(), "LW0612", "{refused}");
 }

@@ -5,9 +5,9 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use leaseward_raft::NodeInfo;
 use leaseward_raft::store::AppliedTo;
 use leaseward_raft::stored::{Entry, LogPosition, Membership, Payload, StoredMembership, Vote};
+use leaseward_raft::{NodeInfo, Standing};
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, MemberSync, SyncState, Version};
 use leaseward_state::event::{Event, Recorded};
@@ -147,6 +147,9 @@ fn policy() -> Policy {
         quarantine_ms: 7,
         poison_after: 8,
         poison_within_ms: 9,
+        voters_max: 5,
+        voters_min: 3,
+        voter_silence_ms: 10,
         maintenance: Some(pause()),
     }
 }
@@ -212,6 +215,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Quarantine { machine: machine(), cordon: cordon(), term: Term(2) },
         Command::ProveDead { server: server(), token: TOKEN, proof: FenceProof::Swept, term: Term(2) },
         Command::EndPauses { term: Term(2) },
+        Command::NoteVoters { voters: vec!["n1".into()], why: "w".into(), term: Term(2) },
     ]
 }
 
@@ -434,6 +438,7 @@ pub(crate) fn records() -> Vec<Record> {
             since: UnixMillis(4),
             cordoned: Some(cordon()),
             losses: vec![UnixMillis(7)],
+            confirmed_dead: true,
             orders_revision: Revision(5),
         })),
         Record::Session(SessionRecord {
@@ -522,6 +527,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::ServerPaused { server: server(), pause: None },
         Event::MachineConfirmedDead { machine: machine(), by: "ann".into() },
         Event::PolicyChanged { version: 1 },
+        Event::VotersChanged { voters: vec!["n1".into()], why: "w".into() },
     ]
 }
 
@@ -534,7 +540,7 @@ pub(crate) fn node_info() -> NodeInfo {
         name: "n1".into(),
         peer_address: "127.0.0.1:7421".into(),
         api_address: "127.0.0.1:7420".into(),
-        wants_vote: true,
+        standing: Standing::Witness,
         replaces: Some(2),
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::Renew(vec![Renewal { session: SessionId(3), known: Revision(4) }]),
         Ask::ReadPoint,
         Ask::View { machine: machine(), known: Revision(5) },
-        Ask::Join { info: node_info(), voter: true, replace: false, feature_level: 9 },
+        Ask::Join { info: node_info(), replace: false, feature_level: 9 },
         Ask::Members(MemberChange::Promote(2)),
         Ask::Status,
         Ask::MissingBlobs(vec![Digest([1; 32])]),
@@ -75,6 +75,7 @@ pub(crate) fn answers() -> Vec<Answer> {
         membership: membership(),
         log_syncs: 8,
         feature_level: 9,
+        content_complete: Revision(8),
     };
     vec![
         Answer::Appended(Appended::Success),

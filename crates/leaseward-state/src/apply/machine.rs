@@ -64,6 +64,7 @@ impl State {
             since: self.now,
             cordoned: known.as_ref().and_then(|machine| machine.cordoned.clone()),
             losses: known.map(|machine| machine.losses.clone()).unwrap_or_default(),
+            confirmed_dead: false,
             orders_revision: self.revision,
         };
         self.machines.insert(open.machine.clone(), Arc::new(machine));
@@ -159,6 +160,12 @@ impl State {
         }
         if by.is_empty() || by.len() > TEXT_BYTES_MAX / 4 {
             return Err(Refusal::Invalid("somebody must vouch for it by name".into()));
+        }
+        if !machine.confirmed_dead {
+            let mut machine = Machine::clone(machine);
+            (machine.confirmed_dead, machine.modified) = (true, self.revision);
+            self.machines.insert(name.clone(), Arc::new(machine));
+            self.touched.insert(RecordKey::Machine(name.clone()));
         }
         events.push(Event::MachineConfirmedDead { machine: name.clone(), by: by.to_owned() });
         self.prove_all_dead(name, &FenceProof::Operator(by.to_owned()), events);

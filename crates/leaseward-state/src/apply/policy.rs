@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Outcome;
 use crate::command::Reply;
 use crate::event::Event;
-use crate::limits::{NAMES_MAX, TEXT_BYTES_MAX};
+use crate::limits::{NAMES_MAX, TEXT_BYTES_MAX, VOTER_SILENCE_MS_MIN, VOTERS_MAX};
 use crate::name::ServerName;
 use crate::policy::{Pause, Policy};
 use crate::record::RecordKey;
@@ -21,6 +21,15 @@ impl State {
         }
         if policy.candidates.len() > NAMES_MAX {
             return Err(Refusal::Invalid(format!("a policy names at most {NAMES_MAX} candidates")));
+        }
+        let odd = |voters: u32| voters % 2 == 1 && voters <= VOTERS_MAX;
+        if !odd(policy.voters_max) || !odd(policy.voters_min) || policy.voters_min > policy.voters_max {
+            return Err(Refusal::Invalid(format!(
+                "voters_min and voters_max are odd numbers up to {VOTERS_MAX}, the first not above the second"
+            )));
+        }
+        if policy.voter_silence_ms < VOTER_SILENCE_MS_MIN {
+            return Err(Refusal::Invalid(format!("voter_silence is at least {VOTER_SILENCE_MS_MIN} ms")));
         }
         check_pause(policy.maintenance.as_ref())?;
         let same = Policy { version: current, ..policy.clone() };

@@ -133,7 +133,7 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
 /// What operators and the master do around servers.
 fn care(dice: &mut Dice, state: &State, term: Term) -> Command {
     let pause = |dice: &mut Dice| Pause { why: "work".into(), until: dice.chance(50).then(|| state.now()) };
-    match dice.below(6) {
+    match dice.below(7) {
         0 => Command::Restart { server: dice.server() },
         1 => Command::Pause { server: dice.server(), pause: dice.chance(60).then(|| pause(dice)) },
         2 => Command::ConfirmDead { machine: dice.machine(), by: "op".into() },
@@ -142,7 +142,8 @@ fn care(dice: &mut Dice, state: &State, term: Term) -> Command {
             let policy = Box::new(Policy { maintenance, ..Policy::default() });
             Command::PutPolicy { policy, if_version: dice.chance(30).then(|| dice.below(3)) }
         }
-        4 => Command::Quarantine { machine: dice.machine(), cordon: cordon(dice), term },
+        4 => Command::NoteVoters { voters: vec!["n1".into()], why: "one is lost".into(), term },
+        5 => Command::Quarantine { machine: dice.machine(), cordon: cordon(dice), term },
         _ => Command::EndPauses { term },
     }
 }
