@@ -65,7 +65,7 @@ impl Nodes {
     }
 
     async fn start_node(&mut self, i: usize) {
-        let join = || Start::Join { addresses: vec![self.advertised[0].to_string()], voter: true, replace: false };
+        let join = || Start::Join { addresses: vec![self.advertised[0].to_string()], replace: false };
         let start = if i == 0 { Start::Bootstrap } else { join() };
         self.nodes[i] = Some(Replica::start(self.settings(i), start).await.expect("it starts"));
     }
