@@ -3,6 +3,7 @@
 //! Two witnesses: the stamps of `leaseward-victim`, whose lives never overlap; and clients, who see no older token
 //! after a newer one, and for how long nobody answered. As root a copy is dead 100 ms after its time at the latest.
 
+mod fence;
 mod programs;
 
 use std::fs;
@@ -169,6 +170,9 @@ async fn a_host_without_power() {
 }
 
 /// A host is only cut off: it gives up by itself what it can no longer have, in time, and takes nothing back.
+///
+/// Its agent lives, so each thing has two who end it: agent and kernel. This holds with either of them alone, and breaks
+/// where the host believes for too long in what it has. [`a_host_without_its_agent`] has the kernel only.
 #[tokio::test]
 async fn a_host_without_its_cable() {
     let Some(mut story) = Floating::start(&["--ignore-term"]).await else { return };
@@ -230,6 +234,9 @@ async fn a_planned_move() {
 
 /// An agent is killed. Back in time it goes on with what is there; else all goes elsewhere, and the host's kernel takes
 /// the addresses away by itself.
+///
+/// The shim lives. Without a kernel timer its own loop would end the server in time, and this would still hold (it breaks
+/// where the timer is there and never fires); `fence.rs` stops the shim too, and there only the kernel's timer is left.
 #[tokio::test]
 async fn a_host_without_its_agent() {
     let Some(mut story) = Floating::start(&[]).await else { return };

@@ -3,6 +3,7 @@
 //! The witness is `leaseward-victim`, as in `failover.rs`: with our program on the far machine no two lives overlap,
 //! however ssh is cut. With a control script nothing ends them, and nobody claims so.
 
+mod apart;
 mod host;
 
 use std::path::Path;
@@ -32,7 +33,10 @@ struct Story {
 impl Story {
     /// Starts three voters, an ordinary machine `m1`, and a machine `far` that is not managed yet.
     async fn start() -> Option<Self> {
-        let host = Host::start().await?;
+        Self::with(Host::start().await?).await
+    }
+
+    async fn with(host: Host) -> Option<Self> {
         let lab = Lab::start(Plan { machines: 1, ..Plan::default() }).await;
         let stamps = Stamps::at(&lab.dir().join("stamps"));
         Some(Self { host, lab, stamps })
@@ -40,7 +44,11 @@ impl Story {
 
     /// Starts it with our program on the far machine, if servers can be fenced here.
     async fn with_our_program() -> Option<Self> {
-        let mut story = Self::start().await?;
+        Self::with_our_program_on(Host::start().await?).await
+    }
+
+    async fn with_our_program_on(host: Host) -> Option<Self> {
+        let mut story = Self::with(host).await?;
         story.host.with_our_program();
         story.host.manage(&story.lab, "");
         story.connected(2).await;
@@ -60,9 +68,13 @@ impl Story {
     }
 
     fn manage_by_script(&mut self) {
+        self.manage_by_script_as("near");
+    }
+
+    fn manage_by_script_as(&mut self, name: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/hooks/control");
         let lines = format!("control = \"{}\"\nlease_ttl = \"{}ms\"\npoll = \"200ms\"", script.display(), 2 * TTL_MS);
-        self.host.manage(&self.lab, &lines);
+        self.host.manage_as(name, &self.lab, &lines);
     }
 
     async fn far(&self) -> Value {

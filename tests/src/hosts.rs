@@ -6,7 +6,10 @@
 //!
 //! Left out on purpose: what hosts share here. They have one kernel, one boot clock and one disk.
 
+pub mod knock;
+pub mod monitor;
 pub mod network;
+pub mod outage;
 pub mod probe;
 pub mod watch;
 
@@ -18,13 +21,15 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
-use crate::{LABS, PATIENCE, binary, end_child, is_root, print_logs_of};
+use crate::{LABS, PATIENCE, binary, end_child, is_root, print_logs_of, signal};
 use network::Network;
+use outage::Timing;
 use probe::Probe;
 
 /// The hosts with an agent, best candidate first.
@@ -46,6 +51,9 @@ pub struct Hosts {
     network: Network,
     agents: [Option<Child>; 3],
     is_reachable: [bool; 3],
+    timing: Timing,
+    /// The hosts whose agents use the network fence.
+    fenced: &'static [usize],
     dir: TempDir,
     _turn: SemaphorePermit<'static>,
 }
@@ -57,6 +65,30 @@ impl Hosts {
     /// # Panics
     /// If they are no cluster within [`PATIENCE`]; the logs of all agents are printed then.
     pub async fn start() -> Option<Self> {
+        Self::timed(Timing::default()).await
+    }
+
+    /// The same, where the agents of some hosts use the network fence. Without `nft` it says that the story is left out.
+    ///
+    /// # Panics
+    /// As [`Hosts::start`].
+    pub async fn fenced(fenced: &'static [usize]) -> Option<Self> {
+        if !["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].iter().any(|path| Path::new(path).exists()) {
+            println!("left out: needs nft");
+            return None;
+        }
+        Self::with(Timing::default(), fenced).await
+    }
+
+    /// The same, with other times.
+    ///
+    /// # Panics
+    /// As [`Hosts::start`].
+    pub async fn timed(timing: Timing) -> Option<Self> {
+        Self::with(timing, &[]).await
+    }
+
+    async fn with(timing: Timing, fenced: &'static [usize]) -> Option<Self> {
         if !is_root() {
             println!("left out: needs root");
             return None;
@@ -66,8 +98,8 @@ impl Hosts {
         let dir = tempfile::Builder::new().prefix("lw").tempdir().expect("a directory");
         // Servers may run as somebody else.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
-        let mut hosts =
-            Self { network: Network::new(), agents: [None, None, None], is_reachable: [true; 3], dir, _turn: turn };
+        let (network, agents) = (Network::new(), [None, None, None]);
+        let mut hosts = Self { network, agents, is_reachable: [true; 3], timing, fenced, dir, _turn: turn };
         for name in ["log", "host"] {
             fs::create_dir(hosts.dir.path().join(name)).expect("a directory");
         }
@@ -99,14 +131,16 @@ impl Hosts {
     fn settings_text(&self, host: usize) -> String {
         let (name, address) = (HOSTS[host], self.network.v4(1 + host as u8));
         let join = if host == 0 { String::new() } else { format!("\"{}:{}\"", self.network.v4(1), API_PORT + 1) };
+        let Timing { profile, ttl } = &self.timing;
+        let network_fence = self.fenced.contains(&host);
         let own = self.own_dir();
         let own = own.display();
         format!(
             "[node]\nname = \"{name}\"\nlisten = \"{address}:{API_PORT}\"\npeer_listen = \"{address}:{}\"\n\
              advertise = \"{address}\"\ndata = \"{own}/data\"\n[cluster]\njoin = [{join}]\n\
-             [timing]\nprofile = \"fast\"\nlease_ttl = \"1s\"\n\
+             [timing]\nprofile = \"{profile}\"\nlease_ttl = \"{ttl}\"\n\
              [machine]\nrun_dir = \"{own}/run\"\nconfig_dir = \"{own}/sets\"\n\
-             [tls]\nplain = true\n[log]\nformat = \"text\"\nlevel = \"info\"\n",
+             network_fence = {network_fence}\n[tls]\nplain = true\n[log]\nformat = \"text\"\nlevel = \"info\"\n",
             API_PORT + 1
         )
     }
@@ -161,6 +195,17 @@ impl Hosts {
     pub fn kill_agent(&mut self, host: usize) {
         if let Some(mut agent) = self.agents[host].take() {
             end_child(&mut agent);
+        }
+    }
+
+    /// Sends a signal to the agent of a host and to the shims of its servers.
+    ///
+    /// # Panics
+    /// If it has no agent.
+    pub fn signal_all(&self, host: usize, what: Signal) {
+        signal(self.agents[host].as_ref().expect("it has an agent").id(), what);
+        for shim in leaseward_node::live_shims(&self.dir.path().join(HOSTS[host]).join("run")) {
+            signal(shim, what);
         }
     }
 

@@ -76,9 +76,11 @@ pub(crate) enum Command {
     /// Shows the cluster on one screen. Exits with 1 if it is degraded.
     #[command(after_help = "Examples:\n  leaseward status\n  leaseward status -o field=.leader")]
     Status,
-    /// Checks this machine: clocks, disk, privileges; with --fence also that servers end at their deadlines. Exits with
-    /// 1 if something failed.
-    #[command(after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1")]
+    /// Checks this machine: clocks, disk, privileges; with --fence also that servers, and as root packets of their
+    /// addresses, end at their deadlines. Exits with 1 if something failed.
+    #[command(
+        after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1\n  leaseward doctor --fence --trials 1 --budget 5m"
+    )]
     Doctor(DoctorArguments),
     /// Shows what happened.
     #[command(after_help = "Examples:\n  leaseward events\n  leaseward events -f --for server/pay-1")]
@@ -233,9 +235,15 @@ pub(crate) struct AgentArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
-    /// The directory whose disk is looked at. Default: that of temporary files.
+    /// The directory whose disk is looked at. Default: that of --config, or of temporary files.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// The settings of this machine's agent: their directory and watchdog are looked at.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The watchdog that is looked at. It is not opened: it might reset this machine.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) watchdog: Option<PathBuf>,
     /// Attacks servers that resist, on this machine, and counts who survives.
     #[arg(long)]
     pub(crate) fence: bool,
@@ -248,6 +256,9 @@ pub(crate) struct DoctorArguments {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     pub(crate) trials: u32,
+    /// Stops attacking after this time; exits with 1 if fewer trials were done by then.
+    #[arg(long, value_name = "DURATION", requires = "fence", value_parser = crate::duration::parse)]
+    pub(crate) budget: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -119,7 +119,9 @@ fn each_check_has_a_state_a_fact_and_advice_where_something_is_wrong() {
             let item = items.iter().find(|item| item["name"] == name);
             item.unwrap_or_else(|| panic!("no {name} in {said}"))["state"].as_str().expect("a word").to_owned()
         };
-        for name in ["data", "fdatasync", "space", "namespaces", "cgroup", "open files", "fence"] {
+        for name in
+            ["data", "fdatasync", "space", "namespaces", "cgroup", "open files", "network fence", "watchdog", "fence"]
+        {
             assert!(["ok", "warning", "failed"].contains(&state(name).as_str()), "{name}: {said}");
         }
         assert_eq!((state("clocks"), state("data")), ("ok".into(), "ok".into()), "{said}");
@@ -128,7 +130,7 @@ fn each_check_has_a_state_a_fact_and_advice_where_something_is_wrong() {
             assert_eq!(item["state"] == "ok", item["advice"] == "", "{item}");
         }
         if !root {
-            assert_eq!(state("mlock"), "warning", "{said}");
+            assert_eq!((state("mlock"), state("network fence")), ("warning".into(), "warning".into()), "{said}");
         }
         let failed = items.iter().any(|item| item["state"] == "failed");
         assert_eq!(output.status.code(), Some(i32::from(failed)), "{said}");
@@ -146,7 +148,9 @@ fn the_fence_holds_against_every_attack_and_leaves_no_process() {
         assert_eq!(stage.running(), Vec::<String>::new());
         let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
         let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&said), ["cells", "level"]);
+        assert_eq!(keys(&said), ["cells", "level", "network_fence", "watchdog", "why_not_next"]);
+        let (fence, dog) = (&said["network_fence"], &said["watchdog"]);
+        assert!(dog["measured"] == false && dog["fact"].as_str().expect("text").contains("--watchdog"), "{said}");
         if !has_namespaces(stage) {
             println!("LEFT OUT: this user gets no namespaces here");
             assert_eq!((said["level"].as_str(), output.status.code()), (Some("F0"), Some(1)));
@@ -161,8 +165,66 @@ fn the_fence_holds_against_every_attack_and_leaves_no_process() {
             assert!(cell["epsilon_max_ms"].as_f64().is_some_and(|ms| ms <= 2_000.0), "{cell}");
         }
         let level = said["level"].as_str().expect("a level");
-        assert!(level == "F1" || (root && level == "F2"), "{said}");
+        if root && has_nft() {
+            assert_eq!(
+                (&fence["measured"], &fence["trials"], &fence["survivors"]),
+                (&true.into(), &1.into(), &0.into())
+            );
+            assert!(["F1", "F2", "F3"].contains(&level), "{said}");
+        } else {
+            assert_eq!(fence["measured"], false);
+            let why = fence["left_out"].as_str().expect("a reason");
+            assert!(root || why.contains("run as root"), "{why}");
+            assert!(level == "F1" || (root && level == "F2"), "{said}");
+        }
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    });
+}
+
+fn has_nft() -> bool {
+    ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].iter().any(|path| Path::new(path).exists())
+}
+
+#[test]
+fn a_watchdog_is_looked_at_and_never_measured() {
+    as_each(|stage, _| {
+        let file = stage.dir.path().join("dog");
+        fs::write(&file, "").expect("written");
+        std::os::unix::fs::chown(&file, stage.user, stage.user).expect("given");
+        let settings = stage.dir.path().join("agent.toml");
+        fs::write(&settings, format!("[machine]\nwatchdog = {file:?}\n")).expect("written");
+        for line in [format!("doctor --watchdog {}", file.display()), format!("doctor --config {}", settings.display())]
+        {
+            let table = text(&stage.run(&line).stdout);
+            let dog = table.lines().find(|line| line.starts_with("watchdog")).expect("a line").to_owned();
+            assert!(dog.contains("ok") && dog.contains("not measured") && dog.contains("no device"), "{table}");
+        }
+        assert_eq!(fs::read(&file).expect("there"), b"", "it was petted");
+        let output = stage.run("doctor --watchdog /dev/null -o json");
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let items = said["items"].as_array().expect("a list");
+        let dog = items.iter().find(|item| item["name"] == "watchdog").expect("an item");
+        assert_eq!((dog["state"].as_str(), output.status.code()), (Some("failed"), Some(1)), "{dog}");
+    });
+}
+
+#[test]
+fn a_plan_is_told_and_a_budget_ends_it_with_a_result_of_each_attack() {
+    as_each(|stage, _| {
+        if !has_namespaces(stage) {
+            println!("LEFT OUT: this user gets no namespaces here");
+            return;
+        }
+        let output = stage.run("doctor --fence --trials 1000 --budget 12s -o json");
+        let (said, errors): (Value, _) = (serde_json::from_slice(&output.stdout).expect("JSON"), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "fewer than asked: {errors}");
+        assert!(errors.contains(" attacks, 1000 trials of each: about "), "{errors}");
+        assert!(errors.contains("the budget is over"), "{errors}");
+        let trials: Vec<u64> =
+            said["cells"].as_array().expect("a list").iter().filter_map(|cell| cell["trials"].as_u64()).collect();
+        let (least, most) = (trials.iter().min().expect("a cell"), trials.iter().max().expect("a cell"));
+        assert!(most - least <= 4 && *most < 1_000, "the cells do not grow together: {trials:?}");
+        assert_eq!(stage.running(), Vec::<String>::new());
     });
 }
 

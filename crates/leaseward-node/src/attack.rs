@@ -5,15 +5,18 @@
 //!
 //! Must stay true: a round leaves no process behind, however it ends: what it started are this process's descendants,
 //! and stay so when their parents die. Real-time priority is only what a shim takes for itself, until its deadline.
-//! Left out on purpose: the attacks that need a network, a watchdog or a paused machine.
+//! The attack on the network fence has namespaces of its own (`wires.rs`). Left out on purpose: the attacks that need
+//! a watchdog, which would reset the machine, or a paused one.
 
 mod agent;
 pub(crate) mod cgroup;
+mod fight;
 mod namespace;
 mod offspring;
 mod round;
 mod verdict;
 mod victim;
+pub(crate) mod wires;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,6 +50,10 @@ pub enum Beside {
     Swarm,
     /// Every process of the server is frozen in a cgroup.
     Freeze,
+    /// The server has addresses behind the network fence, at which somebody else goes on to send and to receive.
+    Packets,
+    /// The same without the fence. Exists to show that the attack notices.
+    PacketsUnfenced,
 }
 
 /// One attack.
@@ -87,6 +94,12 @@ pub const MATRIX: [Attack; 11] = {
     ]
 };
 
+/// The attack on the network fence: what it stops are packets, whoever sends them.
+pub const PACKETS: Attack = attack("packets of a fenced address", Deed::Stop, Deed::Stop, Deed::Spare, Beside::Packets);
+
+/// The same where there is no fence: packets must be seen to cross.
+pub const PACKETS_UNFENCED: Attack = Attack { beside: Beside::PacketsUnfenced, ..PACKETS };
+
 /// Plays a role: the code of the processes that a round starts. `arguments` are those after [`WORD`]; a program that
 /// runs rounds must lead there from `main`, before it does anything else.
 #[must_use]
@@ -98,8 +111,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         ["victim", stamps] => victim::main(stamps, victim::FULL),
         ["victim", stamps, kind] => victim::main(stamps, kind),
         ["part", stamps, part] => victim::part(stamps, part),
-        ["agent", dir, count, ttl_ms, kind, shim_arguments @ ..] => {
-            agent::main(dir, count, ttl_ms, kind, shim_arguments)
+        ["agent", dir, count, ttl_ms, first_ms, kind, shim_arguments @ ..] => {
+            agent::main(dir, count, (ttl_ms, first_ms), kind, shim_arguments)
         }
         other => Err(format!("there is no role {other:?}")),
     };

@@ -18,12 +18,13 @@ use nix::time::{ClockId, clock_gettime};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
-use crate::attack::Cgroup;
+use crate::attack::{self, Cgroup};
 use crate::clock::BootInstant;
 use crate::fence::{self, Privileges};
 use crate::limits::{
     CHECK_FILES_LOW, CHECK_FILES_MIN, CHECK_SPACE_LOW, CHECK_SPACE_MIN, CHECK_SYNC_SLOW, CHECK_SYNC_TIME, CHECK_SYNCS,
 };
+use crate::watchdog::{self, Seen};
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -59,14 +60,17 @@ fn bad(name: &'static str, state: State, fact: impl Into<String>, advice: &str) 
 }
 
 /// Looks at this machine. Blocks for a few seconds at most on a slow disk; writes a few files in `data` and removes
-/// them.
+/// them. `watchdog` is the one that an agent would use.
 #[must_use]
-pub fn look(data: &Path) -> Vec<Finding> {
+pub fn look(data: &Path, watchdog: Option<&Path>) -> Vec<Finding> {
     let privileges = fence::privileges(true);
     let mut found = vec![clocks()];
     found.extend(disk(data));
     found.extend([namespaces(privileges), real_time(privileges), memory(privileges), cgroup(), open_files()]);
-    found.push(ok("fence", format!("this user earns {} at most; --fence tries it", privileges.level())));
+    let (network, dog) = (network_fence(), watchdog_at(watchdog));
+    let level = most(privileges.level(), &network, watchdog.map(|_| &dog));
+    found.extend([network, dog]);
+    found.push(ok("fence", format!("this user earns {level} at most; --fence tries up to F3")));
     found
 }
 
@@ -221,6 +225,54 @@ fn cgroup() -> Finding {
     }
 }
 
+fn network_fence() -> Finding {
+    const NAME: &str = "network fence";
+    match attack::wires::try_fence() {
+        Ok(()) => ok(NAME, "nft sets it up in a namespace of its own; --fence measures it"),
+        Err(why) => bad(NAME, State::Warning, why, "run as root and install nftables for a fence of F3"),
+    }
+}
+
+fn watchdog_at(device: Option<&Path>) -> Finding {
+    const NAME: &str = "watchdog";
+    let Some(device) = device else {
+        return ok(NAME, "not measured: none is named (--watchdog DEVICE, or machine.watchdog of --config)");
+    };
+    let advice = "load a driver, let this user write to it, and let no other program have it; see LW0343";
+    match watchdog::look(device) {
+        Ok(seen) if seen.is_taken => bad(NAME, State::Warning, watchdog_words(device, &seen), advice),
+        Ok(seen) => ok(NAME, watchdog_words(device, &seen)),
+        Err(error) => bad(NAME, State::Failed, format!("{}: {error}", device.display()), advice),
+    }
+}
+
+/// Returns what was seen of a watchdog, and why not more.
+#[must_use]
+pub fn watchdog_words(device: &Path, seen: &Seen) -> String {
+    let device = device.display();
+    if !seen.is_device {
+        return format!("{device} is a file that can be opened, and no device: it resets nothing, so not measured");
+    }
+    let name = if seen.identity.is_empty() { String::new() } else { format!(" ({})", seen.identity) };
+    if seen.is_taken {
+        return format!("{device}{name} counts already: another program has it");
+    }
+    let timeout = seen.timeout.map_or("its time-out is not told".to_owned(), |time| format!("time-out {time:?}"));
+    format!(
+        "{device}{name} may be opened, {timeout}; not measured: once opened it counts, and might reset this machine"
+    )
+}
+
+/// Returns what this user may earn, by what was found beside its privileges.
+fn most(level: FenceLevel, network: &Finding, watchdog: Option<&Finding>) -> FenceLevel {
+    match level {
+        FenceLevel::F2 if network.state != State::Ok => FenceLevel::F2,
+        FenceLevel::F2 if watchdog.is_some_and(|dog| dog.state == State::Ok) => FenceLevel::F4,
+        FenceLevel::F2 => FenceLevel::F3,
+        level => level,
+    }
+}
+
 fn open_files() -> Finding {
     const NAME: &str = "open files";
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
@@ -243,16 +295,54 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_a_failure_with_advice_and_nothing_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let found = look(&dir.path().join("none"));
+        let found = look(&dir.path().join("none"), None);
         let data = found.iter().find(|finding| finding.name == "data").unwrap();
         assert!(data.state == State::Failed && data.advice.contains("--data"), "{data:?}");
         assert!(!found.iter().any(|finding| finding.name == "fdatasync"));
-        let found = look(dir.path());
-        for name in ["clocks", "data", "fdatasync", "space", "exchange", "namespaces", "SCHED_FIFO", "mlock", "cgroup"]
-        {
+        let found = look(dir.path(), None);
+        for name in [
+            "clocks",
+            "data",
+            "fdatasync",
+            "space",
+            "exchange",
+            "namespaces",
+            "SCHED_FIFO",
+            "mlock",
+            "cgroup",
+            "network fence",
+            "watchdog",
+        ] {
             assert!(found.iter().any(|finding| finding.name == name), "{name}: {found:?}");
         }
         assert!(found.iter().all(|finding| (finding.state == State::Ok) == finding.advice.is_empty()), "{found:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something stayed");
+    }
+
+    #[test]
+    fn a_watchdog_that_is_named_is_looked_at_and_stays_asleep() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dog");
+        fs::write(&file, b"").unwrap();
+        let found = watchdog_at(Some(&file));
+        assert!(found.state == State::Ok && found.fact.contains("not measured"), "{found:?}");
+        assert_eq!(fs::read(&file).unwrap(), b"", "it was petted");
+        for none in [&dir.path().join("none"), Path::new("/dev/null")] {
+            let found = watchdog_at(Some(none));
+            assert!(found.state == State::Failed && found.advice.contains("LW0343"), "{found:?}");
+        }
+        assert!(watchdog_at(None).fact.starts_with("not measured"));
+        let device = |is_taken| Seen { is_device: true, timeout: None, identity: "Dog".into(), is_taken };
+        assert!(watchdog_words(&file, &device(false)).contains("(Dog) may be opened"));
+        assert!(watchdog_words(&file, &device(true)).contains("another program has it"));
+    }
+
+    #[test]
+    fn each_level_needs_the_one_below() {
+        use FenceLevel::{F1, F2, F3, F4};
+        let (good, poor) = (ok("x", "y"), bad("x", State::Warning, "y", "z"));
+        assert_eq!(most(F2, &poor, Some(&good)), F2);
+        assert_eq!((most(F2, &good, None), most(F2, &good, Some(&poor)), most(F2, &good, Some(&good))), (F3, F3, F4));
+        assert_eq!(most(F1, &good, Some(&good)), F1);
     }
 }

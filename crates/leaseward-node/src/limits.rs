@@ -69,11 +69,25 @@ pub const STARTING_PAUSE: std::time::Duration = std::time::Duration::from_millis
 /// attack in time, short enough for a hundred attacks.
 pub const ATTACK_LEASE: Duration = Duration::from_millis(400);
 
-/// Its first deadline: a start on a busy machine takes a while, and nobody extends a server that is still starting.
-pub const ATTACK_FIRST_DEADLINE: Duration = Duration::from_millis(1_000);
+/// Its first deadline: nobody extends a server that is still starting. Long enough for an idle machine; one that is too
+/// busy for it gets twice as much, up to the next bound. Most of a round's time, and so of a hundred of them.
+pub const ATTACK_FIRST_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Servers under attack at a time: victims keep both of a small machine's processors busy.
-pub const ATTACK_SERVERS_MAX: usize = 3;
+/// The longest first deadline, for machines that are very busy.
+pub const ATTACK_FIRST_DEADLINE_MAX: Duration = Duration::from_secs(4);
+
+/// How long packets of a fenced address are watched for after its deadline: several times what the levels allow.
+pub const ATTACK_PACKETS_WATCH: Duration = Duration::from_millis(400);
+
+/// A way that let a packet through within this is open.
+pub const ATTACK_PACKETS_OPEN: Duration = Duration::from_millis(100);
+
+/// Between two packets of a fenced address, each way: half of what is worth knowing.
+pub const ATTACK_PACKETS_PAUSE: Duration = Duration::from_micros(500);
+
+/// Servers under attack at a time: a round takes as long for four of them as for one, and with more of them victims keep
+/// a small machine's processors too busy to attack in time.
+pub const ATTACK_SERVERS_MAX: usize = 4;
 
 /// How long each step of an attack may take on a bad day; what runs this long after its deadline has survived.
 pub const ATTACK_PATIENCE: Duration = Duration::from_secs(10);
@@ -130,7 +144,12 @@ pub const ADDRESS_BURST: [Duration; 5] = [
 /// Between later announcements: a switch forgets an idle address after five minutes.
 pub const ADDRESS_REFRESH: Duration = Duration::from_secs(60);
 
-/// How late a lifetime may reach the kernel, which counts from its arrival; a later one is handed over again.
+/// Whoever asked for an address so short a time ago, and heard nothing, need not ask again before a claim: a look
+/// takes 90 ms, and there are two in it.
+pub const ADDRESS_FREE_FOR: Duration = Duration::from_millis(250);
+
+/// How long a lifetime may take to the kernel, which counts from its arrival: it is given so much less. What took longer
+/// is handed over again.
 pub const ADDRESS_HANDOVER_MAX: Duration = Duration::from_millis(100);
 
 /// How long one run of `nft` may take; it takes some milliseconds.

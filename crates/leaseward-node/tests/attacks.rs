@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use leaseward_node::BootInstant;
-use leaseward_node::attack::{Arena, Cell, Fault, MATRIX, verdict};
+use leaseward_node::attack::{Arena, Cell, Fault, MATRIX, PACKETS, PACKETS_UNFENCED, verdict};
 use leaseward_state::server::FenceLevel;
 use rustix::process::Signal;
 use support::{NOBODY, PATIENCE, Stage, alone, is_root, open, signal, wait_for_end};
@@ -77,7 +77,8 @@ fn a_shim_without_the_kernels_timer_lets_its_server_survive() {
     }
     // The same attacks as above must notice: a stopped guard guards nothing.
     let stage = Stage::new(None);
-    let mut player = stage.play(&["attack", "agent", stage.path().to_str().unwrap(), "1", "400", "full", MUTANT]);
+    let mut player =
+        stage.play(&["attack", "agent", stage.path().to_str().unwrap(), "1", "400", "1000", "full", MUTANT]);
     player.wait_until_ready();
     stage.stamps_of_all(0);
     signal(player.pid(), Signal::STOP);
@@ -104,4 +105,33 @@ fn a_shim_without_the_kernels_timer_lets_its_server_survive() {
     let running =
         std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| exe(&entry.file_name().to_string_lossy()));
     assert_eq!(running.count(), 0, "somebody is left");
+}
+
+/// Every address at which packets are sent, and the ways through each: out, in, and whether it is answered for.
+const WAYS: usize = 2 * 3;
+
+#[test]
+fn no_packet_of_a_fenced_address_crosses_after_its_deadline() {
+    let _alone = alone();
+    let stage = Stage::new(None);
+    let arena = Arena::new(stage.lab(), stage.path().to_owned(), None).unwrap();
+    let attack = |attack, trials| arena.cell(attack, trials, &AtomicBool::new(false));
+    let trials = match attack(&PACKETS, TRIALS) {
+        Ok(trials) => trials,
+        Err(Fault::LeftOut(why)) => {
+            println!("LEFT OUT: level F3: {why}");
+            assert!(!is_root() || why.contains("nft") || why.contains("ip"), "{why}");
+            return;
+        }
+        Err(fault) => panic!("{fault}"),
+    };
+    let cell = Cell::of(PACKETS.name, &trials);
+    println!("F3: {cell:?}");
+    let earned = verdict(FenceLevel::F2, &[]).with_packets(Ok(&cell));
+    assert_eq!((cell.survivors, earned.level), (0, FenceLevel::F3), "{cell:?} {earned:?}");
+
+    // The same attack must notice where nothing stops them.
+    let cell = Cell::of(PACKETS.name, &attack(&PACKETS_UNFENCED, 1).unwrap());
+    assert_eq!(cell.survivors, WAYS, "{cell:?}");
+    assert_eq!(verdict(FenceLevel::F2, &[]).with_packets(Ok(&cell)).level, FenceLevel::F2);
 }

@@ -74,7 +74,12 @@ async fn a_database() {
     // A socket that listens says that it runs on this host. The process id in the file is another host's.
     let hook = hosts.dir().join("tidy.sh");
     let path = data.display();
-    let tidy = format!("#!/bin/sh\n[ -n \"$(ss -Hltn 'sport = :5432')\" ] || rm -f {path}/postmaster.pid\n");
+    let tidied = hosts.dir().join("tidied");
+    let tidy = format!(
+        "#!/bin/sh\n[ -n \"$(ss -Hltn 'sport = :5432')\" ] || rm -f {path}/postmaster.pid\n\
+         echo $LEASEWARD_MACHINE >> {}\n",
+        tidied.display()
+    );
     fs::write(&hook, tidy).expect("a hook");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("our own file");
     let settings = format!(
@@ -109,6 +114,8 @@ async fn a_database() {
     client.kill().expect("ours");
     client.wait().expect("ours");
     assert_eq!(hosts.phase("db", "running").await["machine"], HOSTS[1]);
+    let hooks = fs::read_to_string(&tidied).unwrap_or_default();
+    assert_eq!(hooks.lines().collect::<Vec<_>>(), HOSTS[..2], "its hook was to run on each host before it");
     let acknowledged = acknowledged();
     let there = sql(&hosts, "select n from t").expect("it answers");
     let there: Vec<u64> = there.lines().map(|n| n.parse().expect("a number")).collect();

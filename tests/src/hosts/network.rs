@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::time::Instant;
 
+use super::monitor::Monitor;
 use super::watch::Watch;
 use crate::{PATIENCE, end_child, signal};
 
@@ -126,6 +127,12 @@ impl Network {
         Watch::start(hosts.iter().map(|host| self.open(host)).collect(), address)
     }
 
+    /// Starts to listen for addresses that are added to a host.
+    #[must_use]
+    pub fn monitor(&self, host: &str) -> Monitor {
+        Monitor::start(self, host)
+    }
+
     fn open(&self, host: &str) -> File {
         File::open(Path::new("/run/netns").join(self.space(host))).expect("the host is there")
     }
@@ -155,9 +162,42 @@ impl Network {
         ip(&[&["-n", &self.space(host), "addr", "add", &address, "dev", LINK], &lifetime[..]].concat());
     }
 
+    /// Keeps the kernel of a host from taking an address away.
+    pub fn keep_address(&self, host: &str, address: IpAddr) {
+        let lifetime = ["valid_lft", "forever", "preferred_lft", "forever"];
+        let address = with_prefix(address);
+        ip(&[&["-n", &self.space(host), "addr", "change", &address, "dev", LINK], &lifetime[..]].concat());
+    }
+
     /// Removes an address from a host by hand.
     pub fn remove_address(&self, host: &str, address: IpAddr) {
         ip(&["-n", &self.space(host), "addr", "del", &with_prefix(address), "dev", LINK]);
+    }
+
+    /// Removes every address of a host but these, and those that its kernel makes up.
+    pub fn keep_only(&self, host: &str, kept: &[IpAddr]) {
+        let space = self.space(host);
+        let shown = ip(&["-n", &space, "-o", "addr", "show", "dev", LINK]);
+        for found in
+            shown.lines().filter(|line| !line.contains("scope link")).filter_map(|line| line.split_whitespace().nth(3))
+        {
+            let is_kept = kept.iter().any(|address| found.split('/').next() == Some(&address.to_string()));
+            if !is_kept {
+                // Its time may be over in this moment.
+                Command::new("ip")
+                    .args(["-n", &space, "addr", "del", found, "dev", LINK])
+                    .stderr(Stdio::null())
+                    .status()
+                    .ok();
+            }
+        }
+    }
+
+    /// Has a host's kernel end its TCP connections with a peer.
+    pub fn end_connections(&self, host: &str, peer: IpAddr) {
+        let mut ss = self.command(host, Path::new("ss"));
+        let ended = ss.args(["-K", "-Htn", "dst", &peer.to_string()]).stdout(Stdio::null()).status();
+        assert!(ended.expect("iproute2 is installed").success(), "connections cannot be ended");
     }
 
     /// Returns the MAC address of a host.
@@ -202,7 +242,8 @@ impl Network {
     }
 
     /// Returns the living processes of a host.
-    fn processes(&self, host: &str) -> Vec<u32> {
+    #[must_use]
+    pub fn processes(&self, host: &str) -> Vec<u32> {
         let keeper = self.host(host).keeper.id();
         let listed = ip(&["netns", "pids", &self.space(host)]);
         let pids = listed.lines().filter_map(|line| line.trim().parse::<u32>().ok());

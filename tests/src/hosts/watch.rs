@@ -10,8 +10,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::time::Instant;
 
 /// Looks until it is asked what it saw.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Seen {
     pub owners: Vec<usize>,
     /// How often two had it at one moment.
     pub two_owners: usize,
+    /// For how long, all in all: from such a look until the next look.
+    pub two_owners_for: Duration,
 }
 
 impl Watch {
@@ -37,6 +41,7 @@ impl Watch {
         let over = Arc::clone(&is_over);
         let thread = std::thread::spawn(move || {
             let mut seen = Seen { owners: vec![0; spaces.len()], ..Seen::default() };
+            let mut two_since = None::<Instant>;
             while !over.load(Ordering::Relaxed) {
                 let mut owners = 0;
                 for (space, times) in spaces.iter().zip(&mut seen.owners) {
@@ -48,8 +53,10 @@ impl Watch {
                 }
                 seen.looks += 1;
                 seen.two_owners += usize::from(owners > 1);
+                seen.two_owners_for += two_since.take().map(|since| since.elapsed()).unwrap_or_default();
+                two_since = (owners > 1).then(Instant::now);
                 // As often as a client could ask, and no burden for two processors.
-                std::thread::sleep(std::time::Duration::from_micros(500));
+                std::thread::sleep(Duration::from_micros(500));
             }
             seen
         });

@@ -1,19 +1,21 @@
 //! A small agent: a supervisor whose servers are victims, extended until somebody stops it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use leaseward_state::name::{MachineName, ServerName};
-use leaseward_state::server::{RestartPolicy, ServerSpec};
+use leaseward_state::server::{Announce, FloatingAddress, RestartPolicy, ServerSpec};
 use leaseward_state::token::FencingToken;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::WORD;
+use super::victim::{FENCED, FLOATING};
+use super::wires;
 use crate::clock::BootInstant;
-use crate::limits::ATTACK_FIRST_DEADLINE;
 use crate::supervisor::{NodeConfig, StartOrder, Supervisor};
 
 /// The name of a round's n-th server.
@@ -22,16 +24,36 @@ pub(super) fn server(n: usize) -> Result<ServerName, String> {
 }
 
 /// Starts `count` victims and extends them until it is killed. Says `ready` once all execute.
-pub(super) fn main(dir: &str, count: &str, ttl_ms: &str, kind: &str, shim_arguments: &[&str]) -> Result<(), String> {
+pub(super) fn main(
+    dir: &str,
+    count: &str,
+    (ttl_ms, first_ms): (&str, &str),
+    kind: &str,
+    shim_arguments: &[&str],
+) -> Result<(), String> {
     // Whoever started it may die too; then the deadlines end the rest.
     prctl::set_pdeathsig(Some(Signal::SIGKILL)).map_err(|e| format!("die with the parent: {e}"))?;
     let number = |text: &str| text.parse::<u32>().map_err(|e| format!("{text}: {e}"));
-    let (count, ttl) = (number(count)?, Duration::from_millis(number(ttl_ms)?.max(5).into()));
+    let time = |text: &str| number(text).map(|ms| Duration::from_millis(ms.max(5).into()));
+    let (count, ttl) = (number(count)?, time(ttl_ms)?);
+    let first = ttl.max(time(first_ms)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|e| format!("start: {e}"))?.block_on(host(Path::new(dir), count, ttl, kind, shim_arguments))
+    runtime.map_err(|e| format!("start: {e}"))?.block_on(host(
+        Path::new(dir),
+        count,
+        (ttl, first),
+        kind,
+        shim_arguments,
+    ))
 }
 
-async fn host(dir: &Path, count: u32, ttl: Duration, kind: &str, shim_arguments: &[&str]) -> Result<(), String> {
+async fn host(
+    dir: &Path,
+    count: u32,
+    (ttl, first): (Duration, Duration),
+    kind: &str,
+    shim_arguments: &[&str],
+) -> Result<(), String> {
     let me = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
     let program = me.to_str().ok_or("the path of this program is not UTF-8")?;
     let config = NodeConfig {
@@ -61,15 +83,30 @@ async fn host(dir: &Path, count: u32, ttl: Duration, kind: &str, shim_arguments:
         let command = [program, WORD, "victim", &stamps, kind].map(str::to_owned);
         let order = StartOrder {
             server: server(n)?,
-            spec: spec(command.into()),
+            spec: ServerSpec { addresses: addresses(n, kind), ..spec(command.into()) },
             token: FencingToken(7),
-            deadline: BootInstant::now() + ttl.max(ATTACK_FIRST_DEADLINE),
+            deadline: BootInstant::now() + first,
             clients: Vec::new(),
         };
         supervisor.start(order).await.map_err(|e| e.to_string())?;
     }
     println!("ready");
     extend.await.map_err(|e| e.to_string())
+}
+
+/// Returns the addresses of the n-th server, behind the network fence or not; most kinds have none.
+fn addresses(n: usize, kind: &str) -> Vec<FloatingAddress> {
+    if ![FENCED, FLOATING].contains(&kind) {
+        return Vec::new();
+    }
+    let floating = |ip: IpAddr| FloatingAddress {
+        ip: ip.to_string(),
+        interface: None,
+        announce: Announce::BeforeStart,
+        tickle: false,
+        network_fence: kind == FENCED,
+    };
+    wires::floating(n).map(floating).into()
 }
 
 fn spec(command: Vec<String>) -> ServerSpec {

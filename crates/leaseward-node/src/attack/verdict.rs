@@ -24,7 +24,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Returns the sum of at least one trial.
+    /// Returns the sum of some trials.
     #[must_use]
     pub fn of(attack: &str, trials: &[Trial]) -> Self {
         let mut epsilon: Vec<f64> = trials.iter().map(|trial| trial.epsilon_ms).collect();
@@ -78,7 +78,40 @@ pub fn verdict(allowed: FenceLevel, cells: &[Cell]) -> Verdict {
     }
     match late(FenceLevel::F2) {
         Some(why) => because(FenceLevel::F1, why),
-        None => because(FenceLevel::F2, "it needs a network fence, which is the operator's to set up".into()),
+        None => because(FenceLevel::F2, "F3 needs a network fence, which was not attacked".into()),
+    }
+}
+
+impl Verdict {
+    /// Adds what the attack on the network fence has shown, or why there was none.
+    #[must_use]
+    pub fn with_packets(self, packets: Result<&Cell, &str>) -> Self {
+        if self.level != FenceLevel::F2 {
+            return self;
+        }
+        let stays = |why_not_next| Self { level: FenceLevel::F2, why_not_next };
+        let allowed = FenceLevel::F3.grace_ms().unwrap_or_default();
+        match packets {
+            Err(why) => stays(format!("the network fence of F3 was not measured: {why}")),
+            Ok(cell) if cell.trials == 0 => stays("the network fence of F3 was not measured: no trial was done".into()),
+            Ok(cell) if cell.survivors > 0 => {
+                stays(format!("{} ways through the network fence stayed open", cell.survivors))
+            }
+            Ok(cell) if cell.epsilon_max_ms > allowed as f64 => stays(format!(
+                "a packet crossed the network fence {:.0} ms after its deadline, F3 allows {allowed} ms",
+                cell.epsilon_max_ms
+            )),
+            Ok(_) => Self { level: FenceLevel::F3, why_not_next: "F4 needs a watchdog, which was not measured".into() },
+        }
+    }
+
+    /// Says what is known of the watchdog of F4, which no attack can earn.
+    #[must_use]
+    pub fn with_watchdog(mut self, fact: &str) -> Self {
+        if self.level == FenceLevel::F3 {
+            self.why_not_next = format!("F4 was not measured: {fact}");
+        }
+        self
     }
 }
 
@@ -100,6 +133,22 @@ mod tests {
         assert_eq!(level(F1, &[cell(0, 2_000.1)]), F0, "too late for any grace");
         assert_eq!(level(F2, &[cell(0, 0.6), cell(1, 0.0)]), F0, "a survivor");
         assert_eq!(level(F0, &[]), F0);
+    }
+
+    #[test]
+    fn packets_earn_one_level_more_and_a_watchdog_none() {
+        use FenceLevel::{F1, F2, F3};
+        let measured = |allowed, packets: Result<&Cell, &str>| {
+            verdict(allowed, &[cell(0, 0.6)]).with_packets(packets).with_watchdog("a look")
+        };
+        assert_eq!(measured(F2, Ok(&cell(0, 99.0))).level, F3);
+        assert_eq!(measured(F2, Ok(&cell(0, 99.0))).why_not_next, "F4 was not measured: a look");
+        for packets in [Ok(&cell(1, 0.0)), Ok(&cell(0, 100.5)), Ok(&Cell::of("x", &[])), Err("no nft")] {
+            let verdict = measured(F2, packets);
+            assert_eq!(verdict.level, F2, "{verdict:?}");
+        }
+        assert!(measured(F2, Err("no nft")).why_not_next.ends_with("no nft"));
+        assert_eq!(measured(F1, Ok(&cell(0, 0.0))).level, F1, "it is F2 and a fence");
     }
 
     #[test]

@@ -20,17 +20,21 @@ pub(super) const FULL: &str = "full";
 pub(super) const SWARM: &str = "swarm";
 /// The same without any: who is there stays.
 pub(super) const STEADY: &str = "steady";
+/// The same, with addresses behind the network fence.
+pub(super) const FENCED: &str = "fenced";
+/// The same without the fence.
+pub(super) const FLOATING: &str = "floating";
 
 /// Returns how many parts of a victim stamp.
 pub(super) fn slots(kind: &str) -> usize {
-    if kind == STEADY { 4 } else { 5 }
+    if [STEADY, FENCED, FLOATING].contains(&kind) { 4 } else { 5 }
 }
 
 /// Starts every part and becomes the first. Does not return.
 pub(super) fn main(stamps: &str, kind: &str) -> Result<(), String> {
     stubborn()?;
     let hoppers = match kind {
-        STEADY => 0,
+        STEADY | FENCED | FLOATING => 0,
         SWARM => 3,
         _ => 1,
     };
