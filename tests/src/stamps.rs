@@ -4,11 +4,15 @@
 //! the cluster.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+
+/// The last of so many bytes is a whole stamp.
+const TAIL_BYTES: u64 = 256;
 
 /// A file of stamps.
 #[derive(Debug, Clone)]
@@ -76,6 +80,30 @@ impl Stamps {
         self.lives().pop()
     }
 
+    /// Returns the token and the life of the newest stamp, without reading the others.
+    #[must_use]
+    pub fn tail(&self) -> Option<(u64, u64)> {
+        let mut file = File::open(&self.path).ok()?;
+        let length = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let line = text.strip_suffix('\n').unwrap_or_default().rsplit('\n').next()?;
+        let mut fields = line.split(' ').skip(1).step_by(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    }
+
+    /// Forgets the stamps so far. Who stamps goes on.
+    pub fn clear(&self) {
+        File::options().write(true).truncate(true).open(&self.path).ok();
+    }
+
+    /// Returns how often a life began before the one before it had ended.
+    #[must_use]
+    pub fn overlaps(&self) -> usize {
+        self.lives().windows(2).filter(|pair| pair[0].last >= pair[1].first).count()
+    }
+
     /// Returns the first life under a greater token.
     #[must_use]
     pub fn after(&self, token: u64) -> Option<Life> {
@@ -120,6 +148,20 @@ mod tests {
         assert_eq!(lives[0], Life { token: 7, first: 10, last: 12, processes: 2 });
         assert_eq!(lives.iter().map(|life| (life.token, life.first)).collect::<Vec<_>>(), [(7, 10), (7, 20), (9, 30)]);
         assert_eq!(stamps.after(7), stamps.newest());
+        assert_eq!(stamps.overlaps(), 0);
+    }
+
+    #[test]
+    fn the_tail_is_the_newest_whole_stamp_and_what_is_cleared_is_gone() {
+        let (_dir, stamps) = stamps("10 7 2 10\n11 9 3 11\n12 9 3 11\n");
+        assert_eq!(stamps.tail(), Some((9, 11)));
+        stamps.clear();
+        assert_eq!((stamps.tail(), stamps.lives()), (None, Vec::new()));
+    }
+
+    #[test]
+    fn overlaps_are_counted() {
+        assert_eq!(stamps("10 7 2 10\n20 9 2 20\n21 7 3 10\n").1.overlaps(), 1);
     }
 
     #[test]

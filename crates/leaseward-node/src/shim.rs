@@ -149,9 +149,10 @@ impl Channel {
     }
 }
 
-/// Keeps this process's memory in memory, as far as is permitted.
+/// Keeps this process's memory in memory, as far as is permitted: what it has used, once it has. All of the binary would
+/// cost milliseconds before the start, and again before the kernel tells init of the shim's death.
 fn lock_memory(future: bool) -> bool {
-    let flags =
-        if future { MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE } else { MlockAllFlags::MCL_CURRENT };
-    mlockall(flags).is_ok()
+    let all = if future { MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE } else { MlockAllFlags::MCL_CURRENT };
+    let used = all | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    mlockall(used).is_ok() || mlockall(all).is_ok()
 }

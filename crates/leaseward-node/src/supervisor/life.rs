@@ -191,7 +191,10 @@ impl Owner {
                 let run = entry.run;
                 self.emit(server, exited(Some(wait)));
                 self.send_later(server, run, async move {
-                    tokio::time::sleep(wait).await;
+                    // A timer takes a millisecond, however short it is.
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
                     Notice::RestartDue
                 });
             }
