@@ -6,6 +6,7 @@ mod crash;
 mod demo;
 mod failover;
 mod forgotten;
+mod heir;
 mod hosts;
 mod leases;
 mod links;

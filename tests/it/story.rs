@@ -36,7 +36,7 @@ impl Story {
     }
 
     pub(crate) async fn planned(plan: Plan) -> Option<Self> {
-        let lab = Lab::start(Plan { machines: 3, ttl: "1s", ..plan }).await;
+        let lab = Lab::start(Plan { machines: 3, ..plan }).await;
         let machines: Value = lab.until_some("machines are listed", async |lab| lab.get("/v1/machines").await).await;
         let fence = machines["items"][0]["fence"].as_str().expect("a level").to_owned();
         if fence == "F0" {

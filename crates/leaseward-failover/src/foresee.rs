@@ -118,6 +118,7 @@ impl Copy {
         for machine in machines {
             for order in self.state.orders(&machine) {
                 let report = match order.action {
+                    Action::Prepare { .. } => continue,
                     Action::Run { .. } if self.is_up(&order.server) => continue,
                     Action::Run { .. } => {
                         ServerReport::Status { status: ServerStatus::Running { pid: 0 }, restarts: 0 }

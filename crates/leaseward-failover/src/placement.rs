@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use leaseward_state::machine::MANAGER_LABEL;
-use leaseward_state::server::{FenceLevel, HookStep, ManagerKind, Placement, ResourceLimits, Server};
+use leaseward_state::server::{FenceLevel, HookStep, ManagerKind, Placement, Readiness, ResourceLimits, Server};
 use leaseward_state::{MachineName, ServerName, State};
 
 /// Why a machine is not taken.
@@ -17,6 +17,8 @@ pub enum Unfit {
     Unknown,
     /// Its agent has no session.
     NotConnected,
+    /// Its agent was not heard for two renewals.
+    Suspected,
     /// An operator, or the master, keeps new servers away from it.
     Cordoned(String),
     /// It cannot stop the server surely enough.
@@ -62,7 +64,7 @@ impl Unfit {
     /// Returns whether it passes by itself within seconds.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy(_))
+        matches!(self, Self::Busy(_) | Self::Suspected)
     }
 }
 
@@ -71,6 +73,7 @@ impl fmt::Display for Unfit {
         match self {
             Self::Unknown => f.write_str("the cluster does not know it"),
             Self::NotConnected => f.write_str("its agent is not connected"),
+            Self::Suspected => f.write_str("its agent was not heard for two renewals"),
             Self::Cordoned(why) => write!(f, "cordoned: {why}"),
             Self::Fence { has, required } => write!(f, "its fence level is {has}; {required} is required"),
             Self::Label { key, required, has: None } => write!(f, "label {key}={required} is required, it has none"),
@@ -210,6 +213,16 @@ pub fn choose(state: &State, load: &Load, name: &ServerName, server: &Server) ->
         let failed = choice.unfit.iter().filter(|(_, why)| matches!(why, Unfit::FailedThere(_)));
         choice.fit = failed.map(|(machine, _)| machine.clone()).collect();
     }
+    if let Some(heir) = server.heir()
+        && let Some(place) = choice.fit.iter().position(|machine| *machine == heir.machine)
+    {
+        match heir.readiness {
+            Readiness::Ready => choice.fit[..=place].rotate_right(1),
+            Readiness::Preparing => {}
+            // Something is missing there; where nothing else is left, it may have come since.
+            Readiness::Lacking(_) => choice.fit[place..].rotate_left(1),
+        }
+    }
     if let Some(place) = first.and_then(|first| choice.fit.iter().position(|machine| *machine == first)) {
         choice.fit[..=place].rotate_right(1);
     }
@@ -233,6 +246,9 @@ fn fitness(
     let machine = state.machine(name).ok_or(Unfit::Unknown)?;
     if machine.session.is_none() {
         return Err(Unfit::NotConnected);
+    }
+    if machine.suspected.is_some() {
+        return Err(Unfit::Suspected);
     }
     if let Some(cordon) = &machine.cordoned {
         return Err(Unfit::Cordoned(cordon.why.clone()));

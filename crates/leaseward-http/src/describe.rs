@@ -4,7 +4,7 @@ use leaseward_state::Event;
 use leaseward_state::config::SyncState;
 use leaseward_state::event::Recorded;
 use leaseward_state::lease::GrantEnd;
-use leaseward_state::server::{Cause, FenceProof};
+use leaseward_state::server::{Cause, FenceProof, Readiness};
 use leaseward_state::session::{Owner, SessionEnd};
 use serde_json::{Value, json};
 
@@ -18,9 +18,10 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
         Event::SessionOpened { .. } | Event::SessionEnded { .. } => of_session(&recorded.event),
         Event::LeaseGranted { .. } | Event::LeaseEnded { .. } | Event::LeaseQueued { .. } => of_lease(&recorded.event),
         Event::SetPublished { .. } | Event::SetRemoved { .. } | Event::SyncReported { .. } => of_set(&recorded.event),
-        Event::MachineCordoned { .. } | Event::MachineRemoved { .. } | Event::MachineConfirmedDead { .. } => {
-            of_machine(&recorded.event)
-        }
+        Event::MachineCordoned { .. }
+        | Event::MachineRemoved { .. }
+        | Event::MachineConfirmedDead { .. }
+        | Event::MachineSuspected { .. } => of_machine(&recorded.event),
         Event::PolicyChanged { version } => {
             (format!("the policy is v{version}"), json!({ "event": "policy_changed", "version": version }))
         }
@@ -71,6 +72,13 @@ fn of_machine(event: &Event) -> (String, Value) {
                     "until": until,
                 }),
             )
+        }
+        Event::MachineSuspected { machine, suspected: true } => (
+            format!("{machine} was not heard for two renewals: others make ready for its servers"),
+            json!({ "event": "suspected", "suspected": true }),
+        ),
+        Event::MachineSuspected { machine, suspected: false } => {
+            (format!("{machine} is heard again"), json!({ "event": "suspected", "suspected": false }))
         }
         Event::MachineRemoved { machine } => (format!("{machine} forgotten"), json!({ "event": "removed" })),
         Event::MachineConfirmedDead { machine, by } => {
@@ -228,6 +236,16 @@ fn of_server(event: &Event) -> (String, Value) {
                 format!("{server} paused: {}{end}", pause.why),
                 json!({ "event": "paused", "reason": pause.why, "until": until }),
             )
+        }
+        Event::ServerPrepared { server, machine, readiness } => {
+            let text = match readiness {
+                Readiness::Preparing => format!("{machine} makes ready for {server}, in case"),
+                Readiness::Ready => format!("{machine} is ready for {server}"),
+                Readiness::Lacking(what) => format!("{machine} could not take {server}: {what}"),
+            };
+            let (word, lacking) = view::readiness(readiness);
+            let machine = machine.as_str();
+            (text, json!({ "event": "prepared", "machine": machine, "readiness": word, "lacking": lacking }))
         }
         Event::ServerFailed { server, why } => {
             (format!("{server} is given up: {why}"), json!({ "event": "failed", "why": why }))

@@ -5,7 +5,7 @@
 
 use leaseward_failover::placement::{Choice, Load, choose};
 use leaseward_state::lease::LeaseState;
-use leaseward_state::server::{Cause, Expired, Placement, Server, ServerStatus, Wanted};
+use leaseward_state::server::{Cause, Expired, Placement, Readiness, Server, ServerStatus, Wanted};
 use leaseward_state::session::Owner;
 use leaseward_state::{LeaseName, ServerName, SetName, State};
 
@@ -84,6 +84,7 @@ pub(crate) fn server(state: &State, name: &ServerName, server: &Server, leader: 
         Placement::Expired(expired) => ended(&mut says, server, expired, leader),
         Placement::Failed { why } => says.because(why.as_str()),
     }
+    suspicion(&mut says, state, server);
     if let Some(pause) = state.pause_of(server) {
         let until = pause.until.map_or_else(String::new, |until| format!(" until {}", Time::from(until)));
         says.because(format!("it is paused{until}, so it is neither restarted nor moved: {}", pause.why));
@@ -185,6 +186,24 @@ fn ended(says: &mut Explanation, server: &Server, expired: &Expired, leader: Opt
             "{} has fence level {}, which has no grace, and none is set: the agent there must come back and prove it",
             expired.machine, expired.earned.level
         )),
+    }
+}
+
+/// Its machine is not heard: since when, and who makes ready.
+fn suspicion(says: &mut Explanation, state: &State, server: &Server) {
+    let Some(at) = server.assignment() else { return };
+    if let Some(since) = state.machine(&at.machine).and_then(|machine| machine.suspected) {
+        says.because(format!(
+            "{} is not heard since two renewals before {}; it keeps its right until its time is over",
+            at.machine,
+            Time::from(since)
+        ));
+    }
+    match server.heir().map(|heir| (&heir.machine, &heir.readiness)) {
+        Some((heir, Readiness::Preparing)) => says.because(format!("{heir} makes ready to take it over")),
+        Some((heir, Readiness::Ready)) => says.because(format!("{heir} is ready to take it over")),
+        Some((heir, Readiness::Lacking(what))) => says.because(format!("{heir} could not take it over: {what}")),
+        None => {}
     }
 }
 

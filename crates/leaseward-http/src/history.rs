@@ -13,7 +13,21 @@ use crate::model::{Duration, History, Incident, Phase};
 pub(crate) fn of(state: &State, name: &ServerName) -> History {
     let (mut items, mut open, mut at) = (Vec::new(), None::<Open>, None::<MachineName>);
     let mut is_wanted = true;
+    // What others did while its machine was not heard, and nothing was lost yet.
+    let mut early: Vec<&Recorded> = Vec::new();
     for recorded in state.ledger() {
+        match &recorded.event {
+            Event::MachineSuspected { machine, suspected } if Some(machine) == at.as_ref() => {
+                early.clear();
+                early.extend(suspected.then_some(recorded));
+                continue;
+            }
+            Event::ServerPrepared { server, .. } if server == name && open.is_none() => {
+                early.push(recorded);
+                continue;
+            }
+            _ => {}
+        }
         if recorded.event.kind() != "server" || recorded.event.subject() != name.as_str() {
             continue;
         }
@@ -25,13 +39,18 @@ pub(crate) fn of(state: &State, name: &ServerName) -> History {
             Event::ServerRemoved { .. } => (open, is_wanted) = (None, true),
             _ if !is_wanted => {}
             event => {
-                let mut incident = open.take().or_else(|| Open::begin(recorded, at.as_ref()));
+                let mut incident = open.take().or_else(|| {
+                    let mut begun = Open::begin(recorded, at.as_ref())?;
+                    begun.take_early(&early);
+                    Some(begun)
+                });
                 let ended = incident.as_mut().is_some_and(|incident| incident.take(recorded));
                 match incident {
                     Some(incident) if ended => items.push(incident.close(name)),
                     other => open = other,
                 }
                 if let Event::ServerAssigned { machine, .. } = event {
+                    early.clear();
                     at = Some(machine.clone());
                 }
             }
@@ -85,10 +104,22 @@ impl Open {
         let mut open = Self { incident, began, broken, silent_ms: silent, decided: None, grace_ms: 0 };
         if let Some(silent) = silent {
             open.phase("last_renewal", began, format!("renewed here at the latest: its time to live is {silent} ms"));
-            let suspect = UnixMillis(began.0 + silent / 2);
-            open.phase("suspect", suspect, "two renewals, each after a quarter of that time, were missed".into());
         }
         Some(open)
+    }
+
+    /// Takes in what came before it was lost, and while it was feared to be.
+    fn take_early(&mut self, early: &[&Recorded]) {
+        if self.silent_ms.is_none() {
+            return;
+        }
+        for recorded in early {
+            let name = match &recorded.event {
+                Event::ServerPrepared { .. } => "prepared",
+                _ => "suspect",
+            };
+            self.phase(name, recorded.at, describe(recorded).text);
+        }
     }
 
     fn phase(&mut self, name: &str, at: UnixMillis, text: String) {
@@ -102,6 +133,7 @@ impl Open {
         match &recorded.event {
             Event::ServerExpired { .. } => self.phase("expired", at, text),
             Event::ServerMoving { .. } => self.phase("asked", at, text),
+            Event::ServerPrepared { .. } => self.phase("prepared", at, text),
             Event::ServerFenced { .. } => self.phase("fenced", at, text),
             Event::ServerStopped { .. } => {
                 self.broken.get_or_insert(at);

@@ -37,7 +37,7 @@ pub use machine::{ConfirmDead, Cordon, CordonShown, Machine, MachineList};
 pub use operation::{Operation, OperationList, OperationPhase, OperationStep};
 pub use policy::{BeginPause, Pause, Policy};
 pub use problem::Problem;
-pub use server::{Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
+pub use server::{Heir, Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
 pub use server_file::{CheckFile, CheckKind, Fence, ManagerFile, RestartFile, ServerFile};
 pub use surroundings::{AnnounceFile, HookFile, LimitsFile, MountFile, VipFile};
 pub use text::{BadDuration, Duration, Time, Wide};

@@ -7,7 +7,7 @@ use leaseward_state::config::{MemberSync, SyncState, Version};
 use leaseward_state::lease::{Lease, LeaseState};
 use leaseward_state::machine::Machine;
 use leaseward_state::policy::{Pause, Policy};
-use leaseward_state::server::{FenceEarned, Placement, Server, ServerStatus, Wanted};
+use leaseward_state::server::{FenceEarned, Heir, Placement, Readiness, Server, ServerStatus, Wanted};
 use leaseward_state::session::{Owner, Session};
 use leaseward_state::state::ConfigSet;
 use leaseward_state::{LeaseName, MachineName, ServerName, SessionId, SetName, State};
@@ -184,6 +184,7 @@ pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Serve
         pid,
         since: assignment.map(|assignment| assignment.at.into()),
         restarts: assignment.map_or(0, |assignment| assignment.restarts),
+        heir: server.heir().map(heir),
         failures: server.failures.iter().map(failure).collect(),
         last_machine: server.last_machine.as_ref().map(ToString::to_string),
         worst_case: assignment.and_then(|assignment| worst_case(state, server, &assignment.machine)),
@@ -191,6 +192,20 @@ pub fn server(state: &State, name: &ServerName, server: &Server) -> model::Serve
         created: server.created.into(),
         modified: server.modified.into(),
     }
+}
+
+/// Returns in a word how far a machine is with its preparation, and what is missing there.
+pub(crate) fn readiness(readiness: &Readiness) -> (&'static str, Option<String>) {
+    match readiness {
+        Readiness::Preparing => ("preparing", None),
+        Readiness::Ready => ("ready", None),
+        Readiness::Lacking(what) => ("lacking", Some(what.clone())),
+    }
+}
+
+fn heir(heir: &Heir) -> model::Heir {
+    let (word, lacking) = readiness(&heir.readiness);
+    model::Heir { machine: heir.machine.to_string(), readiness: word.to_owned(), lacking }
 }
 
 fn failure(failure: &leaseward_state::server::Failure) -> model::ServerFailure {
@@ -229,6 +244,7 @@ pub fn machine(state: &State, name: &MachineName, machine: &Machine) -> model::M
             quarantine: cordon.quarantine,
             until: cordon.until.map(Into::into),
         }),
+        suspected: machine.suspected.map(Into::into),
         losses: machine.losses.iter().map(|at| (*at).into()).collect(),
         capacity: machine.profile.capacity,
         start_slots: machine.profile.start_slots,

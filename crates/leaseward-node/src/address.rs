@@ -43,7 +43,10 @@ use herald::Gate;
 use link::{Link, Links, Subnet};
 use record::{Record, Records};
 
-use crate::limits::TICKLES_MAX;
+use tokio::time::sleep;
+
+use crate::clock::BootInstant;
+use crate::limits::{ADDRESS_CONFLICT_PAUSE, ADDRESS_FREE_FOR, TICKLES_MAX};
 
 /// The floating addresses of this machine. Cheap to clone; clones share everything.
 #[derive(Debug, Clone)]
@@ -66,6 +69,8 @@ struct State {
     /// How often a server's addresses were released: a claim that began before goes no further.
     releases: BTreeMap<ServerName, u64>,
     connections: BTreeMap<ServerName, Vec<Connection>>,
+    /// When nobody answered to an address last, of those that are kept an eye on.
+    free: BTreeMap<IpAddr, BootInstant>,
 }
 
 /// An address that is ours.
@@ -108,6 +113,39 @@ impl Addresses {
     /// it could not be asked.
     pub async fn probe(&self, address: &FloatingAddress) -> Result<(), AddressError> {
         self.look(address, parse(address)?).await.map(drop)
+    }
+
+    /// Returns the name of the interface that an address would go to here. Changes nothing.
+    ///
+    /// # Errors
+    /// [`AddressError::NoInterface`], or why this machine's interfaces cannot be read.
+    pub async fn interface_of(&self, address: &FloatingAddress) -> Result<String, AddressError> {
+        let ip = parse(address)?;
+        let links = read_links().await?;
+        links.choose(ip, address.interface.as_deref(), &self.inner.subnets).map(|link| link.name.clone())
+    }
+
+    /// Asks again and again whether anybody has an address, until it is dropped: a claim that follows soon after need
+    /// not ask. For addresses of a server that may be lost elsewhere.
+    pub async fn keep_an_eye_on(&self, address: &FloatingAddress) {
+        let Ok(ip) = parse(address) else { return };
+        loop {
+            let free = self.look(address, ip).await.is_ok();
+            {
+                let mut state = self.state();
+                match free {
+                    true => drop(state.free.insert(ip, BootInstant::now())),
+                    false => drop(state.free.remove(&ip)),
+                }
+            }
+            sleep(ADDRESS_CONFLICT_PAUSE).await;
+        }
+    }
+
+    /// Returns whether nobody answered to an address a moment ago, and forgets it.
+    fn was_free(&self, ip: IpAddr) -> bool {
+        let asked = self.state().free.remove(&ip);
+        asked.is_some_and(|at| BootInstant::now().saturating_since(at) <= ADDRESS_FREE_FOR)
     }
 
     /// Starts to tell the neighbours that a server's addresses are here, at 0, 100, 300, 700 and 1500 ms and then
@@ -165,16 +203,21 @@ impl Addresses {
         result.map(|()| removed)
     }
 
-    /// Looks for a conflict. Returns where the address belongs if there is none.
-    async fn look(&self, address: &FloatingAddress, ip: IpAddr) -> Result<Link, AddressError> {
+    /// Returns where an address belongs, which must not be here yet.
+    async fn place(&self, address: &FloatingAddress, ip: IpAddr) -> Result<Link, AddressError> {
         let links = read_links().await?;
         if let Some(link) = links.with(ip).first() {
             return Err(AddressError::Conflict { ip, mac: link.mac_or_zero(), interface: link.name.clone() });
         }
-        let link = links.choose(ip, address.interface.as_deref(), &self.inner.subnets)?;
-        match wire::holder(link, ip).await.map_err(failed(format!("probe {ip} on {}", link.name)))? {
+        links.choose(ip, address.interface.as_deref(), &self.inner.subnets).cloned()
+    }
+
+    /// Looks for a conflict. Returns where the address belongs if there is none.
+    async fn look(&self, address: &FloatingAddress, ip: IpAddr) -> Result<Link, AddressError> {
+        let link = self.place(address, ip).await?;
+        match wire::holder(&link, ip).await.map_err(failed(format!("probe {ip} on {}", link.name)))? {
             Some(mac) => Err(AddressError::Conflict { ip, mac, interface: link.name.clone() }),
-            None => Ok(link.clone()),
+            None => Ok(link),
         }
     }
 

@@ -72,6 +72,11 @@ impl Files {
         self.path("sock")
     }
 
+    /// The record of a preparation that is under way.
+    pub(crate) fn preparation(&self) -> PathBuf {
+        self.path("prepare")
+    }
+
     pub(crate) fn live(&self) -> PathBuf {
         self.path("live")
     }

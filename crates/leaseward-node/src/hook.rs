@@ -104,7 +104,7 @@ pub(crate) struct Program {
 }
 
 /// Runs a server's fence hook, which is to see to it that a lost machine cannot run the server any more: by its power
-/// supply, its switch, its storage. `dir` is where the node keeps its record and its output, as `fence.hook` and
+/// supply, its switch, its storage. `dir` is where the node keeps its record and its output, as `<server>.hook` and
 /// `<server>.fence`. Dropped half way it runs on, and is ended before the next one begins.
 ///
 /// # Errors
@@ -115,26 +115,41 @@ pub async fn run_fence(
     environment: BTreeMap<String, String>,
     dir: &Path,
 ) -> Result<(), String> {
-    let step = HookStep::Fence;
-    let mut argv = hook.command.clone();
-    argv.push(step.name().to_owned());
     let (log, record) = (dir.join(format!("{server}.fence")), dir.join(format!("{server}.hook")));
-    let mark = ("LEASEWARD_HOOK_RUN".to_owned(), format!("{}:{}", record.display(), step.name()));
-    let mut environment = environment;
-    environment.insert(mark.0.clone(), mark.1.clone());
-    environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
-    let program = Program {
-        step,
-        label: argv.first().cloned().unwrap_or_default(),
-        argv,
-        environment,
-        directory: "/".to_owned(),
-        timeout: Duration::from_millis(hook.timeout_ms),
-        log,
-        record,
-        mark: format!("{}={}", mark.0, mark.1),
-    };
-    program.run(None).await.map_err(|failed| failed.why)
+    Alone { step: HookStep::Fence, hook, environment, log, record }.run().await
+}
+
+/// A hook that belongs to no run of its server.
+pub(crate) struct Alone<'a> {
+    pub(crate) step: HookStep,
+    pub(crate) hook: &'a Hook,
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) log: PathBuf,
+    pub(crate) record: PathBuf,
+}
+
+impl Alone<'_> {
+    /// Runs it to its end, or until its time is over. Dropped half way it runs on, on record.
+    pub(crate) async fn run(self) -> Result<(), String> {
+        let Self { step, hook, mut environment, log, record } = self;
+        let mut argv = hook.command.clone();
+        argv.push(step.name().to_owned());
+        let mark = ("LEASEWARD_HOOK_RUN".to_owned(), format!("{}:{}", record.display(), step.name()));
+        environment.insert(mark.0.clone(), mark.1.clone());
+        environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+        let program = Program {
+            step,
+            label: argv.first().cloned().unwrap_or_default(),
+            argv,
+            environment,
+            directory: "/".to_owned(),
+            timeout: Duration::from_millis(hook.timeout_ms),
+            log,
+            record,
+            mark: format!("{}={}", mark.0, mark.1),
+        };
+        program.run(None).await.map_err(|failed| failed.why)
+    }
 }
 
 /// How a program ended that did not do what it should.

@@ -3,20 +3,22 @@
 //! Must stay true: one task owns everything; handles only send it commands. A server is started only with a token at
 //! least as great as any seen on this machine, with a deadline that has not passed, and when no other copy of it
 //! lives here. A restart in place keeps the token. A server's end is told to nobody before what surrounds it is taken
-//! down (`surroundings.rs`). Left out on purpose: leases (the caller renews and extends), and the hooks `prepare`
-//! and `fence`, which belong to no run.
+//! down (`surroundings.rs`). Left out on purpose: leases (the caller renews and extends), and the hook `fence`,
+//! which runs on the leader's node.
 
 mod adopt;
 mod around;
 mod entry;
 mod life;
 mod owner;
+mod prepare;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use leaseward_state::name::{MachineName, ServerName};
@@ -25,6 +27,7 @@ use leaseward_state::token::FencingToken;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Result;
+use crate::address::Addresses;
 use crate::clock::BootInstant;
 use crate::error::{Error, io_error};
 use crate::files;
@@ -229,7 +232,8 @@ pub struct ServerReport {
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     commands: mpsc::Sender<Command>,
-    log_dir: PathBuf,
+    config: Arc<NodeConfig>,
+    addresses: Addresses,
 }
 
 impl Supervisor {
@@ -258,10 +262,11 @@ impl Supervisor {
     ) -> Result<(Self, Vec<Adopted>, mpsc::Receiver<NodeEvent>)> {
         let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
         let (commands, ordered) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let log_dir = config.log_dir.clone();
+        let kept = Arc::new(config.clone());
         let (owner, adopted) = Owner::open(config, events).await?;
+        let addresses = owner.addresses.clone();
         tokio::spawn(owner.run(ordered, watchdog));
-        Ok((Self { commands, log_dir }, adopted, happened))
+        Ok((Self { commands, config: kept, addresses }, adopted, happened))
     }
 
     /// Starts a server and returns once it executes, its deadline armed before. Repeating an order is no error and
@@ -336,7 +341,7 @@ impl Supervisor {
     /// # Errors
     /// [`Error::NotHere`] if it never printed here; [`Error::Io`].
     pub fn logs(&self, server: &ServerName, last_lines: usize) -> Result<Vec<String>> {
-        logs(&self.log_dir, server, last_lines)
+        logs(&self.config.log_dir, server, last_lines)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use leaseward_state::propose::Propose;
 use leaseward_state::session::Owner;
-use leaseward_state::{Command, FencingToken, LeaseName, Request, Revision, SessionId, State, Term};
+use leaseward_state::{Command, FencingToken, LeaseName, MachineName, Request, Revision, SessionId, State, Term};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
@@ -33,6 +33,10 @@ const AWAKE_TICK: Duration = Duration::from_millis(25);
 
 /// After a failed proposal to close sessions, the next attempt waits this long.
 const CLOSE_RETRY: Duration = Duration::from_millis(50);
+
+/// A machine is suspected after so many eighths of its time to live: it renews after each quarter, so two renewals are
+/// missing, and have had an eighth to arrive.
+const SUSPECT_EIGHTHS: u32 = 5;
 
 /// A lease's delay: which one, under which token.
 type Delay = (LeaseName, FencingToken);
@@ -63,6 +67,17 @@ struct Table {
     /// By the raw clock; the other clock is looked at when the turn comes.
     due: BTreeSet<(Duration, Due)>,
     closing: BTreeSet<SessionId>,
+    /// Those that were renewed in this reign.
+    heard: BTreeSet<SessionId>,
+    /// Those whose suspicion, or its end, is being proposed.
+    judging: BTreeSet<SessionId>,
+}
+
+/// What is thought of a machine from now on.
+struct Suspicion {
+    machine: MachineName,
+    session: SessionId,
+    suspected: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +136,7 @@ fn renew_one(table: &mut Table, state: &State, now: Reading, renewal: &Renewal) 
     if !broken(Rule::R3) {
         table.set_session(id, now, Duration::from_millis(session.ttl_ms));
     }
+    table.heard.insert(id);
     let leases = (session.leases_revision != renewal.known)
         .then(|| Held { revision: session.leases_revision, leases: state.held(session) });
     let orders = match &session.owner {
@@ -150,6 +166,8 @@ impl Table {
             self.due.remove(&(deadline.raw, Due::Session(id)));
         }
         self.closing.remove(&id);
+        self.heard.remove(&id);
+        self.judging.remove(&id);
     }
 
     fn set_delay(&mut self, delay: Delay, deadline: Reading) {
@@ -239,6 +257,25 @@ impl Table {
         (sessions, delays)
     }
 
+    /// Returns the machines that were not heard for two renewals, and those that are heard again, each once. Nobody's
+    /// rights depend on it.
+    fn judge(&mut self, now: Reading) -> Vec<Suspicion> {
+        let mut changed = Vec::new();
+        for (name, machine) in self.seen.machines() {
+            let Some(session) = machine.session.filter(|id| !self.closing.contains(id)) else { continue };
+            let Some((deadline, ttl)) = self.sessions.get(&session) else { continue };
+            let silent = ttl.saturating_sub(now.until(*deadline));
+            let suspected = match machine.suspected {
+                None => silent >= *ttl * SUSPECT_EIGHTHS / 8,
+                Some(_) => !(self.heard.contains(&session) && silent < *ttl / 2),
+            };
+            if suspected != machine.suspected.is_some() && self.judging.insert(session) {
+                changed.push(Suspicion { machine: name.clone(), session, suspected });
+            }
+        }
+        changed
+    }
+
     fn next(&self, now: Reading) -> Option<Duration> {
         let (_, due) = self.due.first()?;
         let deadline = match due {
@@ -256,7 +293,7 @@ async fn keep_time(shared: Arc<Shared>, propose: impl Propose) {
     loop {
         let term = *reign.borrow_and_update();
         let state = Arc::clone(&published.borrow_and_update().state);
-        let (wait, sessions, delays) = {
+        let (wait, sessions, delays, suspicions) = {
             let mut table = shared.lock();
             let now = shared.clock.now();
             if table.term != term {
@@ -275,11 +312,13 @@ async fn keep_time(shared: Arc<Shared>, propose: impl Propose) {
             }
             awake = now;
             let (sessions, delays) = if term.is_some() { table.take_due(now) } else { Default::default() };
-            (table.next(now), sessions, delays)
+            let suspicions = if term.is_some() { table.judge(now) } else { Vec::new() };
+            (table.next(now), sessions, delays, suspicions)
         };
         if let Some(term) = term {
             close(&shared, &propose, term, sessions);
             end_delays(&shared, &propose, term, delays);
+            suspect(&shared, &propose, term, suspicions);
         }
         // Exact timers; the tick only notes that we are awake, and only while there is something to be late for.
         let next = match (term, wait) {
@@ -319,6 +358,16 @@ fn end_delays(shared: &Arc<Shared>, propose: &impl Propose, term: Term, delays: 
         let (shared, propose) = (Arc::clone(shared), propose.clone());
         tokio::spawn(async move {
             insist(&shared, &propose, term, Command::EndDelay { lease, token, term }).await;
+        });
+    }
+}
+
+fn suspect(shared: &Arc<Shared>, propose: &impl Propose, term: Term, suspicions: Vec<Suspicion>) {
+    for Suspicion { machine, session, suspected } in suspicions {
+        let (shared, propose) = (Arc::clone(shared), propose.clone());
+        tokio::spawn(async move {
+            insist(&shared, &propose, term, Command::Suspect { machine, session, suspected, term }).await;
+            shared.lock().judging.remove(&session);
         });
     }
 }

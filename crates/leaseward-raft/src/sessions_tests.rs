@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use leaseward_state::command::OpenMachine;
+use leaseward_state::machine::MachineProfile;
 use leaseward_state::propose::{Committed, NotCommitted};
+use leaseward_state::session::Incarnation;
 use leaseward_state::{Entry, UnixMillis};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, timeout};
@@ -168,6 +171,60 @@ fn timers_follow_the_state() {
     assert_eq!(table.take_due(at(70)).1, [(lease.clone(), FencingToken(2))]);
     table.forget_delays(&lease);
     assert_eq!((table.delays.len(), table.due.len()), (0, 1));
+}
+
+/// Returns a state with the session of a machine.
+fn with_machine() -> State {
+    let mut state = State::default();
+    let open = OpenMachine {
+        machine: MachineName::new("m1").expect("a name"),
+        incarnation: Incarnation { boot_id: "b".into(), instance: 1 },
+        profile: MachineProfile::default(),
+        swept: false,
+        ttl_ms: TTL,
+    };
+    apply(&mut state, Command::OpenMachine(open));
+    state
+}
+
+fn apply(state: &mut State, command: Command) {
+    let (revision, request) = (state.revision().next(), command.into());
+    state.apply(&Entry { revision, term: Term(1), at: UnixMillis(0), request });
+}
+
+#[test]
+fn a_machine_is_suspected_after_two_renewals_and_trusted_only_once_it_is_heard() {
+    let mut state = with_machine();
+    let mut table = reigning(&Arc::new(state.clone()), at(0));
+    let judged = |table: &mut Table, now| table.judge(at(now)).into_iter().map(|one| one.suspected).collect::<Vec<_>>();
+    assert_eq!(judged(&mut table, 624), [], "a renewal may be on its way");
+    assert_eq!(judged(&mut table, 625), [true]);
+    assert_eq!(judged(&mut table, 900), [], "it is proposed once");
+    let suspect = |state: &mut State, suspected| {
+        let (machine, session) = (MachineName::new("m1").expect("a name"), ONE);
+        apply(state, Command::Suspect { machine, session, suspected, term: Term(1) });
+        Arc::new(state.clone())
+    };
+    let suspected = suspect(&mut state, true);
+    table.follow(&suspected, at(900));
+    table.judging.clear();
+    assert_eq!(judged(&mut table, 910), [], "and known");
+    assert!(is_alive(&renew(&mut table, &suspected, at(950))));
+    assert_eq!(judged(&mut table, 951), [false]);
+
+    // A new leader gives it its whole time, and has not heard it.
+    table.begin_reign(Some(Term(2)));
+    table.follow(&suspected, at(1_000));
+    assert_eq!(judged(&mut table, 1_001), []);
+    assert!(is_alive(&renew(&mut table, &suspected, at(1_100))));
+    assert_eq!(judged(&mut table, 1_101), [false]);
+    let trusted = suspect(&mut state, false);
+    table.follow(&trusted, at(1_110));
+    table.judging.clear();
+    assert_eq!(judged(&mut table, 1_120), []);
+    // Whoever is being closed is not judged any more.
+    assert_eq!(table.take_due(at(2_100)).0, [ONE]);
+    assert_eq!(judged(&mut table, 2_100), []);
 }
 
 #[derive(Debug, Clone, Default)]

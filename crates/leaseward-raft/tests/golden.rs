@@ -98,7 +98,7 @@ fn commands() {
         Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
         AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
         PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. },
-        NoteVoters { .. });
+        NoteVoters { .. }, Suspect { .. }, Prepare { .. }, ReportPrepared { .. });
     check("request", &samples::requests());
 }
 
@@ -157,7 +157,7 @@ fn records_and_their_names() {
     use leaseward_state::event::Event;
     use leaseward_state::lease::{GrantEnd, LeaseState};
     use leaseward_state::record::{Record, RecordKey};
-    use leaseward_state::server::Placement;
+    use leaseward_state::server::{Placement, Readiness};
     use leaseward_state::session::{Owner, SessionEnd};
     check_enum!("record_key", samples::record_keys(), RecordKey:
         RecordKey::Meta, RecordKey::Machine(_), RecordKey::Session(_), RecordKey::Lease(_), RecordKey::Server(_),
@@ -183,7 +183,10 @@ fn records_and_their_names() {
         Event::ServerFenced { .. }, Event::ServerStopped { .. }, Event::ServerMoving { .. },
         Event::ServerFailed { .. }, Event::SetPublished { .. }, Event::SetRemoved { .. }, Event::SyncReported { .. },
         Event::FeatureLevelRaised { .. }, Event::ServerPaused { .. }, Event::MachineConfirmedDead { .. },
-        Event::PolicyChanged { .. }, Event::VotersChanged { .. });
+        Event::PolicyChanged { .. }, Event::VotersChanged { .. },
+        Event::MachineSuspected { .. }, Event::ServerPrepared { .. });
+    check_enum!("readiness", samples::readinesses(), Readiness:
+        Readiness::Preparing, Readiness::Ready, Readiness::Lacking(_));
 }
 
 #[test]
@@ -210,7 +213,7 @@ fn the_wire() {
         Ask::Append { .. }, Ask::Vote { .. }, Ask::PreVote { .. }, Ask::Confirm { .. }, Ask::Recall { .. },
         Ask::SnapshotBegin { .. }, Ask::SnapshotPiece { .. }, Ask::SnapshotEnd { .. }, Ask::TakeOver { .. },
         Ask::Propose(_), Ask::Renew(_), Ask::ReadPoint, Ask::View { .. }, Ask::Join { .. }, Ask::Members(_),
-        Ask::Status, Ask::MissingBlobs(_), Ask::GetBlob(_), Ask::PutBlobs(_));
+        Ask::Status, Ask::MissingBlobs(_), Ask::GetBlob(_), Ask::PutBlobs(_), Ask::Ping);
     check_enum!("answer", samples::answers(), Answer:
         Answer::Appended(_), Answer::Voted { .. }, Answer::Yes(_), Answer::Recalled { .. }, Answer::SnapshotAt(_),
         Answer::Done, Answer::SnapshotInstalled { .. }, Answer::Proposed(_), Answer::Renewed(_), Answer::ReadPoint(_),
@@ -224,7 +227,8 @@ fn the_wire() {
     check_enum!("member_change", samples::member_changes(), MemberChange:
         MemberChange::Promote(_), MemberChange::Demote(_), MemberChange::Remove(_), MemberChange::Transfer(_),
         MemberChange::FinishUpgrade);
-    check_enum!("action", samples::actions(), Action: Action::Run { .. }, Action::Stop { .. }, Action::Kill);
+    check_enum!("action", samples::actions(), Action: Action::Run { .. }, Action::Stop { .. }, Action::Kill,
+        Action::Prepare { .. });
 
     let hello = Hello { protocol: PROTOCOL, ..samples::hellos().remove(0) };
     let message = frame::bytes(frame::message(Purpose::Control), &(7_u64, Ask::ReadPoint)).expect("it fits");

@@ -4,6 +4,7 @@
 
 mod config;
 pub mod feature;
+mod heir;
 mod lease;
 mod machine;
 mod policy;
@@ -99,6 +100,17 @@ impl State {
             Command::EndPauses { term: judged } => {
                 own_term(*judged, term)?;
                 self.end_pauses(events)
+            }
+            Command::Suspect { machine, session, suspected, term: judged } => {
+                own_term(*judged, term)?;
+                self.suspect(machine, *session, *suspected, events)
+            }
+            Command::Prepare { server, token, machine, term: judged } => {
+                own_term(*judged, term)?;
+                self.prepare(server, *token, machine, events)
+            }
+            Command::ReportPrepared { machine, server, token, lacking } => {
+                self.report_prepared(machine, server, *token, lacking.as_deref(), events)
             }
             Command::NoteVoters { voters, why, term: judged } => {
                 own_term(*judged, term)?;

@@ -298,6 +298,39 @@ pub enum Command {
         /// The term of the leader that changed it.
         term: Term,
     },
+    /// The leader has not heard a machine's agent for two renewals, or hears it again.
+    Suspect {
+        /// The machine.
+        machine: MachineName,
+        /// Its session.
+        session: SessionId,
+        /// Whether it is not heard.
+        suspected: bool,
+        /// The term of the leader that listens.
+        term: Term,
+    },
+    /// A machine should make ready to run a server whose present machine is suspected.
+    Prepare {
+        /// The server.
+        server: ServerName,
+        /// The token of the copy that may be lost.
+        token: FencingToken,
+        /// The machine that makes ready.
+        machine: MachineName,
+        /// The term of the leader that decided it.
+        term: Term,
+    },
+    /// A machine says how far it is with what [`Command::Prepare`] asked of it.
+    ReportPrepared {
+        /// The machine.
+        machine: MachineName,
+        /// The server.
+        server: ServerName,
+        /// The token of the copy that may be lost.
+        token: FencingToken,
+        /// What is missing there, if anything is.
+        lacking: Option<String>,
+    },
 }
 
 /// Opens a machine's session.
@@ -491,6 +524,9 @@ impl Command {
             Self::EndPauses { .. } => "end_pauses",
             Self::ProveDead { .. } => "prove_dead",
             Self::NoteVoters { .. } => "note_voters",
+            Self::Suspect { .. } => "suspect",
+            Self::Prepare { .. } => "prepare",
+            Self::ReportPrepared { .. } => "report_prepared",
         }
     }
 
@@ -508,6 +544,8 @@ impl Command {
             | Self::EndPauses { .. }
             | Self::ProveDead { .. }
             | Self::NoteVoters { .. }
+            | Self::Suspect { .. }
+            | Self::Prepare { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,

@@ -9,7 +9,7 @@ use crate::lease::GrantEnd;
 use crate::machine::Cordon;
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
 use crate::policy::Pause;
-use crate::server::{Cause, FenceProof, ServerStatus, Wanted};
+use crate::server::{Cause, FenceProof, Readiness, ServerStatus, Wanted};
 use crate::session::{Owner, SessionEnd};
 use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
 
@@ -232,6 +232,22 @@ pub enum Event {
         /// Why they do.
         why: String,
     },
+    /// A machine's agent was not heard for two renewals, or is heard again.
+    MachineSuspected {
+        /// The machine.
+        machine: MachineName,
+        /// Whether it is not heard.
+        suspected: bool,
+    },
+    /// A machine makes ready to run a server whose machine is suspected, or says how far it is.
+    ServerPrepared {
+        /// The server.
+        server: ServerName,
+        /// The machine that makes ready.
+        machine: MachineName,
+        /// How far it is.
+        readiness: Readiness,
+    },
 }
 
 impl Event {
@@ -241,7 +257,10 @@ impl Event {
         match self {
             Self::SessionOpened { .. } | Self::SessionEnded { .. } => "session",
             Self::LeaseGranted { .. } | Self::LeaseEnded { .. } | Self::LeaseQueued { .. } => "lease",
-            Self::MachineCordoned { .. } | Self::MachineRemoved { .. } | Self::MachineConfirmedDead { .. } => "machine",
+            Self::MachineCordoned { .. }
+            | Self::MachineRemoved { .. }
+            | Self::MachineConfirmedDead { .. }
+            | Self::MachineSuspected { .. } => "machine",
             Self::ServerDefined { .. }
             | Self::ServerRemoved { .. }
             | Self::ServerWanted { .. }
@@ -252,6 +271,7 @@ impl Event {
             | Self::ServerStopped { .. }
             | Self::ServerMoving { .. }
             | Self::ServerPaused { .. }
+            | Self::ServerPrepared { .. }
             | Self::ServerFailed { .. } => "server",
             Self::SetPublished { .. } | Self::SetRemoved { .. } | Self::SyncReported { .. } => "config",
             Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } | Self::VotersChanged { .. } => "cluster",
@@ -268,7 +288,8 @@ impl Event {
             }
             Self::MachineCordoned { machine, .. }
             | Self::MachineRemoved { machine }
-            | Self::MachineConfirmedDead { machine, .. } => machine.to_string(),
+            | Self::MachineConfirmedDead { machine, .. }
+            | Self::MachineSuspected { machine, .. } => machine.to_string(),
             Self::ServerDefined { server, .. }
             | Self::ServerRemoved { server }
             | Self::ServerWanted { server, .. }
@@ -279,6 +300,7 @@ impl Event {
             | Self::ServerStopped { server, .. }
             | Self::ServerMoving { server, .. }
             | Self::ServerPaused { server, .. }
+            | Self::ServerPrepared { server, .. }
             | Self::ServerFailed { server, .. } => server.to_string(),
             Self::SetPublished { set, .. } | Self::SetRemoved { set } | Self::SyncReported { set, .. } => {
                 set.to_string()

@@ -32,6 +32,8 @@ pub struct Machine {
     pub cordoned: Option<Cordon>,
     /// When its session ran out of time, newest last, at most [`crate::limits::LOSSES_KEPT_MAX`].
     pub losses: Vec<UnixMillis>,
+    /// Since when its agent was not heard for two renewals, while its session lives on.
+    pub suspected: Option<UnixMillis>,
     /// Somebody, or a fence hook, has proven that it is off; until it is heard again.
     pub confirmed_dead: bool,
     /// The entry that changed what its agent should do. An agent that knows it knows its orders.

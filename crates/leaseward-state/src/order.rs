@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::{MachineName, ServerName};
-use crate::server::{Connection, Placement, ServerSpec, Wanted};
+use crate::server::{Connection, Placement, Server, ServerSpec, Wanted};
 use crate::state::State;
 use crate::token::FencingToken;
 
@@ -43,9 +43,21 @@ pub enum Action {
     },
     /// Its lease is over: kill it and prove it.
     Kill,
+    /// Another machine runs it and is not heard: make ready, and touch nothing that is its owner's. The token is that
+    /// of the other machine's copy.
+    Prepare {
+        /// How it would run.
+        spec: Box<ServerSpec>,
+    },
 }
 
 impl State {
+    fn preparation(&self, name: &ServerName, server: &Server, machine: &MachineName) -> Option<Order> {
+        let heir = server.heir().filter(|heir| heir.machine == *machine && server.wanted == Wanted::Running)?;
+        let action = Action::Prepare { spec: Box::new(server.spec.clone()) };
+        Some(Order { server: name.clone(), token: heir.token, action })
+    }
+
     /// Returns everything the machine's agent should do now, by ascending server names.
     #[must_use]
     pub fn orders(&self, machine: &MachineName) -> Vec<Order> {
@@ -65,7 +77,7 @@ impl State {
                 Placement::Expired(expired) if expired.machine == *machine && expired.fence.is_none() => {
                     Some(Order { server: name.clone(), token: expired.token, action: Action::Kill })
                 }
-                _ => None,
+                _ => self.preparation(name, server, machine),
             })
             .collect()
     }

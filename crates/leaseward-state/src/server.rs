@@ -129,6 +129,8 @@ pub struct Server {
     pub failures: Vec<Failure>,
     /// Clients that were connected to its floating addresses a while ago: the next owner of these wakes them.
     pub clients: Vec<Connection>,
+    /// Who makes ready to run it next, should its machine not be heard again.
+    pub heir: Option<Heir>,
     /// The greatest token it ever ran under.
     pub last_token: Option<FencingToken>,
     /// The machine it last ran on.
@@ -144,6 +146,39 @@ impl Server {
             _ => None,
         }
     }
+
+    /// Returns who makes ready for the loss of its present copy, if anybody does.
+    #[must_use]
+    pub fn heir(&self) -> Option<&Heir> {
+        let token = match &self.placement {
+            Placement::Assigned(assignment) => assignment.token,
+            Placement::Expired(expired) => expired.token,
+            Placement::Unplaced { .. } | Placement::Failed { .. } => return None,
+        };
+        self.heir.as_ref().filter(|heir| heir.token == token)
+    }
+}
+
+/// A machine that makes ready to run a server, should the copy on another machine be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heir {
+    /// The machine.
+    pub machine: MachineName,
+    /// The token of the copy that may be lost: with any other copy it is no heir.
+    pub token: FencingToken,
+    /// How far it is.
+    pub readiness: Readiness,
+}
+
+/// How far a machine is with its preparation for a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Readiness {
+    /// It looks and prepares.
+    Preparing,
+    /// It could start it.
+    Ready,
+    /// Something is missing there.
+    Lacking(String),
 }
 
 /// Where a server is in its life.

@@ -38,6 +38,7 @@ stories!(
     own_term,
     machine_life,
     server_care,
+    server_heir,
     server_life,
     server_death,
     server_failures,

@@ -240,6 +240,11 @@ impl Client {
         }
     }
 
+    /// Returns whether the connected node answers within this. If not, the next question goes to another one.
+    pub(crate) async fn is_heard(&self, within: Duration) -> bool {
+        self.ask_once(&Ask::Status, within).await.is_ok()
+    }
+
     /// Returns how the connected node is.
     ///
     /// # Errors

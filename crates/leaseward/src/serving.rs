@@ -5,6 +5,8 @@
 //! nothing but answered renewals. When the session cannot be renewed, servers get the stop signal a stop budget before
 //! their deadline; the kernel ends what is left at the deadline.
 
+mod views;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use leaseward_state::{Command, FencingToken, Revision, ServerName, SetName};
 use leaseward_sync::member::{Report, Wanted, WantedVersion};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -29,6 +31,7 @@ use crate::agent::AgentConfig;
 use crate::client::Client;
 use crate::keeper::{Keeper, Standing};
 use crate::limits::SETS_WITHIN;
+use views::follow_views;
 
 /// A grant that an order names must show up in an answer within this; else the order is stale.
 const GRANT_WITHIN: Duration = Duration::from_secs(2);
@@ -72,6 +75,11 @@ enum Step {
         report: bool,
     },
     Held,
+    Prepared {
+        server: ServerName,
+        token: FencingToken,
+        lacking: Option<String>,
+    },
     /// Who is connected to a server's floating addresses.
     Looked {
         server: ServerName,
@@ -92,6 +100,10 @@ struct Here {
     ended: BTreeMap<ServerName, FencingToken>,
     /// Starts that are under way, with their tokens: a stop calls them off.
     starting: BTreeMap<ServerName, FencingToken>,
+    /// The copies elsewhere for whose loss we make ready, or are ready.
+    prepared: BTreeMap<ServerName, FencingToken>,
+    /// Those whose addresses we keep an eye on; ended when it is dropped.
+    watched: BTreeMap<ServerName, JoinSet<()>>,
     /// Servers that are left as they are.
     held: BTreeSet<ServerName>,
     /// What was told last of who is connected.
@@ -187,10 +199,11 @@ impl Serving<'_> {
             return;
         }
         self.hold(view, here, steps);
+        self.prepare(view, here, steps);
         for order in &view.orders {
             // What is being brought up may take long: a stop calls it off.
-            let overtakes =
-                !matches!(order.action, Action::Run { .. }) && here.starting.get(&order.server) == Some(&order.token);
+            let overtakes = !matches!(order.action, Action::Run { .. } | Action::Prepare { .. })
+                && here.starting.get(&order.server) == Some(&order.token);
             if overtakes {
                 here.starting.remove(&order.server);
                 here.busy.remove(&order.server);
@@ -219,10 +232,13 @@ impl Serving<'_> {
                     self.stop(here, steps, &order.server, order.token, mode, true);
                 }
                 Action::Kill => self.stop(here, steps, &order.server, order.token, StopMode::Force, true),
+                // What runs here is of an older placement: below.
+                Action::Prepare { .. } => {}
             }
         }
         // What runs and is ordered by nobody: its server was moved or forgotten while we did not look.
-        let ordered: BTreeSet<_> = view.orders.iter().map(|order| (&order.server, order.token)).collect();
+        let ours = view.orders.iter().filter(|order| !matches!(order.action, Action::Prepare { .. }));
+        let ordered: BTreeSet<_> = ours.map(|order| (&order.server, order.token)).collect();
         let surplus: Vec<_> = here
             .running
             .iter()
@@ -235,6 +251,42 @@ impl Serving<'_> {
             .collect();
         for (server, token) in surplus {
             self.stop(here, steps, &server, token, StopMode::Force, true);
+        }
+    }
+
+    /// Makes ready for servers whose machines are not heard, each copy once; ends what nobody needs any more.
+    fn prepare(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>) {
+        let mut wanted = BTreeMap::new();
+        for order in &view.orders {
+            if let Action::Prepare { spec } = &order.action {
+                wanted.insert(order.server.clone(), order.token);
+                if here.prepared.insert(order.server.clone(), order.token) == Some(order.token) {
+                    continue;
+                }
+                let (supervisor, order, spec) = (self.supervisor.clone(), order.clone(), (**spec).clone());
+                if !spec.addresses.is_empty() {
+                    let (supervisor, spec) = (supervisor.clone(), spec.clone());
+                    let watch = here.watched.entry(order.server.clone()).or_default();
+                    watch.spawn(async move { supervisor.keep_an_eye_on(&spec).await });
+                }
+                info!(server = %order.server, token = %order.token, "its machine is not heard: making ready here");
+                steps.spawn(async move {
+                    let Order { server, token, .. } = order;
+                    let lacking = supervisor.prepare(&server, &spec, token).await.err();
+                    Step::Prepared { server, token, lacking }
+                });
+            }
+        }
+        let over: Vec<_> = here.prepared.extract_if(.., |server, token| wanted.get(server) != Some(token)).collect();
+        for (server, _) in over {
+            here.watched.remove(&server);
+            let supervisor = self.supervisor.clone();
+            steps.spawn(async move {
+                if let Err(why) = supervisor.end_preparation(&server).await {
+                    warn!(%server, why, "its preparation goes on");
+                }
+                Step::Held
+            });
         }
     }
 
@@ -327,6 +379,17 @@ impl Serving<'_> {
     async fn step_done(&self, step: Step, here: &mut Here) {
         match step {
             Step::Held => {}
+            Step::Prepared { server, token, lacking } => {
+                if here.prepared.get(&server) != Some(&token) {
+                    return;
+                }
+                match &lacking {
+                    None => info!(%server, %token, "ready to take it over"),
+                    Some(what) => warn!(%server, %token, what, "could not take it over"),
+                }
+                let machine = self.config.machine.clone();
+                self.reports.send(Command::ReportPrepared { machine, server, token, lacking }).await.ok();
+            }
             Step::Looked { server, token, clients } => {
                 let runs = here.running.get(&server).is_some_and(|(running, _)| *running == token);
                 if runs && here.clients.get(&server) != Some(&clients) {
@@ -521,6 +584,9 @@ async fn start_granted(
         Ok(Ok(standing)) => standing.remaining(),
         Ok(Err(_)) | Err(_) => Duration::ZERO,
     };
+    if let Err(why) = supervisor.end_preparation(&order.server).await {
+        warn!(server = %order.server, why, "its preparation goes on");
+    }
     let deadline = BootInstant::now() + remaining;
     let (server, token) = (order.server.clone(), order.token);
     supervisor.start(StartOrder { server, spec, token, deadline, clients }).await.map(drop)
@@ -544,44 +610,4 @@ async fn extend_deadlines(supervisor: Supervisor, mut standing: watch::Receiver<
             Err(error) => warn!(%error, "deadlines cannot be extended"),
         }
     }
-}
-
-/// Asks for the machine's view again and again; each question waits at the voter until something changes.
-async fn follow_views(
-    client: Client,
-    config: AgentConfig,
-    mut standing: watch::Receiver<Standing>,
-    publish: watch::Sender<MachineView>,
-) {
-    loop {
-        let known = publish.borrow().revision;
-        let answer = tokio::select! {
-            answer = client.view(&config.machine, known) => answer,
-            () = overdue(&mut standing, known) => {
-                debug!("a voter keeps our orders from us; asking another one");
-                client.rotate().await;
-                continue;
-            }
-        };
-        match answer {
-            // A voter that is behind must not take us back.
-            Ok(view) if view.revision > known => {
-                publish.send_replace(view);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                debug!(%error, "no view");
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-/// Waits until the answers to renewals have spoken of newer orders for a while: then the voter that we asked for our
-/// view is stopped, or behind.
-async fn overdue(standing: &mut watch::Receiver<Standing>, known: Revision) {
-    if standing.wait_for(|standing| standing.orders > known).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    sleep(AGAIN).await;
 }

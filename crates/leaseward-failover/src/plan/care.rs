@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use leaseward_state::machine::{Cordon, Machine};
-use leaseward_state::server::{Assignment, Cause, Destination, Failback, Placement, Server, Wanted};
+use leaseward_state::server::{Assignment, Cause, Destination, Failback, Heir, Placement, Readiness, Server, Wanted};
 use leaseward_state::{Command, MachineName, ServerName, State, Term, UnixMillis};
 
 use super::{Observed, Plan};
@@ -89,6 +89,31 @@ pub(super) fn quarantine(state: &State, observed: &Observed, plan: &mut Plan, te
     }
 }
 
+/// Its machine is not heard: whoever would get the server makes ready, while the old copy's time runs out.
+fn prepare(
+    state: &State,
+    load: &mut Load,
+    plan: &mut Plan,
+    name: &ServerName,
+    server: &Server,
+    assignment: &Assignment,
+    term: Term,
+) {
+    if !server.spec.migrates {
+        return;
+    }
+    let choice = choose(state, load, name, server);
+    let known = server.heir();
+    let stays = |heir: &Heir| heir.readiness != Readiness::Preparing || choice.fit.contains(&heir.machine);
+    if known.is_some_and(stays) {
+        return;
+    }
+    let Some(machine) = choice.fit.first().filter(|machine| **machine != assignment.machine) else { return };
+    load.give(machine, name, server);
+    let (server, token, machine) = (name.clone(), assignment.token, machine.clone());
+    plan.commands.push(Command::Prepare { server, token, machine, term });
+}
+
 /// Moves a server that runs, if it should be elsewhere.
 #[expect(clippy::too_many_arguments, reason = "the whole of what a plan looks at")]
 pub(super) fn of_assigned(
@@ -103,6 +128,10 @@ pub(super) fn of_assigned(
     term: Term,
 ) {
     if server.wanted != Wanted::Running || assignment.moving.is_some() || state.pause_of(server).is_some() {
+        return;
+    }
+    if state.machine(&assignment.machine).is_some_and(|machine| machine.suspected.is_some()) {
+        prepare(state, load, plan, name, server, assignment, term);
         return;
     }
     let relocate = |machine: MachineName, cause: Cause| {

@@ -509,3 +509,91 @@ fn a_control_script_runs_only_what_is_content_with_it() {
     world.machine_with("m3", |profile| by_ssh(profile, FenceLevel::F2));
     check(&mut world, &expect!["assign a to m2 (Started)\nassign b to m3 (Started)\nassign c to m3 (Started)\n"]);
 }
+
+/// Three machines, `a` on the first one.
+fn with_a_on_m1() -> World {
+    let mut world = of(&["m1", "m2", "m3"]);
+    world.server("a", |spec| spec.candidates = machines(&["m1", "m2", "m3"]));
+    settle(&mut world, &["a"]);
+    check(&mut world, &expect![""]);
+    world
+}
+
+#[test]
+fn while_a_machine_is_not_heard_the_next_one_makes_ready_and_then_gets_the_server() {
+    let mut world = with_a_on_m1();
+    world.suspect("m1", true);
+    check(&mut world, &expect!["m2 makes ready for a\n"]);
+    world.carry_out();
+    check(&mut world, &expect![""]);
+    // Heard again, and not heard again: anew.
+    world.suspect("m1", false);
+    check(&mut world, &expect![""]);
+    world.suspect("m1", true);
+    world.carry_out();
+    world.prepared("m2", "a", None);
+    world.close("m1");
+    check(&mut world, &expect!["a waits: grace: 100 ms are left\nagain in 100 ms\n"]);
+    world.now += ms(100);
+    check(&mut world, &expect!["assign a to m2 (MachineLost) proof Grace(100)\n"]);
+    // The machine itself is first, if it is back.
+    world.machine_again("m1");
+    check(&mut world, &expect!["assign a to m1 (MachineLost) proof Swept\n"]);
+}
+
+#[test]
+fn a_machine_that_lacks_something_is_the_last_choice_and_one_that_is_ready_the_first() {
+    let mut world = with_a_on_m1();
+    world.suspect("m1", true);
+    world.carry_out();
+    world.prepared("m2", "a", Some("there is no program serve"));
+    check(&mut world, &expect![""]);
+    world.close("m1");
+    world.plan_text();
+    world.now += ms(100);
+    check(&mut world, &expect!["assign a to m3 (MachineLost) proof Grace(100)\n"]);
+    world.close("m3");
+    check(&mut world, &expect!["assign a to m2 (MachineLost) proof Grace(100)\n"]);
+
+    // The first of the candidates comes back too late: the one that is ready has what it needs.
+    let mut world = with_a_on_m1();
+    world.close("m2");
+    world.suspect("m1", true);
+    world.carry_out();
+    world.prepared("m3", "a", None);
+    world.close("m1");
+    world.machine_again("m2");
+    world.plan_text();
+    world.now += ms(100);
+    check(&mut world, &expect!["assign a to m3 (MachineLost) proof Grace(100)\n"]);
+}
+
+#[test]
+fn nothing_new_goes_to_a_machine_that_is_not_heard_and_nobody_makes_ready_for_what_stays() {
+    let mut world = with_a_on_m1();
+    world.server("b", |spec| spec.candidates = machines(&["m1"]));
+    world.server("c", |spec| {
+        spec.candidates = machines(&["m3", "m2"]);
+        spec.migrates = false;
+    });
+    world.suspect("m1", true);
+    check(
+        &mut world,
+        &expect![[r#"
+            m2 makes ready for a
+            assign c to m3 (Started)
+            b waits: m1: its agent was not heard for two renewals; m2: it is not one of the server's candidates; m3: it is not one of the server's candidates
+        "#]],
+    );
+    settle(&mut world, &["c"]);
+    world.pause("a", Some(Pause { why: "work".into(), until: None }));
+    world.suspect("m1", false);
+    world.suspect("m1", true);
+    world.suspect("m3", true);
+    check(
+        &mut world,
+        &expect![[r#"
+        b waits: m1: its agent was not heard for two renewals; m2: it is not one of the server's candidates; m3: it is not one of the server's candidates
+    "#]],
+    );
+}

@@ -111,6 +111,19 @@ impl World {
         }
     }
 
+    pub(crate) fn suspect(&mut self, name: &str, suspected: bool) {
+        let session = self.state.machine(&machine(name)).and_then(|machine| machine.session).expect("it is connected");
+        self.apply(Command::Suspect { machine: machine(name), session, suspected, term: Term(1) });
+    }
+
+    /// A machine that makes ready says how far it is.
+    pub(crate) fn prepared(&mut self, at: &str, name: &str, lacking: Option<&str>) {
+        let token = self.state.server(&server(name)).and_then(|server| server.last_token).expect("it has one");
+        let lacking = lacking.map(str::to_owned);
+        let report = Command::ReportPrepared { machine: machine(at), server: server(name), token, lacking };
+        assert_eq!(self.apply(report), Reply::Done);
+    }
+
     pub(crate) fn cordon(&mut self, name: &str, why: &str) {
         self.cordon_as(name, Cordon { why: why.into(), drains: false, quarantine: false, until: None });
     }
@@ -262,6 +275,7 @@ impl World {
                 Command::Relocate { server, to, .. } => format!("relocate {server} to {} ({:?})", to.machine, to.cause),
                 Command::Quarantine { machine, cordon, .. } => format!("quarantine {machine}: {}", cordon.why),
                 Command::EndPauses { .. } => "end pauses".to_owned(),
+                Command::Prepare { server, machine, .. } => format!("{machine} makes ready for {server}"),
                 other => format!("{other:?}"),
             };
             writeln!(out, "{line}").expect("a string takes it");

@@ -23,6 +23,9 @@ pub struct Machine {
     pub cordoned: Option<String>,
     /// The same with all its words.
     pub cordon: Option<CordonShown>,
+    /// Since when its agent was not heard for two renewals. Its session lives on for the rest of its time.
+    #[serde(default)]
+    pub suspected: Option<Time>,
     /// When it was lost without a word, oldest first, since somebody trusted it last.
     #[serde(default)]
     pub losses: Vec<Time>,

@@ -100,6 +100,8 @@ pub struct Server {
     pub since: Option<Time>,
     /// Restarts in place since.
     pub restarts: u32,
+    /// The machine that makes ready for it while its own is not heard.
+    pub heir: Option<Heir>,
     /// Its failures that are remembered, oldest first.
     pub failures: Vec<ServerFailure>,
     /// The machine it last ran on.
@@ -113,6 +115,17 @@ pub struct Server {
     pub created: Wide,
     /// The entry that changed it last.
     pub modified: Wide,
+}
+
+/// A machine that makes ready for a server whose own machine is not heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Heir {
+    /// The machine.
+    pub machine: String,
+    /// `preparing`, `ready` or `lacking`.
+    pub readiness: String,
+    /// What is missing there, if anything is.
+    pub lacking: Option<String>,
 }
 
 /// A failure of a server.

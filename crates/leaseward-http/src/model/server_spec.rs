@@ -24,10 +24,6 @@ pub(super) fn invalid(detail: impl Into<String>) -> Box<Problem> {
     Box::new(problem::of(Code::Invalid, detail))
 }
 
-fn unsupported(key: &str) -> Box<Problem> {
-    Box::new(problem::of(Code::Unsupported, format!("`{key}` is not supported by this version yet")))
-}
-
 impl ServerFile {
     /// Reads the TOML form, and checks it as a request would be checked.
     ///
@@ -70,9 +66,6 @@ impl ServerFile {
             .anti_affinity
             .iter()
             .map(|name| ServerName::new(name.as_str()).map_err(|error| invalid(format!("`anti_affinity`: {error}"))));
-        if self.hooks.contains_key("prepare") {
-            return Err(unsupported("hooks.prepare"));
-        }
         let has_hook = self.hooks.contains_key("fence");
         if !self.mounts.is_empty() && self.grace.is_none() && !has_hook && self.requires_fence < Some(Fence::F4) {
             return Err(invalid(

@@ -80,15 +80,6 @@ fn mistakes_are_named_with_their_line_and_a_suggestion() {
 }
 
 #[test]
-fn what_is_not_supported_yet_is_refused_and_not_ignored() {
-    let problem = ServerFile::from_toml("command = [\"a\"]\nhooks.prepare.command = [\"/bin/true\"]");
-    let problem = problem.expect_err("refused");
-    assert_eq!(problem.code, "LW0107");
-    assert!(problem.detail.contains("not supported by this version yet"), "{}", problem.detail);
-    assert!(ServerFile::from_toml("command = [\"a\"]\nmanager = \"ssh\"").is_ok());
-}
-
-#[test]
 fn what_surrounds_a_server_comes_back_with_every_default_written_out() {
     let text = r#"
         command = ["/usr/bin/pay"]

@@ -112,7 +112,10 @@ async fn a_failover_is_told_phase_by_phase_against_its_bound() {
         (&"machine_lost".into(), &"m1".into(), &"m2".into())
     );
     let phases = texts(incident, "phases", "name");
-    assert_eq!(phases, ["last_renewal", "suspect", "expired", "fenced", "decided", "mount", "exec", "ready"]);
+    assert_eq!(
+        phases,
+        ["last_renewal", "suspect", "prepared", "prepared", "expired", "fenced", "decided", "mount", "exec", "ready"]
+    );
     assert_eq!(incident["bound"], "3607300ms");
     assert!(incident["took"].is_string() && incident["out_of_service"].is_string(), "{incident}");
 

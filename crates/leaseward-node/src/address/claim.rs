@@ -141,6 +141,9 @@ impl Addresses {
     ) -> Result<Link, AddressError> {
         let patient_until = until.min(BootInstant::now() + patience);
         loop {
+            if self.was_free(ip) {
+                return self.place(address, ip).await;
+            }
             match self.look(address, ip).await {
                 Err(AddressError::Conflict { .. }) if BootInstant::now() < patient_until => {
                     sleep(ADDRESS_CONFLICT_PAUSE).await;
@@ -191,10 +194,10 @@ struct Loan {
     is_new: bool,
 }
 
-/// Gives addresses their lifetimes, the fence first. The kernel counts from their arrival, so what arrived late is
-/// handed over again, shorter by what it was late.
+/// Gives addresses their lifetimes, the fence first. The kernel counts from their arrival, so they are shorter by what
+/// the way may take, and what took longer is handed over again, shorter still.
 async fn lend(loans: &[Loan], fenced: &[IpAddr], until: BootInstant) -> Result<(), AddressError> {
-    let (mut loans, mut allowance) = (loans.to_vec(), Duration::ZERO);
+    let (mut loans, mut allowance) = (loans.to_vec(), ADDRESS_HANDOVER_MAX);
     while let Some(first) = loans.first() {
         let asked = BootInstant::now();
         let left = until.saturating_since(asked).saturating_sub(allowance);
@@ -208,10 +211,10 @@ async fn lend(loans: &[Loan], fenced: &[IpAddr], until: BootInstant) -> Result<(
         let lent = blocking(move || hand_over_all(&round, left)).await;
         lent.map_err(failed(format!("give {} its lifetime", names(&loans))))?;
         let taken = BootInstant::now().saturating_since(asked);
-        if taken <= allowance + ADDRESS_HANDOVER_MAX {
+        if taken <= allowance {
             break;
         }
-        allowance = taken;
+        allowance = taken + ADDRESS_HANDOVER_MAX;
         loans.iter_mut().for_each(|loan| loan.is_new = false);
     }
     Ok(())

@@ -17,8 +17,8 @@ use leaseward_state::policy::{Pause, Policy};
 use leaseward_state::record::{Answer, Meta, Record, RecordKey, SessionRecord, SetRecord};
 use leaseward_state::server::{
     Announce, Assignment, Cause, Certificate, Connection, Destination, Exit, Expired, Failback, Failure, FenceEarned,
-    FenceLevel, FenceProof, FloatingAddress, HealthCheck, Hook, HookStep, ManagerKind, Mount, Placement, Probe,
-    ResourceLimits, RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
+    FenceLevel, FenceProof, FloatingAddress, HealthCheck, Heir, Hook, HookStep, ManagerKind, Mount, Placement, Probe,
+    Readiness, ResourceLimits, RestartPolicy, Server, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::{Incarnation, Owner, SessionEnd};
 use leaseward_state::{
@@ -216,7 +216,14 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::ProveDead { server: server(), token: TOKEN, proof: FenceProof::Swept, term: Term(2) },
         Command::EndPauses { term: Term(2) },
         Command::NoteVoters { voters: vec!["n1".into()], why: "w".into(), term: Term(2) },
+        Command::Suspect { machine: machine(), session: SessionId(3), suspected: true, term: Term(2) },
+        Command::Prepare { server: server(), token: TOKEN, machine: machine(), term: Term(2) },
+        Command::ReportPrepared { machine: machine(), server: server(), token: TOKEN, lacking: Some("w".into()) },
     ]
+}
+
+pub(crate) fn readinesses() -> Vec<Readiness> {
+    vec![Readiness::Preparing, Readiness::Ready, Readiness::Lacking("w".into())]
 }
 
 pub(crate) fn requests() -> Vec<Request> {
@@ -438,6 +445,7 @@ pub(crate) fn records() -> Vec<Record> {
             since: UnixMillis(4),
             cordoned: Some(cordon()),
             losses: vec![UnixMillis(7)],
+            suspected: Some(UnixMillis(8)),
             confirmed_dead: true,
             orders_revision: Revision(5),
         })),
@@ -463,6 +471,7 @@ pub(crate) fn records() -> Vec<Record> {
             placement: Placement::Unplaced { next: None },
             failures: vec![failure],
             clients: vec![connection()],
+            heir: Some(Heir { machine: machine(), token: TOKEN, readiness: readinesses().remove(2) }),
             last_token: Some(TOKEN),
             last_machine: Some(machine()),
         })),
@@ -528,6 +537,8 @@ pub(crate) fn events() -> Vec<Event> {
         Event::MachineConfirmedDead { machine: machine(), by: "ann".into() },
         Event::PolicyChanged { version: 1 },
         Event::VotersChanged { voters: vec!["n1".into()], why: "w".into() },
+        Event::MachineSuspected { machine: machine(), suspected: true },
+        Event::ServerPrepared { server: server(), machine: machine(), readiness: Readiness::Ready },
     ]
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::MissingBlobs(vec![Digest([1; 32])]),
         Ask::GetBlob(Digest([2; 32])),
         Ask::PutBlobs(vec![(Digest([3; 32]), vec![4])]),
+        Ask::Ping,
     ]
 }
 
@@ -130,5 +131,6 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::Run { version: 1, spec: Box::new(spec()), paused: true, clients: vec![super::connection()] },
         Action::Stop { grace_ms: 2 },
         Action::Kill,
+        Action::Prepare { spec: Box::new(spec()) },
     ]
 }

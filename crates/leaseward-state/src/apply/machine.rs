@@ -64,6 +64,7 @@ impl State {
             since: self.now,
             cordoned: known.as_ref().and_then(|machine| machine.cordoned.clone()),
             losses: known.map(|machine| machine.losses.clone()).unwrap_or_default(),
+            suspected: None,
             confirmed_dead: false,
             orders_revision: self.revision,
         };
@@ -104,6 +105,7 @@ impl State {
         };
         let machine = Arc::make_mut(machine);
         machine.session = None;
+        machine.suspected = None;
         machine.since = now;
         if why == SessionEnd::Expired {
             machine.losses.push(now);
@@ -112,6 +114,32 @@ impl State {
         }
         machine.modified = revision;
         self.touched.insert(RecordKey::Machine(name.clone()));
+    }
+
+    /// The leader has not heard a machine's agent for two renewals, or hears it again. Nothing of its rights changes:
+    /// others make ready for the worst.
+    pub(super) fn suspect(
+        &mut self,
+        name: &MachineName,
+        session: SessionId,
+        suspected: bool,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let now = self.now;
+        let revision = self.revision;
+        let machine = self.machines.get_mut(name).ok_or_else(|| not_found(name))?;
+        if machine.session != Some(session) || machine.suspected.is_some() == suspected {
+            return Err(Refusal::Outdated(format!("machine/{name}: its session is another one, or it is known")));
+        }
+        let machine = Arc::make_mut(machine);
+        machine.suspected = suspected.then_some(now);
+        machine.modified = revision;
+        self.touched.insert(RecordKey::Machine(name.clone()));
+        events.push(Event::MachineSuspected { machine: name.clone(), suspected });
+        if !suspected {
+            self.forget_heirs_of(name);
+        }
+        Ok(Reply::Done)
     }
 
     pub(super) fn cordon(&mut self, name: &MachineName, cordon: Option<&Cordon>, events: &mut Vec<Event>) -> Outcome {

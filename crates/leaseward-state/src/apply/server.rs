@@ -48,6 +48,7 @@ impl State {
                 placement: Placement::Unplaced { next: None },
                 failures: Vec::new(),
                 clients: Vec::new(),
+                heir: None,
                 last_token: None,
                 last_machine: None,
             },
@@ -250,6 +251,7 @@ impl State {
             moving: None,
             back_to,
         });
+        server.heir = None;
         server.last_token = Some(token);
         server.last_machine = Some(assign.machine.clone());
         self.put(&assign.server, server);
@@ -588,7 +590,7 @@ fn check_spec(spec: &ServerSpec) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let mut end = text.len().min(TEXT_BYTES_MAX / 4);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -172,6 +172,27 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
             let to = Destination { machine, cause: Cause::Drained, back_to: None };
             Command::Relocate { server, token, to, term }
         }
+        "suspect" | "trust" => {
+            let suspected = words.name == "suspect";
+            let machine = MachineName::new(words.next("machine")?)?;
+            let known = state.machine(&machine).and_then(|machine| machine.session).unwrap_or_default();
+            let session = words.number("session")?.map_or(known, SessionId);
+            Command::Suspect { machine, session, suspected, term: words.number("term")?.map_or(term, Term) }
+        }
+        "prepare" => {
+            let server = ServerName::new(words.next("server")?)?;
+            let token = words.number("token")?.map_or_else(|| token_of(state, &server), FencingToken);
+            Command::Prepare { server, token, machine: MachineName::new(words.next("machine")?)?, term }
+        }
+        "prepared" => {
+            let server = ServerName::new(words.next("server")?)?;
+            let token = words.number("token")?.map_or_else(|| token_of(state, &server), FencingToken);
+            let machine = MachineName::new(words.next("machine")?)?;
+            Command::ReportPrepared { machine, server, token, lacking: words.key("lacking") }
+        }
+        "note-voters" => {
+            Command::NoteVoters { voters: vec![words.next("voter")?], why: "no word from n3".into(), term }
+        }
         "end-pauses" => Command::EndPauses { term },
         "prove-dead" => {
             let server = ServerName::new(words.next("server")?)?;

@@ -102,6 +102,7 @@ pub(crate) fn orders(orders: &[Order]) -> String {
                     let wakes: Vec<_> = clients.iter().map(|client| format!(" wakes {}", client.peer)).collect();
                     format!("run v{version}{}{}", if *paused { " paused" } else { "" }, wakes.concat())
                 }
+                leaseward_state::order::Action::Prepare { .. } => "prepare".to_owned(),
                 other => format!("{other:?}"),
             };
             format!("{} token={} {action}\n", order.server, order.token)

@@ -255,6 +255,8 @@ impl Manager {
                 Action::Run { spec, .. } => Wish::Run(spec.clone()),
                 Action::Stop { grace_ms } => Wish::Stop(Duration::from_millis(*grace_ms)),
                 Action::Kill => Wish::Kill,
+                // A control script knows nothing of that.
+                Action::Prepare { .. } => continue,
             };
             match self.tended.get(&order.server) {
                 Some(tending) if tending.token == order.token => {
