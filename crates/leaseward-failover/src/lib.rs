@@ -13,3 +13,4 @@ pub mod manager;
 pub mod master;
 pub mod placement;
 pub mod plan;
+pub mod sane;

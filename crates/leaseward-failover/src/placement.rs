@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use leaseward_state::machine::MANAGER_LABEL;
-use leaseward_state::server::{FenceLevel, HookStep, ManagerKind, Placement, Readiness, ResourceLimits, Server};
+use leaseward_state::machine::{MANAGER_LABEL, MachineProfile};
+use leaseward_state::server::{
+    FenceLevel, HookStep, ManagerKind, Placement, Readiness, ResourceLimits, Server, ServerSpec,
+};
 use leaseward_state::{MachineName, ServerName, State};
 
 /// Why a machine is not taken.
@@ -236,6 +238,44 @@ pub fn candidates<'a>(state: &'a State, server: &'a Server) -> Option<&'a [Machi
     lists.into_iter().find(|list| !list.is_empty()).map(Vec::as_slice)
 }
 
+/// Returns why a machine could never run a server, whatever else runs there, if it could not.
+///
+/// # Errors
+/// What it lacks.
+pub fn able(spec: &ServerSpec, profile: &MachineProfile) -> Result<(), Unfit> {
+    // With our agent on its far side a machine that is reached by ssh is like any other.
+    let by_ssh = profile.labels.get(MANAGER_LABEL.0).is_some_and(|value| value == MANAGER_LABEL.1);
+    if by_ssh && profile.fence == FenceLevel::F0 {
+        if spec.manager != ManagerKind::Ssh {
+            return Err(Unfit::Manager);
+        }
+        let hooks = spec.hooks.keys().any(|step| *step != HookStep::Fence);
+        let limited = spec.limits != ResourceLimits::default();
+        if hooks || limited || !spec.addresses.is_empty() || !spec.mounts.is_empty() {
+            return Err(Unfit::Surrounded);
+        }
+    }
+    // A fence hook is what F5 adds to F4, and it is the server's.
+    let has = match profile.fence {
+        FenceLevel::F4 if spec.hooks.contains_key(&HookStep::Fence) => FenceLevel::F5,
+        level => level,
+    };
+    let required = spec.requires_fence;
+    if has < required {
+        return Err(Unfit::Fence { has, required });
+    }
+    for (key, required) in &spec.labels {
+        let has = profile.labels.get(key);
+        if has != Some(required) {
+            return Err(Unfit::Label { key: key.clone(), required: required.clone(), has: has.cloned() });
+        }
+    }
+    if let Some(free) = profile.capacity.filter(|capacity| *capacity < spec.weight) {
+        return Err(Unfit::Full { free, weight: spec.weight });
+    }
+    Ok(())
+}
+
 fn fitness(
     state: &State,
     load: &Load,
@@ -253,34 +293,7 @@ fn fitness(
     if let Some(cordon) = &machine.cordoned {
         return Err(Unfit::Cordoned(cordon.why.clone()));
     }
-    // With our agent on its far side a machine that is reached by ssh is like any other.
-    let by_ssh = machine.profile.labels.get(MANAGER_LABEL.0).is_some_and(|value| value == MANAGER_LABEL.1);
-    if by_ssh && machine.profile.fence == FenceLevel::F0 {
-        let spec = &server.spec;
-        if spec.manager != ManagerKind::Ssh {
-            return Err(Unfit::Manager);
-        }
-        let hooks = spec.hooks.keys().any(|step| *step != HookStep::Fence);
-        let limited = spec.limits != ResourceLimits::default();
-        if hooks || limited || !spec.addresses.is_empty() || !spec.mounts.is_empty() {
-            return Err(Unfit::Surrounded);
-        }
-    }
-    // A fence hook is what F5 adds to F4, and it is the server's.
-    let has = match machine.profile.fence {
-        FenceLevel::F4 if server.spec.hooks.contains_key(&HookStep::Fence) => FenceLevel::F5,
-        level => level,
-    };
-    let required = server.spec.requires_fence;
-    if has < required {
-        return Err(Unfit::Fence { has, required });
-    }
-    for (key, required) in &server.spec.labels {
-        let has = machine.profile.labels.get(key);
-        if has != Some(required) {
-            return Err(Unfit::Label { key: key.clone(), required: required.clone(), has: has.cloned() });
-        }
-    }
+    able(&server.spec, &machine.profile)?;
     let carried = load.besides(name, server_name, server);
     let apart = |other: &&ServerName| {
         server.spec.apart_from.contains(other)

@@ -33,6 +33,10 @@ pub enum Code {
     Held,
     /// LW0207: the events asked for are no longer all kept.
     Compacted,
+    /// LW0344: no machine could ever run it.
+    Nowhere,
+    /// LW0345: the loss of a machine could not be carried any more.
+    NoSpare,
     /// LW0404: the object does not exist.
     NotFound,
     /// LW0412: the object has another version.
@@ -67,6 +71,8 @@ impl Code {
             Self::MediaType => "LW0111",
             Self::Held => "LW0202",
             Self::Compacted => "LW0207",
+            Self::Nowhere => "LW0344",
+            Self::NoSpare => "LW0345",
             Self::NotFound => "LW0404",
             Self::Version => "LW0412",
             Self::NoLeader => "LW0501",
@@ -102,6 +108,8 @@ fn page(code: &str) -> Page {
         "LW0205" => (409, "lease is delayed", true, "wait: its last holder may still believe in it"),
         "LW0206" => (409, "outdated", true, "look again and decide anew"),
         "LW0207" => (410, "events are compacted", false, "list again, and watch from the list's revision"),
+        "LW0344" => (422, "it could run nowhere", false, "change what the machines lack, or force=true"),
+        "LW0345" => (422, "no room for the loss of a machine", false, "lower `weight`, add a machine, or force=true"),
         "LW0404" => (404, "not found", false, "check the name"),
         "LW0409" => (412, "exists already", false, "choose another name, or replace it with If-Match"),
         "LW0412" => (412, "version is stale", false, "look at what changed, then try again with the current version"),

@@ -24,6 +24,9 @@ pub(crate) enum ServerCommand {
         /// The file.
         #[arg(short, long = "file", required = true)]
         files: Vec<PathBuf>,
+        /// Also what no machine of the cluster could run, or what leaves no room for the loss of one.
+        #[arg(long)]
+        force: bool,
     },
     /// Starts a server, also one that failed.
     #[command(after_help = "Examples:\n  leaseward server start pay-1\n  leaseward server start pay-1 --no-wait")]

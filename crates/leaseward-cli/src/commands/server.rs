@@ -60,9 +60,9 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
                 })
                 .await
         }
-        ServerCommand::Apply { files } => {
+        ServerCommand::Apply { files, force } => {
             for file in &files {
-                apply(session, file).await?;
+                apply(session, file, force).await?;
             }
             Ok(())
         }
@@ -211,9 +211,9 @@ async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<
     Ok(())
 }
 
-async fn apply(session: &Session, file: &Path) -> Result<(), Diagnostic> {
+async fn apply(session: &Session, file: &Path, force: bool) -> Result<(), Diagnostic> {
     let (name, spec) = open(file)?;
-    let path = format!("/v1/servers/{name}");
+    let path = format!("/v1/servers/{name}{}", if force { "?force=true" } else { "" });
     let server: Server = session.api.call(Method::PUT, &path, Some(&spec)).await?;
     eprintln!("✓ {name} version {}", server.version);
     if server.wanted == leaseward_http::model::Wanted::Running {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use leaseward_failover::plan::{Observed, Plan, plan};
+use leaseward_failover::sane::misfit;
 use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::{Cordon, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
@@ -102,6 +103,13 @@ impl World {
         let mut spec = ServerSpec::new(["serve"]);
         change(&mut spec);
         self.apply(Command::PutServer { server: server(name), spec: Box::new(spec), if_version: None });
+    }
+
+    /// Returns why a server could not work here, in words.
+    pub(crate) fn misfit(&self, name: &str, change: impl FnOnce(&mut ServerSpec)) -> Option<String> {
+        let mut spec = ServerSpec::new(["serve"]);
+        change(&mut spec);
+        misfit(&self.state, &server(name), &spec).map(|why| why.to_string())
     }
 
     pub(crate) fn close(&mut self, name: &str) {

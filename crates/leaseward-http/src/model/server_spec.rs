@@ -108,7 +108,11 @@ impl ServerFile {
             priority: self.priority,
             addresses: self.vips.iter().map(VipFile::to_address).collect::<Result<_, _>>()?,
             mounts: self.mounts.iter().map(MountFile::to_mount).collect::<Result<_, _>>()?,
-            hooks: surroundings::to_hooks(&self.hooks)?,
+            hooks: surroundings::to_hooks(
+                &self.hooks,
+                self.start_timeout.unwrap_or(START_TIMEOUT),
+                self.stop_grace.unwrap_or(STOP_GRACE),
+            )?,
             limits: self.limits.map(LimitsFile::to_limits).transpose()?.unwrap_or_default(),
             state_file: self.state_file.clone(),
             manager: match self.manager.unwrap_or_default() {

@@ -173,7 +173,12 @@ impl LimitsFile {
     }
 }
 
-pub(super) fn to_hooks(files: &BTreeMap<String, HookFile>) -> Result<BTreeMap<HookStep, Hook>, Box<Problem>> {
+/// `start` and `stop` are the budgets that hooks must keep to: `start_timeout` and `stop_grace`.
+pub(super) fn to_hooks(
+    files: &BTreeMap<String, HookFile>,
+    start: Duration,
+    stop: Duration,
+) -> Result<BTreeMap<HookStep, Hook>, Box<Problem>> {
     let names: Vec<_> = HookStep::ALL.iter().map(|step| step.name()).collect();
     let mut hooks = BTreeMap::new();
     for (name, file) in files {
@@ -183,7 +188,18 @@ pub(super) fn to_hooks(files: &BTreeMap<String, HookFile>) -> Result<BTreeMap<Ho
         if file.command.first().is_none_or(|program| !program.starts_with('/')) {
             return Err(invalid(format!("`hooks.{name}.command` begins with the absolute path of a program")));
         }
-        let timeout_ms = file.timeout.map_or(step.timeout_ms(), Duration::millis);
+        let (budget, key) = match step {
+            HookStep::Mount | HookStep::AddressAdd | HookStep::PreStart => (start.millis(), "start_timeout"),
+            HookStep::PreStop => (stop.millis(), "stop_grace"),
+            _ => (u64::MAX, ""),
+        };
+        let timeout_ms = file.timeout.map_or(step.timeout_ms().min(budget.max(1)), Duration::millis);
+        if timeout_ms > budget {
+            let may = Duration::from_millis(budget);
+            return Err(invalid(format!(
+                "`hooks.{name}.timeout` is longer than `{key}` ({may}): raise that, or lower it"
+            )));
+        }
         if timeout_ms == 0 {
             return Err(invalid(format!("`hooks.{name}.timeout` must be longer than 0s")));
         }

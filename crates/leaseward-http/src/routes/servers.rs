@@ -5,8 +5,10 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use leaseward_failover::placement::{Load, candidates, choose};
+use leaseward_failover::sane::{Misfit, misfit};
 use leaseward_state::command::Condition;
 use leaseward_state::policy::Pause;
+use leaseward_state::server::ServerSpec;
 use leaseward_state::{Command, Refusal, ServerName};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -37,6 +39,16 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(incidents))
+}
+
+/// How a server is defined.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Define {
+    /// Also what no machine of the cluster could run, or what leaves no room for the loss of one.
+    #[serde(default)]
+    force: bool,
 }
 
 /// Lists servers.
@@ -78,13 +90,13 @@ fn shown(api: &Api, server: &ServerName, status: StatusCode) -> Result<At<Respon
 
 /// Defines a server, or replaces its specification. A running one goes on under the new one.
 #[utoipa::path(
-    put, path = "/v1/servers/{name}", params(("name" = String, Path)), request_body = ServerFile,
+    put, path = "/v1/servers/{name}", params(("name" = String, Path), Define), request_body = ServerFile,
     responses((status = 200, body = Server), (status = 201, body = Server, description = "It is new"))
 )]
 async fn put(
     State(api): State<Api>,
     Path(server): Path<String>,
-    Params(Nothing {}): Params<Nothing>,
+    Params(how): Params<Define>,
     write: Write,
     Body(file): Body<ServerFile>,
 ) -> Result<At<Response>, Fault> {
@@ -93,10 +105,23 @@ async fn put(
         return Err(problem::of(Code::Invalid, format!("`name` is not {server}, as the URL says")).into());
     }
     let spec = Box::new(file.to_spec()?);
+    if !how.force {
+        // What this node knows is enough: nothing is safer for it.
+        can_work(&api.here(), &server, &spec)?;
+    }
     let command = Command::PutServer { server: server.clone(), spec, if_version: write.version() };
     let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
     let is_new = api.here().server(&server).is_some_and(|found| found.created == revision);
     shown(&api, &server, if is_new { StatusCode::CREATED } else { StatusCode::OK })
+}
+
+/// Refuses what no waiting could mend.
+fn can_work(state: &leaseward_state::State, server: &ServerName, spec: &ServerSpec) -> Result<(), Fault> {
+    match misfit(state, server, spec) {
+        None => Ok(()),
+        Some(why @ Misfit::Nowhere(_)) => Err(problem::of(Code::Nowhere, why.to_string()).into()),
+        Some(why @ Misfit::NoSpare { .. }) => Err(problem::of(Code::NoSpare, why.to_string()).into()),
+    }
 }
 
 /// Forgets a server that runs nowhere.

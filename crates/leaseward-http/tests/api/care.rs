@@ -98,7 +98,16 @@ async fn a_failover_is_told_phase_by_phase_against_its_bound() {
     assert_eq!(cluster.get("/v1/servers/pay/history").await.ok(200)["items"], json!([]));
     let node = &cluster.nodes[0];
     let term = node.leading().expect("it leads");
-    node.propose_internal(Command::CloseSessions { sessions: vec![first], term }.into()).await.unwrap();
+    let (server, machine) = (ServerName::new("pay").unwrap(), |name: &str| MachineName::new(name).unwrap());
+    let suspect = |suspected| Command::Suspect { machine: machine("m1"), session: first, suspected, term };
+    let prepare = Command::Prepare { server: server.clone(), token, machine: machine("m2"), term };
+    let ready = Command::ReportPrepared { machine: machine("m2"), server, token, lacking: None };
+    let close = Command::CloseSessions { sessions: vec![first], term };
+    // A fright that passes is no part of what follows.
+    for command in [suspect(true), suspect(false), suspect(true), prepare, ready, close] {
+        let reply = node.propose_internal(command.into()).await.unwrap().reply;
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    }
     let open = cluster.get("/v1/servers/pay/history").await.ok(200);
     assert_eq!(open["items"][0]["ended"], Value::Null);
     let next = assign(&cluster, "pay", ("m2", second), Some(token.0), Some(FenceProof::Grace(100))).await;

@@ -4,7 +4,7 @@ use leaseward_state::command::{Assign, ServerReport};
 use leaseward_state::propose::Propose;
 use leaseward_state::server::{Cause, ServerStatus};
 use leaseward_state::{Command, FencingToken, MachineName, Reply, ServerName};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Cluster, ask};
 
@@ -186,4 +186,35 @@ async fn a_transaction_does_all_or_nothing() {
     let unknown = cluster.post("/v1/transaction", unknown).await.problem(422, "LW0101");
     assert!(unknown["detail"].as_str().unwrap().contains("did you mean `remove_server`?"), "{unknown}");
     cluster.post("/v1/transaction", json!({ "operations": [] })).await.problem(422, "LW0101");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_work_is_refused_when_it_is_applied_with_the_key_and_the_fix() {
+    let cluster = Cluster::of(1).await;
+    let put = async |name: &str, body: Value| cluster.put(&format!("/v1/servers/{name}"), body).await;
+    let vip = |name: &str| json!({ "command": [name], "vips": [{ "ip": "10.9.9.9" }] });
+    put("one", vip("a")).await.ok(201);
+    let twice = put("two", vip("b")).await.problem(409, "LW0413");
+    assert!(twice["detail"].as_str().unwrap().contains("it follows server/one"), "{twice}");
+    put("one", vip("c")).await.ok(200);
+    let both = json!({ "command": ["a"], "vips": [{ "ip": "10.9.9.8" }, { "ip": "10.9.9.8" }] });
+    put("two", both).await.problem(422, "LW0101");
+    let hook = |timeout: &str| json!({ "command": ["/bin/true"], "timeout": timeout });
+    for (step, key, within) in [("pre_stop", "stop_grace", "10s"), ("pre_start", "start_timeout", "20s")] {
+        let with = |timeout| json!({ "command": ["a"], key: within, "hooks": { step: hook(timeout) } });
+        put("two", with(within)).await;
+        let late = put("three", with("21s")).await.problem(422, "LW0101");
+        let detail = late["detail"].as_str().unwrap();
+        assert!(detail.contains(&format!("hooks.{step}.timeout")) && detail.contains(key), "{late}");
+    }
+    // Without a time of its own, it has what there is.
+    put("four", json!({ "command": ["a"], "stop_grace": "1s", "hooks": { "pre_stop": { "command": ["/bin/true"] } } }))
+        .await
+        .ok(201);
+
+    cluster.machine("m1").await;
+    let far = json!({ "command": ["a"], "candidates": ["m9"] });
+    let nowhere = put("five", far.clone()).await.problem(422, "LW0344");
+    assert!(nowhere["detail"].as_str().unwrap().contains("m9: the cluster does not know it"), "{nowhere}");
+    ask(cluster.request("PUT", "/v1/servers/five?force=true").json(&far)).await.ok(201);
 }

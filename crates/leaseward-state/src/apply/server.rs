@@ -29,6 +29,7 @@ impl State {
         check_spec(spec)?;
         let known = self.servers.get(name);
         check_version(name, known.map(|known| &**known), if_version)?;
+        self.check_addresses(name, spec)?;
         let version = known.map_or(1, |server| server.version + 1);
         if known.is_some_and(|server| server.spec == *spec) {
             return Ok(Reply::Version(version - 1));
@@ -61,6 +62,25 @@ impl State {
         }
         events.push(Event::ServerDefined { server: name.clone(), version });
         Ok(Reply::Version(version))
+    }
+
+    /// An address follows one server.
+    fn check_addresses(&self, name: &ServerName, spec: &ServerSpec) -> Result<(), Refusal> {
+        for (i, address) in spec.addresses.iter().enumerate() {
+            let has = |spec: &ServerSpec| spec.addresses.iter().any(|other| other.ip == address.ip);
+            if spec.addresses[..i].iter().any(|other| other.ip == address.ip) {
+                return Err(Refusal::Invalid(format!("address {} is named twice", address.ip)));
+            }
+            let mut others = self.servers.iter().filter(|(other, _)| *other != name);
+            if let Some((other, _)) = others.find(|(_, other)| has(&other.spec)) {
+                return Err(Refusal::InUse {
+                    kind: "address".into(),
+                    name: address.ip.clone(),
+                    why: format!("it follows server/{other}: give one of them another address"),
+                });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn remove_server(
