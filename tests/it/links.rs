@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leaseward_raft::limits::SNAPSHOT_PIECE_BYTES;
-use leaseward_raft::net::wire::{Purpose, Renewal, Renewed};
+use leaseward_raft::limits::{SILENT_MAX, SNAPSHOT_PIECE_BYTES, SPEAK_EACH};
+use leaseward_raft::net::frame;
+use leaseward_raft::net::wire::{Ask, Purpose, Renewal, Renewed};
 use leaseward_raft::{Replica, Settings, Start, Timing};
 use leaseward_state::command::Acquire;
 use leaseward_state::propose::Propose;
@@ -194,6 +196,11 @@ async fn a_snapshot_that_is_interrupted_goes_on_from_where_it_was() {
     assert_eq!(relay(&nodes) - before, sent, "nothing was sent again");
 }
 
+/// Returns the size of a word that only says that somebody lives.
+fn word_bytes() -> u64 {
+    frame::bytes(frame::message(Purpose::Control), &(0_u64, Ask::Ping)).expect("it fits").len() as u64
+}
+
 /// One follower and the leader do not hear each other, or only one hears the other; the third one hears both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_cut_link_deposes_nobody() {
@@ -228,6 +235,9 @@ async fn one_cut_link_deposes_nobody() {
         let committed = timeout(Timing::fast().election_min, write).await.expect("without a pause");
         assert!(matches!(committed.expect("committed").reply, Reply::Granted { .. }));
         let asked = nodes.relays[third].asked(nodes.who(lonely), Purpose::Control) - before;
+        // It also says that it lives.
+        let words = 1 + began.elapsed().as_millis() / SPEAK_EACH.as_millis();
+        let asked = asked.saturating_sub(word_bytes() * words as u64);
         println!("{what}: {reads} reads, {asked} bytes of questions to the third one");
         assert!(!asks || asked > 0, "{what}: the lonely one never even asked, so this shows nothing");
 
@@ -301,5 +311,102 @@ async fn a_leader_that_is_cut_off_grants_nothing_while_the_others_go_on() {
         assert_eq!(nodes.node(old).leading(), None);
         let state = nodes.node(old).read().await.expect("readable").state;
         assert_eq!((token(&state), state.token(&lease("y"))), (token(&second), None), "what was never granted is gone");
+    }
+}
+
+impl Nodes {
+    /// Has the machine of a node lose power: nobody is told that its connections are over.
+    async fn cut_power(&mut self, i: usize) {
+        for other in (0..3).filter(|other| *other != i) {
+            self.relays[other].cut_power(self.who(i));
+            self.relays[i].cut_power(self.who(other));
+        }
+        self.stop_node(i).await;
+    }
+
+    /// Waits until a node takes part. Returns how long that took.
+    async fn takes_part(&self, i: usize) -> Duration {
+        let began = Instant::now();
+        let node = self.node(i);
+        let part = async {
+            tokio::select! {
+                () = node.ready() => {}
+                why = quarantined(node) => panic!("n{i} is out: {why}"),
+            }
+        };
+        timeout(PATIENCE, part).await.expect("it takes part");
+        began.elapsed()
+    }
+}
+
+async fn quarantined(node: &Replica) -> String {
+    loop {
+        match node.status().quarantined {
+            Some(why) => return why,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Its peers still have its open connections, and hear nothing on them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_lost_power_takes_part_again_each_time() {
+    let mut nodes = Nodes::start().await;
+    let session = open_session(nodes.node(0), 3_600_000).await;
+    for round in 0..3 {
+        let leader = nodes.leader(None).await;
+        let victim = if round == 1 { leader } else { (leader + 1) % 3 };
+        nodes.cut_power(victim).await;
+        nodes.start_node(victim).await;
+        let after = nodes.takes_part(victim).await;
+        println!("round {round}: n{victim} takes part after {after:?}");
+        assert!(after < SILENT_MAX + Duration::from_secs(2), "it takes part after {after:?}");
+        let new = nodes.leader(None).await;
+        let write = nodes.node(new).propose(acquire(session, &format!("round-{round}"), false).into());
+        assert!(matches!(write.await.expect("committed").reply, Reply::Granted { .. }));
+        let last = nodes.node(new).status().last_index;
+        eventually("it has everything", async || nodes.node(victim).status().applied_index >= last).await;
+    }
+}
+
+/// The first one has nothing to ask anybody: only that it says so tells it from one whose machine lost power.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_beside_its_original_is_recognised_and_the_original_goes_on() {
+    let mut nodes = Nodes::start().await;
+    let leader = nodes.leader(None).await;
+    let victim = (leader + 1) % 3;
+    nodes.stop_node(victim).await;
+    let copied = nodes.dir.path().join("copy");
+    copy_tree(&nodes.settings(victim).data, &copied);
+    nodes.start_node(victim).await;
+    nodes.takes_part(victim).await;
+    let last = nodes.node(leader).status().last_index;
+    eventually("it follows", async || nodes.node(victim).status().applied_index >= last).await;
+
+    let listen = local();
+    let settings = Settings { data: copied, listen, advertise: listen.to_string(), ..nodes.settings(victim) };
+    let copy = Replica::start(settings, Start::Bootstrap).await.expect("it starts");
+    assert_eq!(copy.node(), nodes.node(victim).node());
+    let why = tokio::select! {
+        () = copy.ready() => panic!("a copy takes part beside its original"),
+        why = timeout(PATIENCE, quarantined(&copy)) => why.expect("it is refused"),
+    };
+    println!("refused: {why}");
+    assert!(why.contains("another process is node"), "{why}");
+    copy.stop().await;
+    let session = open_session(nodes.node(victim), 60_000).await;
+    let reply = nodes.node(victim).propose(acquire(session, "original", false).into()).await.expect("committed").reply;
+    assert!(matches!(reply, Reply::Granted { .. }), "{reply:?}");
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("made");
+    for entry in fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("typed").is_dir() {
+            true => copy_tree(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("copied")),
+        }
     }
 }

@@ -57,6 +57,8 @@ struct Rules {
     links: BTreeMap<Who, Link>,
     /// Bulk connections break after so many bytes of questions, over all of them.
     bulk_until: Option<u64>,
+    /// How often somebody's power was cut: older connections stay silent for good, and nobody is told.
+    cuts: BTreeMap<Who, u64>,
 }
 
 #[derive(Debug)]
@@ -99,6 +101,12 @@ impl Relay {
         });
     }
 
+    /// Does as if the power of `who`, or of whom it speaks to, was cut: what it opened stays open, nothing passes on it
+    /// any more, not even its end. What it opens from now on is not touched.
+    pub fn cut_power(&self, who: Who) {
+        self.shared.rules.send_modify(|rules| *rules.cuts.entry(who).or_default() += 1);
+    }
+
     /// Breaks bulk connections once so many bytes of questions passed on them, counted from the relay's beginning;
     /// until then, and with `None`, they pass.
     pub fn break_bulk_after(&self, bytes: Option<u64>) {
@@ -138,6 +146,10 @@ impl Rules {
     fn link(&self, who: Who) -> Link {
         self.links.get(&who).copied().unwrap_or_default()
     }
+
+    fn cuts(&self, who: Who) -> u64 {
+        self.cuts.get(&who).copied().unwrap_or_default()
+    }
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -156,6 +168,7 @@ async fn connection(mut from: TcpStream, shared: &Shared) -> io::Result<()> {
     let hello: Hello = frame::read(&mut from, HELLO).await.map_err(io::Error::other)?;
     let (who, purpose) = (hello.node.map_or(Who::Client, Who::Node), hello.purpose);
     let mut rules = shared.rules.subscribe();
+    let cuts = rules.borrow().cuts(who);
     if shared.is_over(&rules.borrow(), who, purpose) {
         return Ok(());
     }
@@ -170,8 +183,10 @@ async fn connection(mut from: TcpStream, shared: &Shared) -> io::Result<()> {
         *shared.asked().entry((who, purpose)).or_default() += bytes as u64;
         !shared.is_over(&shared.rules.borrow(), who, purpose)
     };
-    let questions = pass(asks, asked, shared.rules.subscribe(), |rules| rules.link(who).holds_questions(), count);
-    let back = pass(answers, answered, shared.rules.subscribe(), |rules| rules.link(who).holds_answers(), |_| true);
+    let questions = |rules: &Rules| rules.cuts(who) > cuts || rules.link(who).holds_questions();
+    let back = |rules: &Rules| rules.cuts(who) > cuts || rules.link(who).holds_answers();
+    let questions = pass(asks, asked, shared.rules.subscribe(), questions, count);
+    let back = pass(answers, answered, shared.rules.subscribe(), back, |_| true);
     tokio::select! {
         done = questions => done,
         done = back => done,
@@ -188,11 +203,13 @@ async fn pass(
 ) -> io::Result<()> {
     let mut bytes = vec![0; 64 << 10];
     loop {
-        let length = from.read(&mut bytes).await?;
+        // An end passes as the bytes before it do.
+        let read = from.read(&mut bytes).await;
+        drop(rules.wait_for(|rules| !held(rules)).await.map_err(io::Error::other)?);
+        let length = read?;
         if length == 0 {
             return Ok(());
         }
-        drop(rules.wait_for(|rules| !held(rules)).await.map_err(io::Error::other)?);
         to.write_all(&bytes[..length]).await?;
         if !goes_on(length) {
             return Ok(());

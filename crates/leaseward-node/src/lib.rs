@@ -33,6 +33,7 @@ mod kernel;
 mod launch;
 pub mod limits;
 mod link;
+mod log_room;
 mod mount;
 mod probe;
 mod process;

@@ -46,8 +46,12 @@ pub const NOTICES_WAITING_MAX: usize = 1024;
 /// Events that wait for the agent. Beyond it they are dropped and logged; the status still tells all.
 pub const EVENTS_WAITING_MAX: usize = 1024;
 
-/// Bytes of a server's log; at the next start a longer one is set aside as `.1`, so two of these stay on disk.
+/// Bytes of a server's log on disk; of a longer one the oldest half goes while it is written, and at the next start it
+/// is set aside as `.1`.
 pub const LOG_BYTES_MAX: u64 = 64 << 20;
+
+/// How often it is looked how long the logs are: what is written meanwhile may be more.
+pub const LOG_LOOK_EACH: Duration = Duration::from_secs(2);
 
 /// Bytes of a shim's own log: a few lines a year.
 pub const SHIM_LOG_BYTES_MAX: u64 = 1 << 20;

@@ -33,6 +33,7 @@ use crate::error::{Error, io_error};
 use crate::files;
 use crate::hook::HookOutcome;
 use crate::limits::{COMMANDS_WAITING_MAX, EVENTS_WAITING_MAX, LOG_TAIL_BYTES_MAX};
+use crate::log_room;
 use crate::watchdog::Watchdog;
 use owner::{Command, Owner};
 
@@ -265,7 +266,11 @@ impl Supervisor {
         let kept = Arc::new(config.clone());
         let (owner, adopted) = Owner::open(config, events).await?;
         let addresses = owner.addresses.clone();
-        tokio::spawn(owner.run(ordered, watchdog));
+        let room = tokio::spawn(log_room::keep(kept.log_dir.clone()));
+        tokio::spawn(async move {
+            owner.run(ordered, watchdog).await;
+            room.abort();
+        });
         Ok((Self { commands, config: kept, addresses }, adopted, happened))
     }
 

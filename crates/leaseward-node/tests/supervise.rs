@@ -51,6 +51,26 @@ async fn a_stopped_server_leaves_a_certificate_and_no_process() {
     assert_eq!(words(&mut events, "signal 9").await, ["0: signal 9"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_prints_without_end_does_not_fill_the_disk() {
+    use std::os::unix::fs::MetadataExt;
+
+    let _alone = alone_async().await;
+    let stage = Stage::new(None);
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    // More than it may keep, at once; then a line from time to time.
+    let script = "head -c 90000000 /dev/zero | tr '\\0' x; echo; while echo last line; do sleep 0.05; done";
+    supervisor.start(order(shell(script))).await.unwrap();
+    words(&mut events, "ready").await;
+    let log = stage.path().join("log").join("pay-0.log");
+    let used = || std::fs::metadata(&log).map_or(0, |meta| meta.blocks() * 512);
+    wait_for("everything is printed", PATIENCE, || (used() > 80_000_000).then_some(()));
+    wait_for("the oldest of it goes", PATIENCE, || (used() <= 40_000_000).then_some(()));
+    assert_eq!(supervisor.logs(&pay(), 1).unwrap(), ["last line"], "what is new is there");
+    let stop = StopMode::Force;
+    timeout(PATIENCE, supervisor.stop(&pay(), TOKEN, stop)).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_server_inherits_nothing_of_ours() {
     let _alone = alone_async().await;
@@ -209,7 +229,7 @@ async fn shims_may_die_or_stop_and_the_proof_still_comes() {
 async fn a_new_agent_adopts_what_lives_and_proves_what_does_not() {
     let _alone = alone_async().await;
     let stage = Stage::new(None);
-    let mut agent = stage.play(&["attack", "agent", stage.path().to_str().unwrap(), "3", "5000", "full"]);
+    let mut agent = stage.play(&["attack", "agent", stage.path().to_str().unwrap(), "3", "5000", "5000", "full"]);
     agent.wait_until_ready();
     (0..3).for_each(|n| drop(stage.stamps_of_all(n)));
     let statuses: Vec<_> = (0..3).map(|n| stage.ask_shim(&format!("pay-{n}"))).collect();

@@ -193,13 +193,6 @@ impl Network {
         }
     }
 
-    /// Has a host's kernel end its TCP connections with a peer.
-    pub fn end_connections(&self, host: &str, peer: IpAddr) {
-        let mut ss = self.command(host, Path::new("ss"));
-        let ended = ss.args(["-K", "-Htn", "dst", &peer.to_string()]).stdout(Stdio::null()).status();
-        assert!(ended.expect("iproute2 is installed").success(), "connections cannot be ended");
-    }
-
     /// Returns the MAC address of a host.
     ///
     /// # Panics
