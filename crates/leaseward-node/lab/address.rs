@@ -42,6 +42,10 @@ async fn perform(addresses: &Addresses, words: &[&str]) -> Result<String, Addres
             addresses.claim(&name(server), token, &address, until(valid_ms), milliseconds(patience_ms)).await?;
         }
         ["probe", ip] => addresses.probe(&address(ip, "")).await?,
+        ["watch", ip, for_ms] => {
+            let address = address(ip, "");
+            tokio::time::timeout(milliseconds(for_ms), addresses.keep_an_eye_on(&address)).await.ok();
+        }
         ["extend", server, valid_ms] => addresses.extend(&name(server), until(valid_ms)).await?,
         ["announce", server] => addresses.announce(&name(server)),
         ["release", server] => addresses.release(&name(server)).await?,

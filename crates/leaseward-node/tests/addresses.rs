@@ -114,6 +114,35 @@ fn a_holder_that_answers_keeps_its_address() {
 }
 
 #[test]
+fn who_kept_an_eye_on_a_free_address_need_not_ask_and_a_holder_keeps_it_all_the_same() {
+    let Some(stage) = Stage::new() else { return };
+    let (mut a, mut b) = (stage.agent("a"), stage.agent("b"));
+    for ip in [V4, V6] {
+        let claim = format!("claim pay-1 {ip} - 60000 0");
+        let took = |b: &mut Player| {
+            let begun = BootInstant::now();
+            b.must(&claim);
+            ms(begun, BootInstant::now())
+        };
+        let asked = took(&mut b);
+        b.must("release pay-1");
+        b.must(&format!("watch {ip} 300"));
+        let at_once = took(&mut b);
+        println!("{ip}: claimed in {asked:.1} ms, and in {at_once:.1} ms after a watch");
+        assert!(asked >= 90.0 && at_once <= asked - 60.0, "{asked} {at_once}");
+        b.must("release pay-1");
+        // What was seen counts for one claim, and not for long.
+        assert!(took(&mut b) >= 90.0);
+        b.must("release pay-1");
+
+        a.must(&claim);
+        b.must(&format!("watch {ip} 300"));
+        assert!(b.ask(&claim).starts_with("LW0350 "), "it is not free");
+        a.must("release pay-1");
+    }
+}
+
+#[test]
 fn an_address_of_this_machine_that_is_not_ours_is_left_alone() {
     let Some(stage) = Stage::new() else { return };
     let mut a = stage.agent("a");
