@@ -6,13 +6,17 @@ use std::process::{Command, Output};
 
 use leaseward_raft::net::frame::{self, HELLO};
 use leaseward_raft::net::wire::{Answer, Ask, Hello, PROTOCOL, Purpose, Welcome};
-use leaseward_tests::{Lab, PATIENCE, Plan, binary, eventually, is_root};
+use leaseward_tests::stamps::boot_ns;
+use leaseward_tests::{Lab, PATIENCE, Plan, binary, eventually, is_root, signal};
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::story::{Story, TTL};
 
 /// Where the length lies in the head of a frame, and the format before it.
 const LENGTH_AT: usize = 4;
@@ -337,4 +341,52 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
     // It may lead again.
     eventually("n3 leads again", async || transfer(&lab, "n3") && lab.leader().await == 2).await;
     eventually("and takes writes", async || acquire(&lab, &mut held).status.success()).await;
+}
+
+/// Puts a directory elsewhere, under its old name.
+fn relocate(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+    assert!(copied.success());
+    fs::remove_dir_all(from).expect("removed");
+    std::os::unix::fs::symlink(to, from).expect("linked");
+}
+
+#[tokio::test]
+async fn a_machine_with_a_full_disk_keeps_what_runs_and_what_it_cannot_start_goes_elsewhere() {
+    let Some(small) = Small::mount(16) else { return };
+    let Some(mut story) = Story::planned(Plan::default()).await else { return };
+    story.lab.kill_machine(0);
+    for part in ["m1", "run/m1"] {
+        relocate(&story.path(part), &small.path().join(part.replace('/', "-")));
+    }
+    story.lab.start_machine(0);
+    let connected = async |lab: &Lab| lab.status().await?["machines"]["connected"].as_u64();
+    story.lab.until("all machines are connected", connected, 3).await;
+    story.apply(&[], "candidates = [\"m1\", \"m2\", \"m3\"]\n[restart]\nbackoff = [\"0s\"]");
+    let old = story.next_life(0).await;
+    assert_eq!(story.machine().await, 0);
+
+    small.fill();
+    let full = boot_ns();
+    story.lives_beyond(&old, full + 3 * TTL.as_nanos() as u64).await;
+    // What its end frees is enough for its restart in place; or it goes elsewhere.
+    let pid = story.server().await["pid"].as_u64().expect("a process") as u32;
+    signal(pid, Signal::KILL);
+    story.other_life(&old).await;
+    // What was never here finds no room for its log.
+    let other = story.path("other.toml");
+    fs::write(&other, "command = [\"sleep\", \"100000\"]\ncandidates = [\"m1\", \"m2\"]\n").expect("written");
+    assert_eq!(story.operate(&["server", "apply", "-f", other.to_str().expect("text")]), 0);
+    let server: Value = story.lab.get("/v1/servers/other").await.expect("it is shown");
+    assert_eq!(server["machine"], "m2", "{server}");
+    let events = story.lab.cli(&["events", "--for", "server/other"]);
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    assert!(events.contains("No space left on device"), "{events}");
+
+    // With room again it is a machine like any other.
+    small.free();
+    let third = story.path("third.toml");
+    fs::write(&third, "command = [\"sleep\", \"100000\"]\ncandidates = [\"m1\"]\n").expect("written");
+    assert_eq!(story.operate(&["server", "apply", "-f", third.to_str().expect("text")]), 0);
+    assert!(story.stamps.exclusive().len() >= 2);
 }

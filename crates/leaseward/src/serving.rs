@@ -411,7 +411,11 @@ impl Serving<'_> {
                         here.ending.retain(|(server, _)| *server != order.server);
                         here.running.insert(order.server, (order.token, *spec));
                     }
-                    Err(error @ (leaseward_node::Error::Launch { .. } | leaseward_node::Error::BadOrder { .. })) => {
+                    Err(
+                        error @ (leaseward_node::Error::Launch { .. }
+                        | leaseward_node::Error::BadOrder { .. }
+                        | leaseward_node::Error::Io { .. }),
+                    ) => {
                         warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
                         let report = ServerReport::NotStarted { why: error.to_string() };
                         self.report(here, order.server, order.token, report).await;
