@@ -77,6 +77,22 @@ async fn two_near_ends_with_a_control_script_make_no_two_copies() {
 }
 
 #[tokio::test]
+async fn a_near_end_whose_memory_another_one_has_takes_over_when_that_is_gone() {
+    let Some(mut story) = Story::with_control_script().await else { return };
+    story.apply(&[], FOR_EVER);
+    story.runs_on("far").await;
+    let life = story.life_after(0).await;
+    std::os::unix::fs::symlink(story.host.path("near"), story.host.path("second")).expect("linked");
+    story.manage_by_script_as("second");
+    eventually("the second says so", async || story.host.said_by("second").contains("not managed here")).await;
+    story.host.kill_near();
+    let killed = boot_ns();
+    story.lives_beyond(&life, killed + 3 * TTL_MS * MS).await;
+    story.runs_on("far").await;
+    assert_eq!(story.stamps.exclusive().len(), 1, "it knew what ran, and left it");
+}
+
+#[tokio::test]
 async fn a_near_end_without_its_memory_makes_no_two_copies() {
     for lost in ["near/far/may-live.json", "near/far"] {
         let Some(mut story) = Story::with_control_script().await else { return };

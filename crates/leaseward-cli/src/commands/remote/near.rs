@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use leaseward::client::Client;
-use leaseward::remote::control;
+use leaseward::remote::control::{self, ControlConfig};
 use leaseward_raft::net::transport::Transport;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::args::RemoteRun;
 use crate::commands::agent::{learn_addresses, stopped};
 use crate::commands::remote::settings::{Managed, RemoteSettings};
 use crate::diagnostic::Diagnostic;
 use crate::telemetry;
+
+/// A machine whose memory another process has is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long an orderly end may take.
 const END_WITHIN: Duration = Duration::from_secs(2);
@@ -41,12 +44,7 @@ pub(super) async fn run(arguments: RemoteRun) -> Result<(), Diagnostic> {
             }
             Managed::Control(config) => {
                 info!(machine = %config.machine, destination = config.ssh.destination, "managed by a control script");
-                let client = client.another();
-                tasks.spawn(async move {
-                    if let Err(why) = control::run(*config, client, stop).await {
-                        error!(%why, "this machine is not managed");
-                    }
-                });
+                tasks.spawn(manage(*config, client.clone(), stop));
             }
         }
     }
@@ -56,4 +54,23 @@ pub(super) async fn run(arguments: RemoteRun) -> Result<(), Diagnostic> {
     learning.abort();
     tokio::time::timeout(END_WITHIN, async { while tasks.join_next().await.is_some() {} }).await.ok();
     Ok(())
+}
+
+/// Manages a machine by its control script, as soon as nobody else here does.
+async fn manage(config: ControlConfig, client: Client, stop: CancellationToken) {
+    let mut told = false;
+    loop {
+        match control::run(config.clone(), client.another(), stop.clone()).await {
+            Ok(()) => return,
+            Err(why) if told => debug!(%why, "still not managed"),
+            Err(why) => {
+                told = true;
+                error!(machine = %config.machine, %why, "this machine is not managed here; trying again and again");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
 }
