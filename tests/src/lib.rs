@@ -195,7 +195,7 @@ impl Lab {
             let count = |what: &str| status[what].as_array().map(Vec::len);
             Some((count("voters")?, count("learners")?))
         };
-        let voters = if plan.voters % 2 == 0 { plan.voters - 1 } else { plan.voters };
+        let voters = if plan.voters.is_multiple_of(2) { plan.voters - 1 } else { plan.voters };
         lab.until("an odd number of nodes votes", nodes, (voters, plan.voters - voters)).await;
         let connected = async |lab: &Self| lab.status().await?["machines"]["connected"].as_u64();
         if plan.machines > 0 {

@@ -79,7 +79,7 @@ pub(crate) enum Command {
     /// Checks this machine: clocks, disk, privileges; with --fence also that servers, and as root packets of their
     /// addresses, end at their deadlines. Exits with 1 if something failed.
     #[command(
-        after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1\n  leaseward doctor --fence --trials 1 --budget 5m"
+        after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1 --budget 5m"
     )]
     Doctor(DoctorArguments),
     /// Shows what happened.

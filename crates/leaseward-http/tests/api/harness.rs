@@ -141,7 +141,7 @@ impl Cluster {
             nodes.push(replica);
         }
         let cluster = Self { nodes, content, addresses, client: reqwest::Client::new(), _dir: dir };
-        let odd = if count % 2 == 0 { count - 1 } else { count };
+        let odd = if count.is_multiple_of(2) { count - 1 } else { count };
         let all_in = |node: &Replica| voters(node) == odd && node.status().membership.nodes.len() == count;
         eventually("an odd number votes", || cluster.nodes.iter().all(all_in)).await;
         for node in &cluster.nodes {

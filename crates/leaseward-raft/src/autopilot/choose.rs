@@ -93,7 +93,7 @@ fn pick(seats: &[Seat], leader: NodeId, bounds: Bounds, absent: impl Fn(&Seat) -
     let mut fit: Vec<&Seat> = seats.iter().filter(fit).collect();
     fit.sort_by_key(|seat| (seat.id != leader, !seat.votes, seat.standing == Standing::Witness, seat.id));
     let most = fit.len().min(bounds.max);
-    let odd = if most % 2 == 0 { most.saturating_sub(1) } else { most };
+    let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     fit.into_iter().take(odd).map(|seat| seat.id).collect()
 }
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leaseward_node::attack::{self, Arena, Attack, Cell, Fault, MATRIX, PACKETS, Trial, Verdict};
 use leaseward_node::{checkup, watchdog};
@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::broken;
 use super::progress::Progress;

@@ -1,7 +1,9 @@
 //! How far the attacks are, on standard error: one line that changes on a terminal, else a line now and then.
 
 use std::io::{IsTerminal, Write, stderr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// What one trial takes on an idle machine with two processors; refined as soon as there are some.
 const TRIAL: Duration = Duration::from_millis(190);
