@@ -66,6 +66,7 @@ struct Shared {
     to: SocketAddr,
     rules: watch::Sender<Rules>,
     asked: Mutex<BTreeMap<(Who, Purpose), u64>>,
+    open: Mutex<BTreeMap<Who, usize>>,
 }
 
 /// A relay. Its connections end with it.
@@ -89,7 +90,8 @@ impl Relay {
     pub async fn start(listen: SocketAddr, to: SocketAddr) -> Self {
         assert_eq!(Handle::current().runtime_flavor(), RuntimeFlavor::MultiThread, "relays need their own threads");
         let listener = TcpListener::bind(listen).await.expect("the address is free");
-        let shared = Arc::new(Shared { to, rules: watch::channel(Rules::default()).0, asked: Mutex::default() });
+        let (rules, asked, open) = (watch::channel(Rules::default()).0, Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { to, rules, asked, open });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Self { shared, task }
     }
@@ -113,6 +115,12 @@ impl Relay {
         self.shared.rules.send_modify(|rules| rules.bulk_until = bytes);
     }
 
+    /// Returns how many connections of `who` are open.
+    #[must_use]
+    pub fn open(&self, who: Who) -> usize {
+        self.shared.opened().get(&who).copied().unwrap_or_default()
+    }
+
     /// Returns how many bytes of questions passed from `who`.
     #[must_use]
     pub fn asked(&self, who: Who, purpose: Purpose) -> u64 {
@@ -129,6 +137,10 @@ impl Relay {
 impl Shared {
     fn asked(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Who, Purpose), u64>> {
         self.asked.lock().expect("no holder of this lock panics")
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, BTreeMap<Who, usize>> {
+        self.open.lock().expect("no holder of this lock panics")
     }
 
     fn in_bulk(&self) -> u64 {
@@ -152,6 +164,18 @@ impl Rules {
     }
 }
 
+/// An open connection.
+struct Open<'a> {
+    shared: &'a Shared,
+    who: Who,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        *self.shared.opened().entry(self.who).or_default() -= 1;
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -172,6 +196,8 @@ async fn connection(mut from: TcpStream, shared: &Shared) -> io::Result<()> {
     if shared.is_over(&rules.borrow(), who, purpose) {
         return Ok(());
     }
+    *shared.opened().entry(who).or_default() += 1;
+    let _open = Open { shared, who };
     let passes = rules.wait_for(|rules| !rules.link(who).holds_questions()).await;
     drop(passes.map_err(io::Error::other)?);
     let mut to = TcpStream::connect(shared.to).await?;

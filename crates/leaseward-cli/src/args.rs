@@ -78,9 +78,7 @@ pub(crate) enum Command {
     Status,
     /// Checks this machine: clocks, disk, privileges; with --fence also that servers, and as root packets of their
     /// addresses, end at their deadlines. Exits with 1 if something failed.
-    #[command(
-        after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1 --budget 5m"
-    )]
+    #[command(after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1 --budget 5m")]
     Doctor(DoctorArguments),
     /// Shows what happened.
     #[command(after_help = "Examples:\n  leaseward events\n  leaseward events -f --for server/pay-1")]

@@ -4,12 +4,13 @@
 //! clock only delays an expiry. Holders need the opposite, and have a clock of their own (`leaseward::clock`).
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 /// A moment on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The raw clock: not steered by anybody.
     pub raw: Duration,
@@ -22,6 +23,18 @@ impl Reading {
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self { raw: self.raw + duration, monotonic: self.monotonic + duration }
+    }
+
+    /// Returns the moment `duration` earlier, or the clocks' beginning.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self { raw: self.raw.saturating_sub(duration), monotonic: self.monotonic.saturating_sub(duration) }
+    }
+
+    /// Returns a moment that is not earlier than either on any clock.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { raw: self.raw.max(other.raw), monotonic: self.monotonic.max(other.monotonic) }
     }
 
     /// Returns how much time is certainly over since `earlier`.
@@ -45,6 +58,12 @@ impl Reading {
 pub trait GrantClock: Debug + Send + Sync + 'static {
     /// Returns this moment.
     fn now(&self) -> Reading;
+}
+
+impl<T: GrantClock + ?Sized> GrantClock for Arc<T> {
+    fn now(&self) -> Reading {
+        T::now(self)
+    }
 }
 
 /// The kernel's clocks.
@@ -82,5 +101,7 @@ mod tests {
         assert_eq!(reading(150, 80).until(deadline), Duration::from_millis(20), "the disciplined clock was slowed");
         assert_eq!(reading(80, 150).until(deadline), Duration::from_millis(20), "the disciplined clock was sped up");
         assert_eq!(reading(100, 100).until(deadline), Duration::ZERO);
+        assert_eq!(reading(10, 20).max(reading(30, 5)), reading(30, 20), "not earlier on any clock");
+        assert_eq!(reading(10, 50).before(Duration::from_millis(20)), reading(0, 30));
     }
 }

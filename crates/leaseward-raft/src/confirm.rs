@@ -3,7 +3,8 @@
 //! Must stay true: whoever waits is answered only by a round that started after it came; a round counts only if a
 //! quorum of every set of voters, as known before and after it, said yes, the leader itself included. One round
 //! serves everybody who waits, and nothing is written to the log. It does not pass through openraft's core, so a
-//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised.
+//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised. Whoever says
+//! yes, the leader itself too, notes when, before it does (rule R4, `last_word.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use leaseward_state::Term;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::last_word::LastWord;
 use crate::limits::{CONFIRM_TIMEOUT, RENEWALS_WAITING_MAX};
 use crate::log_store::Promise;
 use crate::net::links::Links;
@@ -35,6 +37,7 @@ pub(crate) struct Rounds {
     pub(crate) node: NodeId,
     pub(crate) raft: Raft,
     pub(crate) promise: Promise,
+    pub(crate) word: LastWord,
     pub(crate) links: Links,
     pub(crate) memory: Arc<Memory>,
 }
@@ -105,7 +108,8 @@ impl Rounds {
         // Whoever has not answered yet may take its time: the answer must not be cut off inside its connection.
         tokio::spawn(async move { while answers.next().await.is_some() {} });
         let (now, after) = self.own_vote()?;
-        (now == vote && is_quorum(&after, &yes)).then_some(Term(vote.term))
+        // Our own yes counts as any other: the next election may have no other voter in common with this round.
+        (now == vote && is_quorum(&after, &yes) && self.promise.confirms(&vote, &self.word)).then_some(Term(vote.term))
     }
 
     /// Returns our vote, if a quorum granted it and we have not promised a newer one since.

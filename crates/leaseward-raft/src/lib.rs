@@ -17,6 +17,7 @@ pub mod forward;
 mod housekeeping;
 pub mod identity;
 mod join;
+pub mod last_word;
 pub mod limits;
 pub mod log_store;
 pub mod machine;

@@ -59,6 +59,24 @@ pub const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
 /// A new connection to a peer is given up after this.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A connection on which the other machine was silent for so long is looked after by the kernel, and again each time.
+pub const KEEPALIVE_EACH: Duration = Duration::from_secs(1);
+
+/// So many of those looks without an answer end a connection.
+pub const KEEPALIVE_LOOKS: u32 = 4;
+
+/// What was sent and is not acknowledged for so long ends a connection: a machine that lost power says nothing.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
+
+/// A node says something so often on each connection that it opened to another one, so that both know that it lives.
+pub const SPEAK_EACH: Duration = Duration::from_millis(500);
+
+/// A process that was not heard for so long may be followed by another one with its id: six words are missing by then.
+pub const SILENT_MAX: Duration = Duration::from_secs(3);
+
+/// What was on its way when a process ended is heard within this time, and proves no life.
+pub const ON_ITS_WAY_MAX: Duration = Duration::from_secs(1);
+
 /// The other side has this long to say who it is.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 

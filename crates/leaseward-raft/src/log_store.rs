@@ -2,7 +2,8 @@
 //!
 //! Must stay true: openraft is told that an entry is flushed only by the log's thread, after its sync. What is
 //! appended can be read at once. [`Promise`] is raised before a vote is written, so that whoever reads it never
-//! confirms an older term after a newer vote may have been given (rule R2).
+//! confirms an older term after a newer vote may have been given (rule R2). The last word to a leader is noted before
+//! an entry is written, and before a confirmation that the promise allows (rule R4).
 
 #![expect(clippy::result_large_err, reason = "openraft's error type, in openraft's signatures")]
 
@@ -19,6 +20,7 @@ use openraft::{
 use tokio::sync::oneshot;
 
 use crate::codec;
+use crate::last_word::LastWord;
 use crate::limits::{APPEND_BYTES_MAX, ENTRY_CACHE_BYTES};
 use crate::stored::{Entry, LogPosition, Vote};
 use crate::types::{NodeId, TypeConfig};
@@ -37,7 +39,18 @@ impl Promise {
     #[must_use]
     pub fn allows(&self, vote: &Vote) -> bool {
         let promised = self.0.lock().expect("no holder of this lock panics");
-        promised.is_none_or(|given| (given.term, given.node) <= (vote.term, vote.node))
+        is_allowed(*promised, vote)
+    }
+
+    /// As [`Promise::allows`]; if it does, the word is given before a newer vote can be promised.
+    #[must_use]
+    pub fn confirms(&self, vote: &Vote, word: &LastWord) -> bool {
+        let promised = self.0.lock().expect("no holder of this lock panics");
+        let allowed = is_allowed(*promised, vote);
+        if allowed {
+            word.give();
+        }
+        allowed
     }
 
     fn raise(&self, vote: Vote) {
@@ -46,6 +59,10 @@ impl Promise {
             *promised = Some(vote);
         }
     }
+}
+
+fn is_allowed(promised: Option<Vote>, vote: &Vote) -> bool {
+    promised.is_none_or(|given| (given.term, given.node) <= (vote.term, vote.node))
 }
 
 struct Slot {
@@ -80,6 +97,7 @@ pub struct LogStore {
     writer: Arc<Writer>,
     index: Arc<Mutex<Index>>,
     promise: Promise,
+    word: LastWord,
 }
 
 impl LogStore {
@@ -104,7 +122,19 @@ impl LogStore {
             appended: 0,
             next_stamp: 1,
         };
-        Self { writer: Arc::new(writer), index: Arc::new(Mutex::new(index)), promise }
+        Self { writer: Arc::new(writer), index: Arc::new(Mutex::new(index)), promise, word: LastWord::default() }
+    }
+
+    /// Returns the log, with the last word to a leader kept by the caller.
+    #[must_use]
+    pub fn with_word(self, word: LastWord) -> Self {
+        Self { word, ..self }
+    }
+
+    /// Returns when this process last gave its word to a leader.
+    #[must_use]
+    pub fn word(&self) -> &LastWord {
+        &self.word
     }
 
     /// Returns the newest vote that this node has given or is about to give.
@@ -306,6 +336,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        // Rule R4: before anybody can count it. The core promises a newer vote only after this call.
+        self.word.give();
         let mut records = Vec::new();
         let mut stamps = Vec::new();
         {

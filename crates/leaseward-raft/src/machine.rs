@@ -35,12 +35,15 @@ pub struct Published {
     pub state: Arc<State>,
     /// How far the log is applied in it.
     pub applied: AppliedTo,
+    /// The newest term whose first entry this process has applied, and the revision before that entry.
+    pub began: Option<(Term, Revision)>,
 }
 
 /// openraft's state machine on our state.
 pub struct Machine {
     state: State,
     applied: AppliedTo,
+    began: Option<(Term, Revision)>,
     publish: watch::Sender<Published>,
     keep: Sender<Keep>,
     snapshots: Snapshots,
@@ -63,19 +66,22 @@ impl Machine {
         store: Box<dyn StateStore>,
     ) -> (Self, watch::Receiver<Published>, JoinHandle<()>) {
         let (publish, published) =
-            watch::channel(Published { state: Arc::new(state.clone()), applied: applied.clone() });
+            watch::channel(Published { state: Arc::new(state.clone()), applied: applied.clone(), began: None });
         let (keep, keeper) = start_keeper(store);
         let current = current.map(|(applied, file)| (meta(&applied), file));
-        (Self { state, applied, publish, keep, snapshots, current }, published, keeper)
+        (Self { state, applied, began: None, publish, keep, snapshots, current }, published, keeper)
     }
 
     fn publish(&self) {
         let state = Arc::new(self.state.clone());
-        self.publish.send_replace(Published { state, applied: self.applied.clone() });
+        self.publish.send_replace(Published { state, applied: self.applied.clone(), began: self.began });
     }
 
     fn apply_one(&mut self, entry: RaftEntry, changes: &mut Vec<Change>) -> Answers {
         let position = LogPosition::from(entry.log_id);
+        if self.applied.position.is_none_or(|before| before.term < position.term) {
+            self.began = Some((Term(position.term), self.state.revision()));
+        }
         self.applied.position = Some(position);
         match entry.payload {
             EntryPayload::Blank => Answers::default(),
@@ -212,6 +218,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         info!(revision = %state.revision(), "installed a snapshot");
         self.state = state;
         self.applied = head.applied;
+        self.began = None;
         self.current = Some((meta.clone(), file));
         self.publish();
         self.keep.send(Keep::Replace(Box::new(self.state.clone()), self.applied.clone())).ok();

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use leaseward_state::Term;
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{OptionalSend, Snapshot};
 
+use crate::last_word::Ballots;
 use crate::limits::SNAPSHOT_PIECE_BYTES;
 use crate::net::connection::CallError;
 use crate::net::links::Links;
@@ -19,11 +21,15 @@ use crate::types::{NodeId, NodeInfo, TypeConfig};
 
 /// Makes connections for openraft.
 #[derive(Clone)]
-pub(crate) struct Network(pub(crate) Links);
+pub(crate) struct Network {
+    pub(crate) links: Links,
+    pub(crate) ballots: Ballots,
+}
 
 /// openraft's way to one node.
 pub(crate) struct Peer {
     links: Links,
+    ballots: Ballots,
     node: NodeId,
     address: String,
 }
@@ -32,7 +38,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, node: &NodeInfo) -> Peer {
-        Peer { links: self.0.clone(), node: target, address: node.peer_address.clone() }
+        let (links, ballots) = (self.links.clone(), self.ballots.clone());
+        Peer { links, ballots, node: target, address: node.peer_address.clone() }
     }
 }
 
@@ -81,7 +88,12 @@ impl RaftNetwork<TypeConfig> for Peer {
     ) -> Result<VoteResponse<NodeId>, Rpc<openraft::error::Infallible>> {
         let ask = Ask::Vote { vote: request.vote.into(), last: request.last_log_id.map(Into::into) };
         match self.call(&ask, option.hard_ttl()).await.map_err(|error| unreachable(&error))? {
-            Answer::Voted { vote, last, granted } => {
+            Answer::Voted { vote, last, granted, heard_ago_ms } => {
+                if granted {
+                    // Before the core counts the vote, and after it has promised our own.
+                    let term = Term(request.vote.leader_id().term);
+                    self.ballots.count(term, heard_ago_ms.map(Duration::from_millis));
+                }
                 Ok(VoteResponse::new(openraft::Vote::from(vote), last.map(Into::into), granted))
             }
             other => Err(unreachable(&Strange(format!("{other:?}")))),

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::disk::{Disk, RealDisk};
 use crate::identity::{DataDir, Identity};
+use crate::last_word::LastWord;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Published};
 use crate::replica::StartError;
@@ -36,6 +37,7 @@ pub(crate) async fn stores(
     data: &DataDir,
     identity: &Identity,
     snapshots: &Snapshots,
+    word: LastWord,
 ) -> Result<(Opened, watch::Receiver<Published>, JoinHandle<()>), StartError> {
     let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
     let (identity, snapshots) = (identity.clone(), snapshots.clone());
@@ -52,7 +54,7 @@ pub(crate) async fn stores(
         let purged = recovered.purged.map_or(0, |purged| purged.index);
         let in_log = recovered.memberships.last_key_value().map(|(_, membership)| membership.clone());
         let writer = Writer::start(wal, disk, segment_bytes, fatal).map_err(io("cannot start the log"))?;
-        let log = LogStore::new(writer, recovered);
+        let log = LogStore::new(writer, recovered).with_word(word);
 
         let mut store = SledStore::open(&state_dir).map_err(io("cannot open the state"))?;
         let newest = snapshots.newest().map_err(io("cannot read the snapshots"))?;

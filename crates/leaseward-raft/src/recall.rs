@@ -4,7 +4,9 @@
 //! has answered what it remembers; if anybody remembers more than its log holds, it stays out until an operator
 //! replaces it. Nobody is suspected falsely: what is remembered of a node is only what it acknowledged as durable and
 //! what was committed besides, so no later leader takes it out of its log again.
-//! It is carried from the leader to everybody with each confirmation round, and kept on disk now and then and at a
+//! A second process of a node is a clone only if the first one was heard beside it: an open connection proves nothing,
+//! because a machine that lost power closes none. Until then the second one asks again.
+//! What was acknowledged is carried from the leader to everybody with each confirmation round, and kept on disk now and then and at a
 //! clean stop: what the disk has is a lower bound, and a lost or damaged file only means that less is noticed.
 
 use std::collections::BTreeMap;
@@ -14,11 +16,12 @@ use std::sync::Mutex;
 
 use openraft::LogId;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::codec::{self, CodecError, Kind};
 use crate::identity::write_durably;
-use crate::limits::RECALL_BYTES_MAX;
+use crate::limits::{ON_ITS_WAY_MAX, RECALL_BYTES_MAX, SILENT_MAX, SPEAK_EACH};
 use crate::types::{NodeId, Raft};
 
 const RECALL: Kind = Kind { name: "recall", code: 0x11, version: 1, max: RECALL_BYTES_MAX };
@@ -54,11 +57,71 @@ struct Kept {
     last: Remembered,
 }
 
+/// What becomes of a process that says which node it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is that node from now on.
+    Welcome {
+        /// The process whose place it takes: nobody talks to that one any more.
+        after: Option<u128>,
+    },
+    /// Another process was that node a moment ago. Who asks again learns whether it lives.
+    Unclear,
+    /// Another process is that node, and lives.
+    Clone,
+}
+
+/// The process that speaks for a node.
+#[derive(Debug)]
+struct Speaker {
+    instance: u128,
+    connections: usize,
+    heard: Instant,
+    /// Another process wants its place.
+    challenge: Option<Challenge>,
+}
+
+#[derive(Debug)]
+struct Challenge {
+    by: u128,
+    since: Instant,
+    /// When the speaker was heard first after what may have been on its way.
+    answered: Option<Instant>,
+}
+
+impl Speaker {
+    fn new(instance: u128, now: Instant) -> Self {
+        Self { instance, connections: 0, heard: now, challenge: None }
+    }
+
+    fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        if let Some(challenge) = &mut self.challenge
+            && now >= challenge.since + ON_ITS_WAY_MAX
+        {
+            challenge.answered.get_or_insert(now);
+        }
+    }
+
+    /// Returns whether it lives beside another process, if that is known. Two words with time between them are needed:
+    /// a burst may be what was left unread.
+    fn lives_beside(&mut self, other: u128, now: Instant) -> Option<bool> {
+        if self.connections == 0 || now.saturating_duration_since(self.heard) >= SILENT_MAX {
+            return Some(false);
+        }
+        if self.challenge.as_ref().is_none_or(|challenge| challenge.by != other) {
+            self.challenge = Some(Challenge { by: other, since: now, answered: None });
+        }
+        let answered = self.challenge.as_ref().and_then(|challenge| challenge.answered);
+        answered.filter(|first| self.heard >= *first + SPEAK_EACH / 2).map(|_| true)
+    }
+}
+
 /// What this node remembers.
 #[derive(Debug, Default)]
 pub struct Memory {
     acknowledged: Mutex<BTreeMap<NodeId, u64>>,
-    instances: Mutex<BTreeMap<NodeId, (u128, usize)>>,
+    speakers: Mutex<BTreeMap<NodeId, Speaker>>,
     /// `None` if nothing is kept, or no more: the directory is somebody else's then.
     kept: Mutex<Option<Kept>>,
 }
@@ -78,7 +141,7 @@ impl Memory {
         };
         Self {
             acknowledged: Mutex::new(last.acknowledged.clone()),
-            instances: Mutex::default(),
+            speakers: Mutex::default(),
             kept: Mutex::new(Some(Kept { dir: dir.to_owned(), last })),
         }
     }
@@ -132,28 +195,35 @@ impl Memory {
         acknowledged
     }
 
-    /// Notes that a process speaks for a node. Returns false if another one does already: one of them is a clone.
-    pub fn arrive(&self, node: NodeId, instance: u128) -> bool {
-        let mut instances = self.instances.lock().expect("no holder of this lock panics");
-        let (known, connections) = instances.entry(node).or_insert((instance, 0));
-        if *known != instance && *connections > 0 {
-            return false;
+    /// Notes that a process wants to speak for a node. Whoever is welcome has one connection more.
+    pub fn arrive(&self, node: NodeId, instance: u128, now: Instant) -> Arrival {
+        let mut speakers = self.speakers.lock().expect("no holder of this lock panics");
+        let speaker = speakers.entry(node).or_insert_with(|| Speaker::new(instance, now));
+        let mut after = None;
+        if speaker.instance != instance {
+            match speaker.lives_beside(instance, now) {
+                Some(true) => return Arrival::Clone,
+                None => return Arrival::Unclear,
+                Some(false) => after = Some(std::mem::replace(speaker, Speaker::new(instance, now)).instance),
+            }
         }
-        if *known != instance {
-            *known = instance;
-            *connections = 0;
-        }
-        *connections += 1;
-        true
+        speaker.connections += 1;
+        speaker.hear(now);
+        Arrival::Welcome { after }
+    }
+
+    /// Notes that a process said something. Returns false if another one has taken its place.
+    pub fn hear(&self, node: NodeId, instance: u128, now: Instant) -> bool {
+        let mut speakers = self.speakers.lock().expect("no holder of this lock panics");
+        let speaker = speakers.get_mut(&node).filter(|speaker| speaker.instance == instance);
+        speaker.map(|speaker| speaker.hear(now)).is_some()
     }
 
     /// Notes that a connection of that process is over.
     pub fn leave(&self, node: NodeId, instance: u128) {
-        let mut instances = self.instances.lock().expect("no holder of this lock panics");
-        if let Some((known, connections)) = instances.get_mut(&node)
-            && *known == instance
-        {
-            *connections = connections.saturating_sub(1);
+        let mut speakers = self.speakers.lock().expect("no holder of this lock panics");
+        if let Some(speaker) = speakers.get_mut(&node).filter(|speaker| speaker.instance == instance) {
+            speaker.connections = speaker.connections.saturating_sub(1);
         }
     }
 }
@@ -168,17 +238,50 @@ fn committed<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
+    fn at(start: Instant, millis: u64) -> Instant {
+        start + Duration::from_millis(millis)
+    }
+
     #[test]
-    fn a_second_process_with_the_same_id_is_a_clone_while_the_first_one_lives() {
-        let memory = Memory::default();
-        assert!(memory.arrive(3, 111));
-        assert!(memory.arrive(3, 111), "its second connection");
-        assert!(!memory.arrive(3, 222), "a clone");
+    fn a_second_process_with_the_same_id_is_a_clone_once_the_first_one_is_heard_beside_it() {
+        let (memory, start) = (Memory::default(), Instant::now());
+        let arrive = |instance, millis| memory.arrive(3, instance, at(start, millis));
+        assert_eq!(arrive(111, 0), Arrival::Welcome { after: None });
+        assert_eq!(arrive(111, 0), Arrival::Welcome { after: None }, "its second connection");
+        assert_eq!(arrive(222, 10), Arrival::Unclear);
+        assert!(memory.hear(3, 111, at(start, 500)), "this may have been on its way");
+        assert_eq!(arrive(222, 510), Arrival::Unclear);
+        assert!(memory.hear(3, 111, at(start, 1_020)) && memory.hear(3, 111, at(start, 1_021)), "a burst, read late");
+        assert_eq!(arrive(222, 1_030), Arrival::Unclear);
+        assert!(memory.hear(3, 111, at(start, 1_520)));
+        assert_eq!(arrive(222, 1_530), Arrival::Clone);
+        assert_eq!(arrive(333, 1_540), Arrival::Unclear, "another one is judged by itself");
         memory.leave(3, 111);
         memory.leave(3, 111);
-        assert!(memory.arrive(3, 222), "the first one is gone: this is a restart");
+        assert_eq!(
+            arrive(222, 1_600),
+            Arrival::Welcome { after: Some(111) },
+            "the first one is gone: this is a restart"
+        );
+    }
+
+    #[test]
+    fn a_process_that_falls_silent_without_a_word_is_followed_by_another_one() {
+        let (memory, start) = (Memory::default(), Instant::now());
+        let arrive = |instance, millis| memory.arrive(3, instance, at(start, millis));
+        assert_eq!(arrive(111, 0), Arrival::Welcome { after: None });
+        assert_eq!(arrive(222, 2_000), Arrival::Unclear);
+        assert_eq!(arrive(222, 2_999), Arrival::Unclear);
+        assert_eq!(arrive(222, 3_000), Arrival::Welcome { after: Some(111) });
+        assert!(!memory.hear(3, 111, at(start, 3_001)), "it is not listened to any more");
+        memory.leave(3, 111);
+        assert_eq!(arrive(111, 3_002), Arrival::Unclear, "now this one would be the clone");
+        assert!(memory.hear(3, 222, at(start, 4_100)) && memory.hear(3, 222, at(start, 4_600)));
+        assert_eq!(arrive(111, 4_601), Arrival::Clone);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! in time (`recall.rs`); a core that is gone takes the process with it, because its metrics would still say that
 //! all is well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,8 @@ use crate::election::{Elections, Heard};
 use crate::housekeeping;
 use crate::identity::{DataDir, Identity, IdentityError};
 use crate::join;
-use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT, FRAME_BYTES_MAX};
+use crate::last_word::{Ballots, LastWord};
+use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT, FRAME_BYTES_MAX, SILENT_MAX};
 use crate::log_store::LogStore;
 use crate::machine::Published;
 use crate::net::connection::CallError;
@@ -213,7 +214,9 @@ impl Replica {
             .map_err(|error| StartError::Io { what: format!("cannot listen on {}", settings.listen), error })?;
         let snapshots = Snapshots::open(&data.join("snapshots"), identity.cluster)
             .map_err(|error| StartError::Io { what: "cannot open the snapshots".into(), error })?;
-        let (opened, published, keeper) = open::stores(&settings, &data, &identity, &snapshots).await?;
+        let clock: Arc<dyn GrantClock> = Arc::from(clock);
+        let word = LastWord::on(Arc::clone(&clock));
+        let (opened, published, keeper) = open::stores(&settings, &data, &identity, &snapshots, word).await?;
 
         let memory = Memory::open(data.path(), identity.cluster);
         let links = Links::new(settings.transport, identity.cluster, identity.node, instance);
@@ -246,6 +249,9 @@ impl Replica {
             let Some(shared) = weak.upgrade() else { return };
             if shared.recall(&opened).await {
                 shared.start_core(opened, clock, bootstrap).await;
+            } else {
+                // Where it came first, its peers would take it for the node, and not the one that it is a copy of.
+                shared.links.close().await;
             }
         });
         Ok(replica)
@@ -411,13 +417,16 @@ impl Shared {
         let last_index = opened.log.last().map_or(0, |last| last.index);
         let mut answered = BTreeSet::from([me]);
         let is_voter = opened.membership.voters.iter().flatten().any(|id| *id == me);
+        // Somebody does not know yet whether another process is this node: its word is waited for.
+        let mut unclear: BTreeMap<NodeId, Instant> = BTreeMap::new();
         loop {
             let enough = if is_voter {
                 is_quorum(&opened.membership, &answered)
             } else {
                 others.is_empty() || answered.len() > 1
             };
-            if enough {
+            unclear.retain(|_, said| said.elapsed() < SILENT_MAX);
+            if enough && unclear.is_empty() {
                 return true;
             }
             for id in &others {
@@ -434,15 +443,19 @@ impl Shared {
                             return false;
                         }
                         answered.insert(*id);
+                        unclear.remove(id);
                     }
                     Err(CallError::Refused { code, why }) if code == "LW0603" || code == "LW0602" => {
                         self.quarantine(why);
                         return false;
                     }
+                    Err(CallError::Refused { code, .. }) if code == "LW0613" => {
+                        unclear.insert(*id, Instant::now());
+                    }
                     Ok(_) | Err(_) => {}
                 }
             }
-            if answered.len() == 1 {
+            if !unclear.is_empty() || answered.len() == 1 {
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -457,7 +470,7 @@ impl Shared {
         *self.quarantined.lock().expect("no holder of this lock panics") = Some(why);
     }
 
-    async fn start_core(self: Arc<Self>, opened: Opened, clock: Box<dyn GrantClock>, bootstrap: bool) {
+    async fn start_core(self: Arc<Self>, opened: Opened, clock: Arc<dyn GrantClock>, bootstrap: bool) {
         let Opened { log, machine, .. } = opened;
         let heartbeat = self.settings.timing.heartbeat.as_millis() as u64;
         let config = Config {
@@ -479,13 +492,14 @@ impl Shared {
             Ok(config) => Arc::new(config),
             Err(error) => return (self.settings.fatal)(&format!("openraft refuses its configuration: {error}")),
         };
-        let network = Network(self.links.clone());
+        let ballots = Ballots::of(log.word().clone());
+        let network = Network { links: self.links.clone(), ballots: ballots.clone() };
         let raft = match Raft::new(self.identity.node, config, network, log.clone(), machine).await {
             Ok(raft) => raft,
             Err(error) => return (self.settings.fatal)(&format!("the consensus core does not start: {error}")),
         };
         if bootstrap {
-            let members = std::collections::BTreeMap::from([(self.identity.node, self.info())]);
+            let members = BTreeMap::from([(self.identity.node, self.info())]);
             if let Err(error) = raft.initialize(members).await {
                 return (self.settings.fatal)(&format!("the cluster cannot begin: {error}"));
             }
@@ -494,6 +508,7 @@ impl Shared {
             node: self.identity.node,
             raft: raft.clone(),
             promise: log.promise(),
+            word: log.word().clone(),
             links: self.links.clone(),
             memory: Arc::clone(&self.memory),
         });
@@ -509,8 +524,9 @@ impl Shared {
             started: Instant::now(),
         };
         let replica = Replica { shared: Arc::clone(&self) };
+        let (published, reigns) = (self.published.clone(), reign.clone());
         let sessions =
-            Sessions::start(clock, confirmer.clone(), self.published.clone(), reign.clone(), replica.internal());
+            Sessions::start(Box::new(clock), confirmer.clone(), ballots, published, reigns, replica.internal());
         self.spawn(reign::follow(raft.clone(), reign_sender));
         self.spawn(elections.clone().run());
         self.spawn(autopilot::run(Arc::downgrade(&self)));

@@ -1,7 +1,7 @@
 //! What a node answers to peers and clients.
 //!
 //! Must stay true: nobody of another cluster is answered; a second process that speaks for a node is refused while
-//! the first one lives; a node that does not take part yet answers nothing that counts as a vote.
+//! the first one lives, and told to wait while that is not known; a node that does not take part yet answers nothing that counts as a vote.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,12 +12,13 @@ use leaseward_state::propose::NotCommitted;
 use leaseward_state::{MachineName, Revision, State};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Snapshot, SnapshotMeta};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::limits::SNAPSHOT_PIECE_BYTES;
 use crate::net::listener::Serve;
 use crate::net::wire::{Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, Welcome};
+use crate::recall::Arrival;
 use crate::replica::{Core, Shared};
 use crate::snapshot::{SnapshotFile, SnapshotHead};
 use crate::stored::{Entry, LogPosition, StoredMembership, Vote};
@@ -54,13 +55,17 @@ impl Serve for Server {
             Some(node) if node == identity.node => {
                 return refused("LW0603", format!("this node is node {node}; another process claims to be it too"));
             }
-            Some(node) if !shared.memory.arrive(node, hello.instance) => {
-                return refused(
-                    "LW0603",
-                    format!("another process is node {node} already: one of the two runs on a copied data directory"),
-                );
-            }
-            Some(_) => {}
+            Some(node) => match shared.memory.arrive(node, hello.instance, Instant::now()) {
+                Arrival::Welcome { after: None } => {}
+                Arrival::Welcome { after: Some(old) } => shared.links.retire(node, old),
+                Arrival::Unclear => {
+                    return refused("LW0613", format!("another process was node {node} a moment ago: ask again"));
+                }
+                Arrival::Clone => {
+                    let why = "one of the two runs on a copied data directory";
+                    return refused("LW0603", format!("another process is node {node} already: {why}"));
+                }
+            },
         }
         Welcome::Welcome { cluster: identity.cluster, node: identity.node, instance: shared.instance }
     }
@@ -71,6 +76,13 @@ impl Serve for Server {
             return failed("LW0701", "only nodes of the cluster ask that");
         }
         shared.answer(&from, ask).await
+    }
+
+    fn hears(&self, hello: &Hello) -> bool {
+        match (self.0.upgrade(), hello.node) {
+            (Some(shared), Some(node)) => shared.memory.hear(node, hello.instance, Instant::now()),
+            _ => true,
+        }
     }
 
     fn gone(&self, hello: &Hello) {
@@ -84,6 +96,7 @@ impl Shared {
     pub(crate) async fn answer(self: Arc<Self>, from: &Hello, ask: Ask) -> Answer {
         match ask {
             Ask::Recall { node, .. } => Answer::Recalled { acknowledged: self.memory.acknowledged(node) },
+            Ask::Ping => Answer::Done,
             Ask::Status => Answer::Status(Box::new(self.status())),
             Ask::MissingBlobs(digests) => match self.blobs.get() {
                 Some(blobs) => Answer::Missing(blobs.missing(&digests).await),
@@ -124,7 +137,7 @@ impl Shared {
             Ask::PreVote { last, .. } => Answer::Yes(core.elections.would_vote(last)),
             Ask::Confirm { vote, acknowledged } => {
                 self.memory.learn(&acknowledged);
-                let allowed = core.log.promise().allows(&vote);
+                let allowed = core.log.promise().confirms(&vote, core.log.word());
                 if allowed {
                     self.heard.leader();
                 }
@@ -155,9 +168,12 @@ impl Shared {
                 let ask = Ask::Members(change.clone());
                 self.on_leader(may_forward, &ask, self.change_members(change)).await
             }
-            Ask::Recall { .. } | Ask::Status | Ask::MissingBlobs(_) | Ask::GetBlob(_) | Ask::PutBlobs(_) => {
-                failed("LW0701", "answered elsewhere")
-            }
+            Ask::Recall { .. }
+            | Ask::Status
+            | Ask::MissingBlobs(_)
+            | Ask::GetBlob(_)
+            | Ask::PutBlobs(_)
+            | Ask::Ping => failed("LW0701", "answered elsewhere"),
         }
     }
 
@@ -277,6 +293,7 @@ impl Shared {
             snapshot_id: transfer.to_owned(),
         };
         let snapshot = Snapshot { meta, snapshot: Box::new(snapshot) };
+        core.log.word().give();
         match core.raft.install_full_snapshot(vote.into(), snapshot).await {
             Ok(response) => Answer::SnapshotInstalled { vote: response.vote.into() },
             Err(error) => failed("LW0607", error.to_string()),
@@ -319,6 +336,8 @@ async fn vote_answer(core: &Core, vote: Vote, last: Option<LogPosition>) -> Answ
             vote: answer.vote.into(),
             last: answer.last_log_id.map(Into::into),
             granted: answer.vote_granted,
+            // Rule R4: read after the vote is promised, so no older leader has this node's word later.
+            heard_ago_ms: core.log.word().ago().map(|ago| ago.as_millis() as u64),
         },
         Err(error) => failed("LW0607", error.to_string()),
     }

@@ -4,7 +4,9 @@
 //! - R2: a renewal is answered only after a confirmation round that started after it arrived, and only in a reign,
 //!   which begins when everything that was in the log at its start is applied.
 //! - R3: a renewal sets the deadline to a whole time to live after a reading taken after it arrived.
-//! - R4: a new reign sets every deadline to a whole time to live after a reading taken after it began.
+//! - R4: a new reign gives every session of an earlier term a whole time to live after the newest word that its voters
+//!   gave to an earlier leader, and half of one after it began; if that word is not known, or for anything else, a
+//!   whole time after a reading taken after it began.
 //! - R5: a session is marked closing before its end is proposed; from then on it is never answered again. The
 //!   proposal counts only in the term in which it was made.
 //! - R6: a leader that was itself deaf shifts all deadlines by the gap before it judges anybody.
@@ -24,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::clock::{GrantClock, Reading};
 use crate::confirm::Confirmer;
+use crate::last_word::Ballots;
 use crate::limits::DEAF_AFTER;
 use crate::machine::Published;
 use crate::net::wire::{Held, Renewal, Renewed};
@@ -33,6 +36,10 @@ const AWAKE_TICK: Duration = Duration::from_millis(25);
 
 /// After a failed proposal to close sessions, the next attempt waits this long.
 const CLOSE_RETRY: Duration = Duration::from_millis(50);
+
+/// In a new reign nobody is ended, whatever the voters heard, before this part of its time to live: who lives renews
+/// twice in it.
+const LISTEN_SHARE: u32 = 2;
 
 /// A machine is suspected after so many eighths of its time to live: it renews after each quarter, so two renewals are
 /// missing, and have had an eighth to arrive.
@@ -50,6 +57,7 @@ pub struct Sessions {
 struct Shared {
     clock: Box<dyn GrantClock>,
     confirmer: Confirmer,
+    ballots: Ballots,
     published: watch::Receiver<Published>,
     reign: watch::Receiver<Option<Term>>,
     table: Mutex<Table>,
@@ -60,6 +68,8 @@ struct Shared {
 struct Table {
     /// The reign in which everything below was set.
     term: Option<Term>,
+    began: Option<Reading>,
+    earlier: Option<Earlier>,
     /// The state that the timers follow.
     seen: Arc<State>,
     sessions: BTreeMap<SessionId, (Reading, Duration)>,
@@ -71,6 +81,15 @@ struct Table {
     heard: BTreeSet<SessionId>,
     /// Those whose suspicion, or its end, is being proposed.
     judging: BTreeSet<SessionId>,
+}
+
+/// What is known of the rights of earlier reigns.
+#[derive(Debug, Clone, Copy)]
+struct Earlier {
+    /// None of them was asked for after this.
+    word: Reading,
+    /// Sessions up to this revision are of earlier terms.
+    upto: Revision,
 }
 
 /// What is thought of a machine from now on.
@@ -91,12 +110,13 @@ impl Sessions {
     pub fn start(
         clock: Box<dyn GrantClock>,
         confirmer: Confirmer,
+        ballots: Ballots,
         published: watch::Receiver<Published>,
         reign: watch::Receiver<Option<Term>>,
         propose: impl Propose,
     ) -> Self {
-        let shared =
-            Arc::new(Shared { clock, confirmer, published, reign, table: Mutex::default(), changed: Notify::new() });
+        let (table, changed) = (Mutex::default(), Notify::new());
+        let shared = Arc::new(Shared { clock, confirmer, ballots, published, reign, table, changed });
         tokio::spawn(keep_time(Arc::clone(&shared), propose));
         Self { shared }
     }
@@ -154,7 +174,26 @@ impl Shared {
 
 impl Table {
     fn set_session(&mut self, id: SessionId, now: Reading, ttl: Duration) {
-        let deadline = now.after(ttl);
+        self.set_deadline(id, now.after(ttl), ttl);
+    }
+
+    /// R4: a session of this term may have been answered after any word of the earlier ones.
+    fn first_deadline(&self, id: SessionId, now: Reading, ttl: Duration) -> Reading {
+        match self.earlier {
+            Some(earlier) if self.is_earlier(id, earlier) || broken(Rule::R4Own) => {
+                let word = if broken(Rule::R4Word) { Reading::default() } else { earlier.word };
+                word.after(ttl).max(now.after(if broken(Rule::R4Listen) { Duration::ZERO } else { ttl / LISTEN_SHARE }))
+            }
+            _ => now.after(ttl),
+        }
+    }
+
+    /// Returns whether a session is of an earlier term, and seen for the first time in this reign.
+    fn is_earlier(&self, id: SessionId, earlier: Earlier) -> bool {
+        id.0 <= earlier.upto.0 && !self.sessions.contains_key(&id)
+    }
+
+    fn set_deadline(&mut self, id: SessionId, deadline: Reading, ttl: Duration) {
         if let Some((old, _)) = self.sessions.insert(id, (deadline, ttl)) {
             self.due.remove(&(old.raw, Due::Session(id)));
         }
@@ -186,19 +225,20 @@ impl Table {
     }
 
     /// R4: forgets everything of the reign before; deadlines are set anew by [`Table::follow`].
-    fn begin_reign(&mut self, term: Option<Term>) {
+    fn begin_reign(&mut self, term: Option<Term>, earlier: Option<Earlier>, now: Reading) {
         if broken(Rule::R4) {
             self.term = term;
             return;
         }
-        *self = Self { term, ..Self::default() };
+        *self = Self { term, began: Some(now), earlier, ..Self::default() };
     }
 
     /// Brings the timers up to the state. New ones are set after the state was seen, so after the entry was applied.
     fn follow(&mut self, state: &Arc<State>, now: Reading) {
         let changes = self.seen.timed_changes(state);
         for (id, ttl_ms) in changes.opened {
-            self.set_session(id, now, Duration::from_millis(ttl_ms));
+            let ttl = Duration::from_millis(ttl_ms);
+            self.set_deadline(id, self.first_deadline(id, now, ttl), ttl);
         }
         for id in changes.ended {
             self.forget_session(id);
@@ -265,8 +305,11 @@ impl Table {
             let Some(session) = machine.session.filter(|id| !self.closing.contains(id)) else { continue };
             let Some((deadline, ttl)) = self.sessions.get(&session) else { continue };
             let silent = ttl.saturating_sub(now.until(*deadline));
+            // A new leader has not missed what was sent to nobody: a renewal must have had its time here.
+            let missed = self.heard.contains(&session)
+                || self.began.is_none_or(|began| now.since(began) >= *ttl * (SUSPECT_EIGHTHS - 2) / 8);
             let suspected = match machine.suspected {
-                None => silent >= *ttl * SUSPECT_EIGHTHS / 8,
+                None => missed && silent >= *ttl * SUSPECT_EIGHTHS / 8,
                 Some(_) => !(self.heard.contains(&session) && silent < *ttl / 2),
             };
             if suspected != machine.suspected.is_some() && self.judging.insert(session) {
@@ -292,14 +335,25 @@ async fn keep_time(shared: Arc<Shared>, propose: impl Propose) {
     let mut awake = shared.clock.now();
     loop {
         let term = *reign.borrow_and_update();
-        let state = Arc::clone(&published.borrow_and_update().state);
+        let (state, began) = {
+            let published = published.borrow_and_update();
+            (Arc::clone(&published.state), published.began)
+        };
         let (wait, sessions, delays, suspicions) = {
             let mut table = shared.lock();
             let now = shared.clock.now();
             if table.term != term {
-                table.begin_reign(term);
+                let earlier = term.and_then(|term| {
+                    let word = shared.ballots.take(term)?;
+                    let (_, upto) = began.filter(|(of, _)| *of == term)?;
+                    Some(Earlier { word, upto })
+                });
+                table.begin_reign(term, earlier, now);
+                // Nothing was to be heard before.
+                awake = now;
                 if let Some(term) = term {
-                    info!(%term, sessions = state.sessions().count(), "keeping time: every session gets its whole time");
+                    let heard_ms = earlier.map(|earlier| now.since(earlier.word).as_millis() as u64);
+                    info!(%term, sessions = state.sessions().count(), ?heard_ms, "keeping time");
                 }
             }
             let gap = now.since(awake);
@@ -394,6 +448,9 @@ enum Rule {
     R2,
     R3,
     R4,
+    R4Word,
+    R4Own,
+    R4Listen,
     R5,
     R6,
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, timeout};
 
 use super::*;
-use crate::store::AppliedTo;
+use crate::last_word::LastWord;
 
 thread_local! {
     static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
@@ -71,7 +71,7 @@ fn closed(state: &Arc<State>, session: SessionId) -> Arc<State> {
 
 fn reigning(state: &Arc<State>, now: Reading) -> Table {
     let mut table = Table::default();
-    table.begin_reign(Some(Term(1)));
+    table.begin_reign(Some(Term(1)), None, now);
     table.follow(state, now);
     table
 }
@@ -101,11 +101,52 @@ fn r4_a_new_reign_gives_everybody_a_whole_time_to_live() {
     needs(Rule::R4, || {
         let state = opened(3);
         let mut table = reigning(&state, at(0));
-        table.begin_reign(None);
-        table.begin_reign(Some(Term(2)));
+        table.begin_reign(None, None, at(980));
+        table.begin_reign(Some(Term(2)), None, at(990));
         table.follow(&state, at(990));
         assert_eq!(table.take_due(at(1_989)).0, []);
         assert_eq!(table.take_due(at(1_990)).0.len(), 3, "all in one entry");
+    });
+}
+
+/// Returns the second reign of three sessions, begun at 990; the last one was opened in it already.
+fn second_reign(word: Option<u64>) -> Table {
+    let state = opened(3);
+    let mut table = reigning(&state, at(0));
+    table.begin_reign(None, None, at(980));
+    let earlier = word.map(|word| Earlier { word: at(word), upto: Revision(2) });
+    table.begin_reign(Some(Term(2)), earlier, at(990));
+    table.follow(&state, at(990));
+    table
+}
+
+#[test]
+fn r4_no_right_is_newer_than_the_voters_last_word() {
+    needs(Rule::R4, || {
+        let mut table = second_reign(Some(700));
+        assert_eq!(table.take_due(at(1_700)).0, [ONE, SessionId(2)], "as if their leader had lived on");
+    });
+    needs(Rule::R4Word, || {
+        let mut table = second_reign(Some(700));
+        assert_eq!(table.take_due(at(1_699)).0, [], "one may have been renewed at 700");
+    });
+}
+
+#[test]
+fn r4_what_was_opened_in_the_new_term_has_its_whole_time() {
+    needs(Rule::R4Own, || {
+        let mut table = second_reign(Some(700));
+        assert_eq!(table.take_due(at(1_989)).0, [ONE, SessionId(2)]);
+        assert_eq!(table.take_due(at(1_990)).0, [SessionId(3)]);
+    });
+}
+
+#[test]
+fn r4_after_a_long_election_whoever_lives_is_heard_first() {
+    needs(Rule::R4Listen, || {
+        let mut table = second_reign(Some(0));
+        assert_eq!(table.take_due(at(1_489)).0, []);
+        assert_eq!(table.take_due(at(1_490)).0, [ONE, SessionId(2)], "half of its time");
     });
 }
 
@@ -213,7 +254,7 @@ fn a_machine_is_suspected_after_two_renewals_and_trusted_only_once_it_is_heard()
     assert_eq!(judged(&mut table, 951), [false]);
 
     // A new leader gives it its whole time, and has not heard it.
-    table.begin_reign(Some(Term(2)));
+    table.begin_reign(Some(Term(2)), None, at(1_000));
     table.follow(&suspected, at(1_000));
     assert_eq!(judged(&mut table, 1_001), []);
     assert!(is_alive(&renew(&mut table, &suspected, at(1_100))));
@@ -267,6 +308,7 @@ impl Propose for HandPropose {
 struct Bench {
     sessions: Sessions,
     clock: HandClock,
+    ballots: Ballots,
     rounds: mpsc::Receiver<oneshot::Sender<Option<Term>>>,
     published: watch::Sender<Published>,
     reign: watch::Sender<Option<Term>>,
@@ -277,12 +319,16 @@ impl Bench {
     async fn new(sessions: u64) -> Self {
         let clock = HandClock::default();
         let (confirmer, rounds) = Confirmer::by_hand();
-        let publish = Published { state: opened(sessions), applied: AppliedTo::default() };
+        let publish = Published { state: opened(sessions), ..Published::default() };
         let (published, states) = watch::channel(publish);
         let (reign, reigns) = watch::channel(Some(Term(1)));
         let (send, proposals) = mpsc::unbounded_channel();
-        let sessions = Sessions::start(Box::new(clock.clone()), confirmer, states, reigns, HandPropose(send));
-        let bench = Self { sessions, clock, rounds, published, reign, proposals };
+        let own = LastWord::on(Arc::new(clock.clone()));
+        own.give();
+        let ballots = Ballots::of(own);
+        let keeping = (Box::new(clock.clone()), ballots.clone());
+        let sessions = Sessions::start(keeping.0, confirmer, keeping.1, states, reigns, HandPropose(send));
+        let bench = Self { sessions, clock, ballots, rounds, published, reign, proposals };
         bench.settle().await;
         bench
     }
@@ -397,6 +443,34 @@ fn r4_a_new_reign_of_the_same_node_counts_anew() {
         bench.pass(1_880, 1_900).await;
         let (command, _) = bench.proposals.try_recv().expect("it is due");
         assert_eq!(command, Command::CloseSessions { sessions: vec![ONE], term: Term(2) });
+    });
+}
+
+#[test]
+fn r4_the_word_of_the_voters_is_used_for_one_reign() {
+    needs_paused(Rule::R4, || async {
+        let mut bench = Bench::new(1).await;
+        bench.pass(0, 900).await;
+        bench.reign.send_replace(None);
+        bench.settle().await;
+        bench.ballots.count(Term(2), Some(ms(200)));
+        bench.published.send_modify(|now| now.began = Some((Term(2), Revision(1))));
+        bench.reign.send_replace(Some(Term(2)));
+        bench.settle().await;
+        assert_eq!(bench.sessions.remaining()[&ONE], ms(800), "one voter gave its word at 700, this node at 0");
+        bench.renew(Some(Term(2))).await.expect("confirmed");
+        // It leads again in the same term: its own answers are newer than any word of an earlier leader.
+        // In the next term they are not, if a quorum says so; and it listens for half of their time.
+        bench.clock.set(1_000);
+        for (term, left) in [(Term(2), ms(TTL)), (Term(3), ms(TTL / 2))] {
+            bench.reign.send_replace(None);
+            bench.settle().await;
+            bench.ballots.count(term, Some(ms(700)));
+            bench.published.send_modify(|now| now.began = Some((term, Revision(1))));
+            bench.reign.send_replace(Some(term));
+            bench.settle().await;
+            assert_eq!(bench.sessions.remaining()[&ONE], left, "{term:?}");
+        }
     });
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leaseward_raft::codec::{self, ENVELOPE_BYTES, Kind};
-use leaseward_raft::limits::{BULK_FRAME_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use leaseward_raft::limits::{BULK_FRAME_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX, ON_ITS_WAY_MAX};
 use leaseward_raft::net::frame::{self, FrameError};
 use leaseward_raft::net::wire::{Answer, Ask, Hello, PROTOCOL, Purpose, Welcome};
 use leaseward_raft::{Replica, Settings, Start, Timing};
@@ -13,7 +13,7 @@ use leaseward_state::{Command, Reply};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -137,7 +137,15 @@ async fn whoever_means_somebody_else_is_told_so() {
     frame::write(&mut first, frame::HELLO, &as_node(77)).await.expect("sent");
     let welcome: Welcome = frame::read(&mut first, frame::HELLO).await.expect("answered");
     assert!(matches!(welcome, Welcome::Welcome { .. }));
-    assert_eq!(node.refusal(&Hello { instance: 10, ..as_node(77) }).await, "LW0603");
+    // An open connection proves no life: the second one waits until the first one is heard, for longer than a word takes.
+    let second = Hello { instance: 10, ..as_node(77) };
+    let began = Instant::now();
+    while node.refusal(&second).await != "LW0603" {
+        assert!(began.elapsed() < PATIENCE, "a clone is never refused");
+        let ping = frame::bytes(frame::message(Purpose::Control), &(0_u64, Ask::Ping)).expect("it fits");
+        first.write_all(&ping).await.expect("it is still listened to");
+    }
+    assert!(began.elapsed() >= ON_ITS_WAY_MAX, "what was on its way proves nothing");
     node.is_unharmed().await;
 }
 

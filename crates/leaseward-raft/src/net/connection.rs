@@ -1,4 +1,7 @@
 //! A connection that we opened: many questions at once, each with its own deadline.
+//!
+//! Must stay true: a node says something on it again and again, also when it has nothing to ask: whoever is silent may
+//! be taken for dead (`recall.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,9 +11,9 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, BufReader, split};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::limits::{FRAMES_WAITING_MAX, HELLO_TIMEOUT};
+use crate::limits::{FRAMES_WAITING_MAX, HELLO_TIMEOUT, SPEAK_EACH};
 use crate::net::frame::{self, FrameError};
 use crate::net::transport::Transport;
 use crate::net::wire::{Answer, Ask, Hello, Welcome};
@@ -59,10 +62,11 @@ struct Shared {
     frames: mpsc::Sender<Vec<u8>>,
     waiting: Waiting,
     next: AtomicU64,
-    closed: watch::Receiver<bool>,
-    tasks: [AbortHandle; 2],
+    closed: watch::Sender<bool>,
+    tasks: Vec<AbortHandle>,
     kind: crate::codec::Kind,
     node: NodeId,
+    instance: u128,
     cluster: u128,
 }
 
@@ -85,14 +89,15 @@ impl Connection {
             frame::write(&mut stream, frame::HELLO, hello).await?;
             frame::read::<Welcome>(&mut stream, frame::HELLO).await
         };
-        let (cluster, node) = match timeout(HELLO_TIMEOUT, welcome).await.map_err(|_| CallError::Timeout)?? {
-            Welcome::Welcome { cluster, node, .. } => (cluster, node),
-            Welcome::Refused { code, why } => return Err(CallError::Refused { code, why }),
-        };
+        let (cluster, node, instance) =
+            match timeout(HELLO_TIMEOUT, welcome).await.map_err(|_| CallError::Timeout)?? {
+                Welcome::Welcome { cluster, node, instance } => (cluster, node, instance),
+                Welcome::Refused { code, why } => return Err(CallError::Refused { code, why }),
+            };
         let kind = frame::message(hello.purpose);
         let (read, mut write) = split(stream);
         let (frames, mut queue) = mpsc::channel::<Vec<u8>>(FRAMES_WAITING_MAX);
-        let (close, closed) = watch::channel(false);
+        let close = watch::Sender::new(false);
         let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
 
         let (pending, close_reader) = (Arc::clone(&waiting), close.clone());
@@ -109,7 +114,7 @@ impl Connection {
             pending.lock().expect("no holder of this lock panics").take();
             close_reader.send_replace(true);
         });
-        let (pending, close_writer) = (Arc::clone(&waiting), close);
+        let (pending, close_writer) = (Arc::clone(&waiting), close.clone());
         let writer = tokio::spawn(async move {
             while let Some(bytes) = queue.recv().await {
                 if write.write_all(&bytes).await.is_err() {
@@ -119,8 +124,12 @@ impl Connection {
             pending.lock().expect("no holder of this lock panics").take();
             close_writer.send_replace(true);
         });
-        let tasks = [reader.abort_handle(), writer.abort_handle()];
-        let shared = Shared { frames, waiting, next: AtomicU64::new(1), closed, tasks, kind, node, cluster };
+        let mut tasks = vec![reader.abort_handle(), writer.abort_handle()];
+        if hello.node.is_some() {
+            tasks.push(tokio::spawn(speak(frames.clone(), kind)).abort_handle());
+        }
+        let next = AtomicU64::new(1);
+        let shared = Shared { frames, waiting, next, closed: close, tasks, kind, node, instance, cluster };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -128,6 +137,12 @@ impl Connection {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.shared.node
+    }
+
+    /// Returns which run of its process it is.
+    #[must_use]
+    pub fn instance(&self) -> u128 {
+        self.shared.instance
     }
 
     /// Returns the cluster on the other side.
@@ -164,10 +179,35 @@ impl Connection {
         *self.shared.closed.borrow()
     }
 
+    /// Closes it: everybody who waits learns that no answer will come.
+    pub fn close(&self) {
+        for task in &self.shared.tasks {
+            task.abort();
+        }
+        self.shared.waiting.lock().expect("no holder of this lock panics").take();
+        self.shared.closed.send_replace(true);
+    }
+
     /// Waits until it is closed. Cancel safe.
     pub async fn closed(&self) {
-        let mut closed = self.shared.closed.clone();
+        let mut closed = self.shared.closed.subscribe();
         closed.wait_for(|closed| *closed).await.ok();
+    }
+}
+
+/// The number of a question whose answer nobody waits for; the others begin at one.
+const NOBODY_WAITS: u64 = 0;
+
+/// Says again and again that this node lives.
+async fn speak(frames: mpsc::Sender<Vec<u8>>, kind: crate::codec::Kind) {
+    let word = frame::bytes(kind, &(NOBODY_WAITS, Ask::Ping)).expect("a short question fits");
+    let mut each = interval(SPEAK_EACH);
+    each.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        each.tick().await;
+        if frames.send(word.clone()).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -97,6 +97,34 @@ impl Links {
         }
     }
 
+    /// Closes the connections to a process of a node that another one has followed. They may be open for long: a
+    /// machine that lost power closes none.
+    pub fn retire(&self, node: NodeId, instance: u128) {
+        let links = self.shared.links.lock().expect("no holder of this lock panics");
+        let of_node: Vec<_> = links.range((node, Purpose::Control)..=(node, Purpose::Client)).collect();
+        for link in of_node.into_iter().map(|(_, link)| Arc::clone(link)) {
+            tokio::spawn(async move {
+                let mut slot = link.open.lock().await;
+                if let Some(connection) = slot.connection.take_if(|connection| connection.instance() == instance) {
+                    connection.close();
+                }
+            });
+        }
+    }
+
+    /// Closes all connections. Whoever asks again opens new ones.
+    pub async fn close(&self) {
+        let links: Vec<_> = {
+            let links = self.shared.links.lock().expect("no holder of this lock panics");
+            links.values().map(Arc::clone).collect()
+        };
+        for link in links {
+            if let Some(connection) = link.open.lock().await.connection.take() {
+                connection.close();
+            }
+        }
+    }
+
     /// Returns a node's answer.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ pub trait Serve: Send + Sync + 'static {
     /// Returns the answer. Dropped when the connection closes.
     fn answer(self: Arc<Self>, from: Arc<Hello>, ask: Ask) -> impl Future<Output = Answer> + Send;
 
+    /// Learns that something was said. Returns whether we still talk to whoever said it.
+    fn hears(&self, hello: &Hello) -> bool;
+
     /// Learns that a connection is over.
     fn gone(&self, hello: &Hello);
 }
@@ -95,6 +98,9 @@ async fn exchange<S: Serve>(stream: Box<dyn Duplex>, serve: Arc<S>, hello: Arc<H
         // Whoever asks faster than we answer waits in its own socket.
         let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
         let (id, ask): (u64, Ask) = frame::read(&mut read, kind).await?;
+        if !serve.hears(&hello) {
+            return Ok(());
+        }
         while tasks.try_join_next().is_some() {}
         let (serve, hello, answers) = (Arc::clone(&serve), Arc::clone(&hello), answers.clone());
         tasks.spawn(async move {

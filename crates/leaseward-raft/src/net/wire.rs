@@ -247,6 +247,8 @@ pub enum Ask {
     GetBlob(Digest),
     /// Keep these blobs: each with its name, durable before you answer.
     PutBlobs(Vec<(Digest, Vec<u8>)>),
+    /// I live. Nothing is asked.
+    Ping,
 }
 
 /// A change of members.
@@ -277,6 +279,9 @@ pub enum Answer {
         last: Option<LogPosition>,
         /// Whether the candidate has it.
         granted: bool,
+        /// If so: how long before this answer the voter last gave its word to a leader, in milliseconds, rather less.
+        /// `None` if it does not remember, as after a start: just now, then.
+        heard_ago_ms: Option<u64>,
     },
     /// To [`Ask::PreVote`] and [`Ask::Confirm`]: yes or no.
     Yes(bool),
@@ -287,7 +292,7 @@ pub enum Answer {
     },
     /// To [`Ask::SnapshotBegin`]: so many bytes are there.
     SnapshotAt(u64),
-    /// To [`Ask::SnapshotPiece`], [`Ask::TakeOver`], [`Ask::Members`], [`Ask::PutBlobs`].
+    /// To [`Ask::SnapshotPiece`], [`Ask::TakeOver`], [`Ask::Members`], [`Ask::PutBlobs`], [`Ask::Ping`].
     Done,
     /// To [`Ask::SnapshotEnd`].
     SnapshotInstalled {

@@ -80,7 +80,7 @@ pub(crate) fn answers() -> Vec<Answer> {
     };
     vec![
         Answer::Appended(Appended::Success),
-        Answer::Voted { vote, last: None, granted: true },
+        Answer::Voted { vote, last: None, granted: true, heard_ago_ms: Some(1) },
         Answer::Yes(true),
         Answer::Recalled { acknowledged: Some(1) },
         Answer::SnapshotAt(2),
