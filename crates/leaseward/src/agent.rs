@@ -237,8 +237,9 @@ impl Agent {
         // Without a memory of this boot there may be servers that we cannot find: their proofs may be gone with it.
         let swept = certificates.is_some() && memory.is_some();
         let incarnation = Incarnation { boot_id: self.boot_id.clone(), instance: random::unique() };
+        // R1: asked again, the cluster may answer with the session that the first question opened, whose time began then.
+        let sent = Moment::now();
         loop {
-            let sent = Moment::now();
             let open = OpenMachine {
                 machine: self.config.machine.clone(),
                 incarnation: incarnation.clone(),

@@ -171,8 +171,9 @@ impl Manager {
             start_slots: self.config.start_slots,
             watchdog_ms: None,
         };
+        // R1: the session may be the one that the first question opened.
+        let sent = Moment::now();
         loop {
-            let sent = Moment::now();
             let (machine, incarnation, profile) = (self.config.machine.clone(), incarnation.clone(), profile.clone());
             // What lives there is found by orders to kill it, one by one.
             let open = OpenMachine { machine, incarnation: incarnation.clone(), profile, swept: false, ttl_ms };
