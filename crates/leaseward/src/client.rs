@@ -17,11 +17,12 @@ use leaseward_state::config::Digest;
 use leaseward_state::propose::{Committed, NotCommitted};
 use leaseward_state::{Command, MachineName, Reply, Request, RequestKey, Revision};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::error::{Error, Result};
-use crate::limits::{ATTEMPT, RETRY_PAUSE, WRITE_WITHIN};
+use crate::limits::{ATTEMPT, CONNECT_STAGGER, RETRY_PAUSE, WRITE_WITHIN};
 
 /// A client of a cluster. Clones share its connection.
 #[derive(Clone)]
@@ -89,28 +90,42 @@ impl Client {
             return Ok(connection.clone());
         }
         *slot = None;
+        let connection = self.open_any().await?;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Connects to the next node, and to the one after it if that takes long: whoever lost its power says nothing.
+    async fn open_any(&self) -> Result<Connection, CallError> {
         let addresses = self.addresses();
+        let turn = self.shared.next.load(Ordering::Relaxed);
         let mut last = CallError::Broken("no address is known".into());
-        for _ in 0..addresses.len() {
-            let turn = self.shared.next.load(Ordering::Relaxed);
-            let Some(address) = addresses.get(turn % addresses.len()) else { break };
-            let hello = Hello {
-                protocol: PROTOCOL,
-                cluster: None,
-                node: None,
-                instance: self.shared.instance,
-                purpose: Purpose::Client,
-            };
-            match Connection::open(self.shared.transport, address, &hello).await {
-                Ok(connection) => {
-                    *slot = Some(connection.clone());
-                    return Ok(connection);
-                }
-                Err(error) => {
-                    debug!(address, %error, "cannot connect");
-                    last = error;
-                    self.shared.next.fetch_add(1, Ordering::Relaxed);
-                }
+        let mut opening = JoinSet::new();
+        let mut waiting = (0..addresses.len()).map(|i| (turn + i, addresses[(turn + i) % addresses.len()].clone()));
+        let mut next = waiting.next();
+        while next.is_some() || !opening.is_empty() {
+            if let Some((turn, address)) = next.take() {
+                let (transport, instance) = (self.shared.transport, self.shared.instance);
+                opening.spawn(async move {
+                    let hello =
+                        Hello { protocol: PROTOCOL, cluster: None, node: None, instance, purpose: Purpose::Client };
+                    (turn, Connection::open(transport, &address, &hello).await)
+                });
+            }
+            tokio::select! {
+                Some(opened) = opening.join_next() => match opened {
+                    Ok((turn, Ok(connection))) => {
+                        self.shared.next.store(turn, Ordering::Relaxed);
+                        return Ok(connection);
+                    }
+                    Ok((turn, Err(error))) => {
+                        debug!(turn, %error, "cannot connect");
+                        last = error;
+                        next = waiting.next();
+                    }
+                    Err(_) => next = waiting.next(),
+                },
+                () = sleep(CONNECT_STAGGER) => next = waiting.next(),
             }
         }
         Err(last)

@@ -121,6 +121,9 @@ impl Keeper {
     }
 }
 
+/// The shortest time that an answer to a renewal gets, however short the time to live is.
+const ANSWERED_WITHIN_MIN: Duration = Duration::from_millis(100);
+
 async fn keep(client: Client, session: SessionId, ttl: Duration, publish: watch::Sender<Standing>, now: Arc<Notify>) {
     let period = ttl / RENEWALS_PER_TTL;
     loop {
@@ -128,8 +131,9 @@ async fn keep(client: Client, session: SessionId, ttl: Duration, publish: watch:
         let sent = Moment::now();
         let next = Instant::now() + period;
         let renewal = Renewal { session, known: publish.borrow().held_revision };
-        // Slower than half the time to live is as good as lost; another node may be quicker.
-        match client.renew(vec![renewal], period.max(Duration::from_millis(50)) * 2).await {
+        // Slower than this is as good as lost, and another node may be quicker: whoever is tied to a node that lost its
+        // power must be heard elsewhere before it is suspected.
+        match client.renew(vec![renewal], period.max(ANSWERED_WITHIN_MIN)).await {
             Ok(Some(answers)) => match answers.into_iter().next() {
                 Some(Renewed::Alive { leases, orders }) => {
                     publish.send_modify(|standing| {

@@ -61,3 +61,6 @@ pub const CONTROL_ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Questions to control scripts of one machine at once: sshd turns more than ten beginners away.
 pub const CONTROL_QUESTIONS_MAX: usize = 6;
+
+/// A node that has not answered to a new connection after this may have lost its power: another one is asked beside it.
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(100);
