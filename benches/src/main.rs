@@ -8,8 +8,10 @@ mod failover;
 mod figures;
 mod floor;
 mod leases;
+mod members;
 mod outage;
 mod publish;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -38,15 +40,21 @@ const FAILOVER: &[(&str, Bench)] = &[
     ("keepalived", |runtime| failover::on_hosts(runtime, failover::keepalived())),
 ];
 
+/// Config sync against rsync, on hosts: a minute or two, and as root.
+const SYNC: &[(&str, Bench)] = &[("sync", |runtime| failover::on_hosts(runtime, sync::sync()))];
+
+/// Thousands of members, on loopback: a minute.
+const MEMBERS: &[(&str, Bench)] = &[("members", |runtime| runtime.block_on(members::members()))];
+
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1).unwrap_or_else(|| "all".into());
     let chosen: Vec<_> = match wanted.as_str() {
         "all" => ALL.iter().collect(),
         "failover" => FAILOVER.iter().collect(),
-        name => ALL.iter().chain(FAILOVER).filter(|(known, _)| *known == name).collect(),
+        name => ALL.iter().chain(FAILOVER).chain(SYNC).chain(MEMBERS).filter(|(known, _)| *known == name).collect(),
     };
     if chosen.is_empty() {
-        let names: Vec<_> = ALL.iter().chain(FAILOVER).map(|(name, _)| *name).collect();
+        let names: Vec<_> = ALL.iter().chain(FAILOVER).chain(SYNC).chain(MEMBERS).map(|(name, _)| *name).collect();
         eprintln!("no such bench; there are: all failover {}", names.join(" "));
         return ExitCode::from(2);
     }

@@ -164,7 +164,7 @@ async fn publisher(mut writer: Writer, who: u64) -> BTreeMap<String, Published> 
         let mut digest = [who as u8; 32];
         digest[..8].copy_from_slice(&i.to_be_bytes());
         let manifest = Digest(digest);
-        let publish = PublishSet { set: set.clone(), parent: None, manifest, files: 1, bytes: 1 };
+        let publish = PublishSet { set: set.clone(), parent: None, manifest, files: 1, bytes: 1, delta: None };
         let command = Command::Publish { sets: vec![publish], author: "crash".into(), message: i.to_string() };
         let published = sets.entry(set.to_string()).or_default();
         match writer.write(command).await {

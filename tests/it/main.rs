@@ -1,7 +1,9 @@
 //! Stories with real processes, real disks, real sockets.
 
+mod backup;
 mod bad_input;
 mod care;
+mod config;
 mod crash;
 mod demo;
 mod failover;
@@ -10,6 +12,8 @@ mod heir;
 mod hosts;
 mod leases;
 mod links;
+mod output;
+mod replay;
 mod run;
 mod ssh;
 mod story;

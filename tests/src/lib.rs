@@ -54,6 +54,8 @@ pub struct Plan {
     /// Whether everybody is told to reach the voters through relays ([`Lab::relays`]). The first machine is told
     /// nothing else, the others know the voters' own addresses too.
     pub relayed: bool,
+    /// More lines of each machine's `[machine]` section.
+    pub machine_settings: Vec<String>,
 }
 
 impl Default for Plan {
@@ -67,6 +69,7 @@ impl Default for Plan {
             log: "info",
             last_voter_data: None,
             relayed: false,
+            machine_settings: Vec::new(),
         }
     }
 }
@@ -229,11 +232,12 @@ impl Lab {
         let join: Vec<String> = self.peers.iter().map(|peer| format!("\"{}\"", address(peer))).collect();
         let text = format!(
             "[node]\nname = \"{name}\"\nrole = \"member\"\ndata = \"{}\"\n[cluster]\njoin = [{}]\n\
-             [timing]\nlease_ttl = \"{}\"\n[machine]\nrun_dir = \"{}\"\n[log]\nformat = \"text\"\nlevel = \"{}\"\n",
+             [timing]\nlease_ttl = \"{}\"\n[machine]\nrun_dir = \"{}\"\n{}\n[log]\nformat = \"text\"\nlevel = \"{}\"\n",
             self.dir.path().join(&name).display(),
             join.join(", "),
             plan.ttl,
             self.run_dir(i).display(),
+            plan.machine_settings.get(i).map_or("", String::as_str),
             plan.log,
         );
         let process = self.process(name, &text);

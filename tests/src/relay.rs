@@ -1,16 +1,20 @@
 //! A relay in front of one node's peer address: it can break or hold what passes between this node and any other.
 //!
 //! Must stay true: it knows who speaks by the first frame of a connection, and passes every byte on unchanged and in
-//! order; a link that is held loses nothing, as TCP loses nothing that it can send again.
+//! order; a link that is held loses nothing, as TCP loses nothing that it can send again. Only where a test asks for it
+//! ([`Frames`]) it says again what was said before: what passes between agents and voters it passes frame by frame.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use leaseward_raft::NodeId;
+use leaseward_raft::codec::{self, ENVELOPE_BYTES, Kind};
 use leaseward_raft::net::frame::{self, HELLO};
-use leaseward_raft::net::wire::{Hello, Purpose};
+use leaseward_raft::net::wire::{Answer, Ask, Hello, MachineView, Purpose};
+use leaseward_state::MachineName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -52,8 +56,25 @@ impl Link {
     }
 }
 
+/// What becomes of the single frames of agents and clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Frames {
+    /// They pass as they are.
+    #[default]
+    Once,
+    /// Each question and each answer passes twice.
+    Twice,
+    /// Whoever asks for a machine's orders is told those that this relay has heard before, one after the other, as the
+    /// answer to its question.
+    OldOrders,
+}
+
+/// Between a question for orders and an old answer: what waits at a voter must not spin here.
+const OLD_ORDERS_AFTER: Duration = Duration::from_millis(20);
+
 #[derive(Debug, Default)]
 struct Rules {
+    frames: Frames,
     links: BTreeMap<Who, Link>,
     /// Bulk connections break after so many bytes of questions, over all of them.
     bulk_until: Option<u64>,
@@ -67,6 +88,14 @@ struct Shared {
     rules: watch::Sender<Rules>,
     asked: Mutex<BTreeMap<(Who, Purpose), u64>>,
     open: Mutex<BTreeMap<Who, usize>>,
+    heard: Mutex<BTreeMap<MachineName, Heard>>,
+}
+
+/// The orders of a machine that passed, each once, and how often an old one was told.
+#[derive(Debug, Default)]
+struct Heard {
+    views: Vec<MachineView>,
+    replayed: usize,
 }
 
 /// A relay. Its connections end with it.
@@ -91,7 +120,7 @@ impl Relay {
         assert_eq!(Handle::current().runtime_flavor(), RuntimeFlavor::MultiThread, "relays need their own threads");
         let listener = TcpListener::bind(listen).await.expect("the address is free");
         let (rules, asked, open) = (watch::channel(Rules::default()).0, Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { to, rules, asked, open });
+        let shared = Arc::new(Shared { to, rules, asked, open, heard: Mutex::default() });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Self { shared, task }
     }
@@ -113,6 +142,28 @@ impl Relay {
     /// until then, and with `None`, they pass.
     pub fn break_bulk_after(&self, bytes: Option<u64>) {
         self.shared.rules.send_modify(|rules| rules.bulk_until = bytes);
+    }
+
+    /// Says what becomes of the frames of agents and clients from now on.
+    pub fn pass_frames(&self, frames: Frames) {
+        self.shared.rules.send_modify(|rules| rules.frames = frames);
+    }
+
+    /// Returns how often old orders were told to a machine.
+    #[must_use]
+    pub fn replayed(&self, machine: &MachineName) -> usize {
+        self.shared.heard().get(machine).map_or(0, |heard| heard.replayed)
+    }
+
+    /// Returns the orders of a machine that passed, oldest first.
+    #[must_use]
+    pub fn heard(&self, machine: &MachineName) -> Vec<MachineView> {
+        self.shared.heard().get(machine).map(|heard| heard.views.clone()).unwrap_or_default()
+    }
+
+    /// Tells it orders that other relays have heard: whom a machine asks is chance.
+    pub fn hear(&self, machine: &MachineName, views: Vec<MachineView>) {
+        self.shared.heard().entry(machine.clone()).or_default().views = views;
     }
 
     /// Returns how many connections of `who` are open.
@@ -141,6 +192,10 @@ impl Shared {
 
     fn opened(&self) -> std::sync::MutexGuard<'_, BTreeMap<Who, usize>> {
         self.open.lock().expect("no holder of this lock panics")
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, BTreeMap<MachineName, Heard>> {
+        self.heard.lock().expect("no holder of this lock panics")
     }
 
     fn in_bulk(&self) -> u64 {
@@ -211,11 +266,25 @@ async fn connection(mut from: TcpStream, shared: &Shared) -> io::Result<()> {
     };
     let questions = |rules: &Rules| rules.cuts(who) > cuts || rules.link(who).holds_questions();
     let back = |rules: &Rules| rules.cuts(who) > cuts || rules.link(who).holds_answers();
-    let questions = pass(asks, asked, shared.rules.subscribe(), questions, count);
-    let back = pass(answers, answered, shared.rules.subscribe(), back, |_| true);
+    let who_asked = Mutex::default();
+    let to_node = Way { shared, who_asked: &who_asked, purpose };
+    let to_asker = Way { shared, who_asked: &who_asked, purpose };
+    let (count, all) = (&count, &|_| true);
+    let carried = async {
+        if purpose == Purpose::Client {
+            tokio::select! {
+                done = to_node.pass(asks, asked, questions, count, Way::question) => done,
+                done = to_asker.pass(answers, answered, back, all, Way::answer) => done,
+            }
+        } else {
+            tokio::select! {
+                done = pass(asks, asked, shared.rules.subscribe(), questions, count) => done,
+                done = pass(answers, answered, shared.rules.subscribe(), back, all) => done,
+            }
+        }
+    };
     tokio::select! {
-        done = questions => done,
-        done = back => done,
+        done = carried => done,
         _ = rules.wait_for(|rules| shared.is_over(rules, who, purpose)) => Ok(()),
     }
 }
@@ -241,4 +310,96 @@ async fn pass(
             return Ok(());
         }
     }
+}
+
+/// One way of a connection of an agent or a client, frame by frame.
+struct Way<'a> {
+    shared: &'a Shared,
+    /// Which machine's orders a question of this connection was for, by its number.
+    who_asked: &'a Mutex<BTreeMap<u64, MachineName>>,
+    purpose: Purpose,
+}
+
+impl Way<'_> {
+    async fn pass(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        held: impl Fn(&Rules) -> bool,
+        goes_on: &impl Fn(usize) -> bool,
+        seen: impl Fn(&Self, &[u8]) -> Option<Vec<u8>>,
+    ) -> io::Result<()> {
+        let mut rules = self.shared.rules.subscribe();
+        loop {
+            let frame = self.read(&mut from).await;
+            drop(rules.wait_for(|rules| !held(rules)).await.map_err(io::Error::other)?);
+            let Some(frame) = frame? else { return Ok(()) };
+            let replaced = seen(self, &frame);
+            if replaced.is_some() {
+                tokio::time::sleep(OLD_ORDERS_AFTER).await;
+            }
+            let frame = replaced.unwrap_or(frame);
+            // Whoever is greeted twice takes the second time for something else.
+            let is_greeting = head(HELLO, &frame).is_ok();
+            let times = if rules.borrow().frames == Frames::Twice && !is_greeting { 2 } else { 1 };
+            for _ in 0..times {
+                to.write_all(&frame).await?;
+            }
+            if !goes_on(frame.len()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns the next frame with its head; `None` at the end.
+    async fn read(&self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; ENVELOPE_BYTES];
+        if let Err(error) = from.read_exact(&mut bytes).await {
+            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+        }
+        let size = head(HELLO, &bytes).or_else(|_| head(self.kind(), &bytes))?;
+        bytes.resize(ENVELOPE_BYTES + size, 0);
+        from.read_exact(&mut bytes[ENVELOPE_BYTES..]).await?;
+        Ok(Some(bytes))
+    }
+
+    fn kind(&self) -> Kind {
+        frame::message(self.purpose)
+    }
+
+    /// Notes whose orders are asked for.
+    fn question(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        if let Ok((id, Ask::View { machine, .. })) = codec::decode::<(u64, Ask)>("message", &frame[ENVELOPE_BYTES..]) {
+            self.who_asked().insert(id, machine);
+        }
+        None
+    }
+
+    /// Notes a machine's orders, or returns old ones in their place.
+    fn answer(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let (id, answer) = codec::decode::<(u64, Answer)>("message", &frame[ENVELOPE_BYTES..]).ok()?;
+        let Answer::View(view) = answer else { return None };
+        let machine = self.who_asked().remove(&id)?;
+        let mut heard = self.shared.heard();
+        let heard = heard.entry(machine).or_default();
+        if self.shared.rules.borrow().frames != Frames::OldOrders {
+            if heard.views.last() != Some(&*view) {
+                heard.views.push(*view);
+            }
+            return None;
+        }
+        let old = heard.views.get(heard.replayed % heard.views.len().max(1))?.clone();
+        heard.replayed += 1;
+        Some(frame::bytes(self.kind(), &(id, Answer::View(Box::new(old)))).expect("it fitted before"))
+    }
+
+    fn who_asked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, MachineName>> {
+        self.who_asked.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// Returns how many bytes follow the head of a frame of this kind.
+fn head(kind: Kind, frame: &[u8]) -> io::Result<usize> {
+    let (head, _) = frame.split_first_chunk::<ENVELOPE_BYTES>().ok_or(io::ErrorKind::UnexpectedEof)?;
+    codec::open_head(kind, head).map_err(io::Error::other)
 }

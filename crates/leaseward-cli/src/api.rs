@@ -126,16 +126,56 @@ impl Api {
     }
 
     /// Sends bytes.
-    pub(crate) async fn put_bytes(&self, path: &str, bytes: Vec<u8>) -> Result<(), Diagnostic> {
+    pub(crate) async fn post_bytes(&self, path: &str, bytes: Vec<u8>) -> Result<(), Diagnostic> {
         if self.dry_run.is_some() {
             return Ok(());
         }
-        self.exchange(&Method::PUT, path, &|request| request.body(bytes.clone())).await.map(drop)
+        self.exchange(&Method::POST, path, &|request| request.body(bytes.clone())).await.map(drop)
     }
 
     /// Returns bytes.
     pub(crate) async fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Diagnostic> {
         self.exchange(&Method::GET, path, &|request| request).await
+    }
+
+    /// Reads bytes as they come, from the first node that answers; each piece must come in time, not all of them.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), Diagnostic>,
+    ) -> Result<(), Diagnostic> {
+        let mut last = Diagnostic::new("LW0501", "no address is known");
+        for address in &self.target.api {
+            let timeout = self.target.timeout;
+            let (http, host) = match address.strip_prefix("unix:") {
+                Some(socket) => {
+                    (client(|builder| builder.read_timeout(timeout).unix_socket(Path::new(socket))), "localhost")
+                }
+                None => (client(|builder| builder.read_timeout(timeout)), address.as_str()),
+            };
+            let mut response = match http.get(format!("http://{host}{path}")).send().await {
+                Ok(response) => response,
+                Err(_) => {
+                    last = Diagnostic::new("LW0501", format!("no answer at {address}"));
+                    continue;
+                }
+            };
+            let status = response.status();
+            if !status.is_success() {
+                last = problem(status, &response.bytes().await.unwrap_or_default());
+                if matches!(last.code.as_str(), "LW0501" | "LW0505") {
+                    continue;
+                }
+                return Err(last);
+            }
+            // What was taken cannot be given back: another node would begin anew.
+            let broken = |error: reqwest::Error| Diagnostic::new("LW0501", format!("{address}: it broke off: {error}"));
+            while let Some(piece) = response.chunk().await.map_err(broken)? {
+                take(&piece)?;
+            }
+            return Ok(());
+        }
+        Err(last)
     }
 
     async fn exchange(

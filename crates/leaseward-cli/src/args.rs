@@ -1,5 +1,9 @@
 //! What can be typed. Every flag is also an environment variable; every command's help ends with examples.
 
+#[path = "args/backup.rs"]
+mod backup;
+#[path = "args/config.rs"]
+mod config;
 #[path = "args/machine.rs"]
 mod machine;
 #[path = "args/remote.rs"]
@@ -13,6 +17,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::backup::BackupCommand;
+pub(crate) use self::config::{ConfigCommand, PublishArguments, PutArguments, RolloutAction};
 pub(crate) use self::machine::{CordonArguments, MachineCommand, MaintenanceCommand, PolicyCommand};
 pub(crate) use self::remote::{RemoteAgent, RemoteCommand, RemoteRun};
 pub(crate) use self::server::ServerCommand;
@@ -144,6 +150,12 @@ pub(crate) enum Command {
     /// Config sets.
     #[command(subcommand, after_help = "Examples:\n  leaseward config ls\n  leaseward config monitor app")]
     Config(ConfigCommand),
+    /// The state and the content of the cluster in one file, and a cluster made of it again.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  leaseward backup create wednesday.lwb\n  leaseward backup verify app.lwb"
+    )]
+    Backup(BackupCommand),
     /// Clusters that this user knows.
     #[command(subcommand, after_help = "Examples:\n  leaseward context ls\n  leaseward context use prod")]
     Context(ContextCommand),
@@ -257,6 +269,9 @@ pub(crate) struct DoctorArguments {
     /// Stops attacking after this time; exits with 1 if fewer trials were done by then.
     #[arg(long, value_name = "DURATION", requires = "fence", value_parser = crate::duration::parse)]
     pub(crate) budget: Option<Duration>,
+    /// Also puts this machine to sleep for a few seconds, if it can, while servers' deadlines pass.
+    #[arg(long, requires = "fence")]
+    pub(crate) suspend: bool,
 }
 
 #[derive(Debug, Args)]
@@ -389,73 +404,6 @@ pub(crate) enum NodeCommand {
         /// back.
         #[arg(long)]
         finish: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ConfigCommand {
-    /// Lists config sets.
-    #[command(after_help = "Examples:\n  leaseward config ls\n  leaseward config ls -o wide")]
-    Ls,
-    /// Shows one config set with its files, or one file of it.
-    #[command(after_help = "Examples:\n  leaseward config get app\n  leaseward config get app limits.toml --version 1")]
-    Get {
-        /// The set.
-        set: String,
-        /// A file of it.
-        path: Option<String>,
-        /// The version; the newest if none.
-        #[arg(long)]
-        version: Option<u64>,
-    },
-    /// Publishes a directory as the next version of a set.
-    #[command(
-        after_help = "Examples:\n  leaseward config publish app --from ./etc/app -m \"raise limits\"\n  leaseward config publish app --from ./etc/app --if-version 2"
-    )]
-    Publish {
-        /// The set.
-        set: String,
-        /// The directory.
-        #[arg(long)]
-        from: PathBuf,
-        /// Why.
-        #[arg(short, long, default_value = "")]
-        message: String,
-        /// Only if this is the newest version; 0: only if the set is new.
-        #[arg(long)]
-        if_version: Option<u64>,
-    },
-    /// Lists the versions of a set.
-    #[command(after_help = "Examples:\n  leaseward config history app\n  leaseward config history app -o json")]
-    History {
-        /// The set.
-        set: String,
-    },
-    /// Makes an older version the newest one, under a new number.
-    #[command(
-        after_help = "Examples:\n  leaseward config rollback app --to 1 -m \"license\"\n  leaseward config rollback app --to 1 --dry-run"
-    )]
-    Rollback {
-        /// The set.
-        set: String,
-        /// The older version.
-        #[arg(long)]
-        to: u64,
-        /// Why.
-        #[arg(short, long, default_value = "")]
-        message: String,
-    },
-    /// Shows how far every member is.
-    #[command(after_help = "Examples:\n  leaseward config monitor app\n  leaseward config monitor app -w")]
-    Monitor {
-        /// The set.
-        set: String,
-    },
-    /// Forgets a set. Its files stay where they are.
-    #[command(after_help = "Examples:\n  leaseward config rm app\n  leaseward config rm app --dry-run")]
-    Rm {
-        /// The set.
-        set: String,
     },
 }
 

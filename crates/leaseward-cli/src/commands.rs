@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod dev;

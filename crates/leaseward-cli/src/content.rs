@@ -1,9 +1,10 @@
-//! Joins the API to the content of the voter: what is put is on a quorum when the API says so.
+//! Joins the API to the content of the voter.
 
-use leaseward::QuorumContent;
-use leaseward_http::{Content, ContentError};
+use leaseward::{MachineName, QuorumContent, SetName};
+use leaseward_http::{Backup, Base, Content, ContentError, Ready};
 use leaseward_raft::Later;
 use leaseward_state::config::Digest;
+use leaseward_state::config::delta::SharedBytes;
 
 /// The content of a voter.
 pub(crate) struct FromVoter(pub(crate) QuorumContent);
@@ -15,11 +16,9 @@ fn failed(error: &leaseward::Error) -> ContentError {
     ContentError { code: code.to_owned(), why: bare.unwrap_or(&why).to_owned() }
 }
 
-/// A blob counts as missing until a quorum holds it durably: so a publisher sends again what a voter that died had
-/// alone, and no manifest is committed that names it before.
 impl Content for FromVoter {
-    fn missing(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>> {
-        Box::pin(async move { self.0.missing_on_quorum(digests).await.map_err(|error| failed(&error)) })
+    fn lacking(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>> {
+        Box::pin(async move { self.0.lacking(digests).await.map_err(|error| failed(&error)) })
     }
 
     fn get(&self, digest: Digest) -> Later<'_, Result<Option<Vec<u8>>, ContentError>> {
@@ -32,7 +31,30 @@ impl Content for FromVoter {
         })
     }
 
-    fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), ContentError>> {
-        Box::pin(async move { self.0.put(blobs).await.map_err(|error| failed(&error)) })
+    fn keep(&self, frames: Vec<(Digest, SharedBytes)>) -> Later<'_, Result<(), ContentError>> {
+        Box::pin(async move { self.0.keep(frames).await.map_err(|error| failed(&error)) })
+    }
+
+    fn adopt(&self, set: SetName, machine: MachineName) -> Later<'_, Result<Digest, ContentError>> {
+        Box::pin(async move { self.0.adopt(&set, &machine).await.map_err(|error| failed(&error)) })
+    }
+
+    fn backup(&self) -> Later<'_, Result<Backup, ContentError>> {
+        Box::pin(async move {
+            let backup = self.0.backup().await.map_err(|error| failed(&error))?;
+            Ok(Backup { revision: backup.revision, pieces: backup.pieces })
+        })
+    }
+
+    fn ready(&self, base: Base, manifest: Digest) -> Later<'_, Result<Ready, ContentError>> {
+        Box::pin(async move {
+            let base = match base {
+                Base::Whole => None,
+                Base::Empty => Some(None),
+                Base::Version(number, manifest) => Some(Some((number, manifest))),
+            };
+            let ready = self.0.ready(base, manifest).await.map_err(|error| failed(&error))?;
+            Ok(Ready { files: ready.files, bytes: ready.bytes, delta: ready.delta })
+        })
     }
 }

@@ -25,7 +25,7 @@ use clap::Parser;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, BackupCommand, Command};
 use crate::diagnostic::Diagnostic;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -97,6 +97,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
             printer::line(&format!("leaseward {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Backup(command) if !matches!(command, BackupCommand::Create { .. }) => {
+            commands::backup::offline(&printer::Output::parse(&global.output)?, command).await.map(ok)
+        }
         Command::Remote(remote) => commands::remote::run(remote).await.map(ok),
         Command::Run(run) => {
             let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)
@@ -120,12 +123,16 @@ async fn client(session: &Session, command: Command) -> Result<ExitCode, Diagnos
         Command::Maintenance(maintenance) => commands::policy::maintenance(session, maintenance).await.map(ok),
         Command::Policy(policy) => commands::policy::run(session, policy).await.map(ok),
         Command::Whatif { event } => commands::whatif::run(session, &event).await.map(ok),
+        Command::Backup(BackupCommand::Create { file, force }) => {
+            commands::backup::create(&session.api, &session.output, &file, force).await.map(ok)
+        }
         Command::Node(node) => commands::node::run(session, node).await.map(ok),
-        Command::Config(config) => commands::config::run(session, config).await.map(ok),
+        Command::Config(config) => commands::config::run(session, config).await.map(ExitCode::from),
         Command::Api { method, path, body } => call(session, &method, &path, body.as_deref()).await.map(ok),
         Command::Explain { what } => commands::explain::object(session, &what).await.map(ok),
         Command::Version { .. } => commands::version::run(session).await.map(ExitCode::from),
         Command::Agent(_)
+        | Command::Backup(_)
         | Command::Completion { .. }
         | Command::Dev(_)
         | Command::Doctor(_)

@@ -1,24 +1,34 @@
-//! Publishing a directory: what the cluster lacks is sent first, then one small entry names it.
+//! Publishing a directory: what the asked node lacks is sent first, then one small entry names it.
+//!
+//! Must stay true: memory for a few batches, whatever the size of the directory.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish};
-use leaseward_state::config::Digest;
-use leaseward_sync::{Scanned, digest_of, manifest, scan};
+use leaseward_state::config::{Chunk, Digest, ManifestNode};
+use leaseward_sync::limits::FRAMES_BYTES_MAX;
+use leaseward_sync::{Scanned, digest_of, frame, manifest, scan};
 use reqwest::Method;
+use tokio::task::JoinSet;
 
 use crate::api::Api;
 use crate::diagnostic::Diagnostic;
 
 /// Digests in one question about what is missing.
-const DIGESTS_AT_ONCE: usize = 2_000;
+const DIGESTS_AT_ONCE: usize = 50_000;
+
+/// Batches that are compressed and sent at the same time.
+const BATCHES_AT_ONCE: usize = 4;
+
+/// How often it is sent again when the node that had it is not the one that commits it.
+const TRIES: usize = 3;
 
 /// A directory that was read, and what of it the cluster lacks.
 pub(crate) struct Prepared {
     scanned: Arc<Scanned>,
     manifest: Digest,
-    encoded: Vec<u8>,
+    encoded: Arc<Vec<u8>>,
     pieces: usize,
     missing: Vec<Digest>,
 }
@@ -27,29 +37,44 @@ fn failed(error: &leaseward_sync::Error) -> Diagnostic {
     Diagnostic::new(error.code(), error.to_string())
 }
 
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> leaseward_sync::Result<T> + Send + 'static,
+) -> Result<T, Diagnostic> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Diagnostic::new("LW0600", error.to_string()))?
+        .map_err(|error| failed(&error))
+}
+
 impl Prepared {
     /// Reads a directory and asks what of it the cluster lacks.
     pub(crate) async fn of(api: &Api, from: &Path) -> Result<Self, Diagnostic> {
         let dir = from.to_owned();
-        let scanned = tokio::task::spawn_blocking(move || scan(&dir))
-            .await
-            .map_err(|error| Diagnostic::new("LW0600", error.to_string()))?
-            .map_err(|error| failed(&error))?;
+        let scanned = blocking(move || scan(&dir)).await?;
         let encoded = manifest::encode(scanned.manifest());
         let manifest = digest_of(&encoded);
-        let mut digests: Vec<Digest> = scanned.digests().collect();
-        digests.push(manifest);
+        let mut prepared =
+            Self { scanned: Arc::new(scanned), manifest, encoded: Arc::new(encoded), pieces: 0, missing: Vec::new() };
+        prepared.look(api).await?;
+        Ok(prepared)
+    }
+
+    /// Asks what the cluster lacks.
+    async fn look(&mut self, api: &Api) -> Result<(), Diagnostic> {
+        let mut digests: Vec<Digest> = self.scanned.digests().collect();
+        digests.push(self.manifest);
         digests.sort_unstable();
         digests.dedup();
-        let mut missing = Vec::new();
+        self.pieces = digests.len();
+        self.missing.clear();
         for some in digests.chunks(DIGESTS_AT_ONCE) {
             let ask = MissingBlobs { digests: some.iter().map(ToString::to_string).collect() };
             // A question, whatever its verb: it is asked also when nothing is to be done.
             let asking = api.clone().dry_run(None);
             let answer: MissingBlobs = asking.call(Method::POST, "/v1/blobs/missing", Some(&ask)).await?;
-            missing.extend(answer.digests.iter().filter_map(|text| Digest::parse(text)));
+            self.missing.extend(answer.digests.iter().filter_map(|text| Digest::parse(text)));
         }
-        Ok(Self { scanned: Arc::new(scanned), manifest, encoded, pieces: digests.len(), missing })
+        Ok(())
     }
 
     /// Says what there is to send.
@@ -60,24 +85,60 @@ impl Prepared {
 
     /// Sends what the cluster lacks.
     pub(crate) async fn send(&self, api: &Api) -> Result<(), Diagnostic> {
-        for digest in &self.missing {
-            let bytes = if *digest == self.manifest {
-                self.encoded.clone()
-            } else {
-                let (scanned, digest) = (Arc::clone(&self.scanned), *digest);
-                tokio::task::spawn_blocking(move || scanned.read(digest))
-                    .await
-                    .map_err(|error| Diagnostic::new("LW0600", error.to_string()))?
-                    .map_err(|error| failed(&error))?
-            };
-            api.put_bytes(&format!("/v1/blobs/{digest}"), bytes).await?;
+        let mut sending = JoinSet::new();
+        for batch in self.batches() {
+            if sending.len() >= BATCHES_AT_ONCE {
+                joined(sending.join_next().await)?;
+            }
+            let (api, scanned, encoded, manifest) =
+                (api.clone(), Arc::clone(&self.scanned), Arc::clone(&self.encoded), self.manifest);
+            sending.spawn(async move {
+                let pack = move || {
+                    let mut frames = Vec::with_capacity(batch.len());
+                    for digest in batch {
+                        let plain = if digest == manifest { encoded.to_vec() } else { scanned.read(digest)? };
+                        frames.push((digest, frame::pack(&plain)?));
+                    }
+                    Ok(frame::join(&frames))
+                };
+                api.post_bytes("/v1/blobs", blocking(pack).await?).await
+            });
+        }
+        while let Some(sent) = sending.join_next().await {
+            joined(Some(sent))?;
         }
         Ok(())
     }
 
-    /// Commits the version.
+    /// Cuts what is missing into batches of about so many plain bytes, in the order of the paths.
+    fn batches(&self) -> Vec<Vec<Digest>> {
+        let mut missing: std::collections::HashSet<Digest> = self.missing.iter().copied().collect();
+        let files = self.scanned.manifest().entries.iter().flat_map(|entry| match &entry.node {
+            ManifestNode::File { chunks, .. } => chunks.as_slice(),
+            _ => &[],
+        });
+        let whole = Chunk { digest: self.manifest, size: u32::try_from(self.encoded.len()).unwrap_or(u32::MAX) };
+        let mut batches: Vec<Vec<Digest>> = Vec::new();
+        let mut left = 0;
+        for chunk in files.chain([&whole]) {
+            if !missing.remove(&chunk.digest) {
+                continue;
+            }
+            match batches.last_mut() {
+                Some(last) if left >= chunk.size as usize => last.push(chunk.digest),
+                _ => {
+                    left = FRAMES_BYTES_MAX;
+                    batches.push(vec![chunk.digest]);
+                }
+            }
+            left = left.saturating_sub(chunk.size as usize);
+        }
+        batches
+    }
+
+    /// Commits the version; sends again what the node that commits it does not find.
     pub(crate) async fn commit(
-        &self,
+        &mut self,
         api: &Api,
         set: &str,
         parent: Option<u64>,
@@ -85,6 +146,25 @@ impl Prepared {
         message: String,
     ) -> Result<ConfigVersion, Diagnostic> {
         let ask = Publish { parent, manifest: self.manifest.to_string(), author, message };
-        api.call(Method::POST, &format!("/v1/configs/{set}/publish"), Some(&ask)).await
+        let path = format!("/v1/configs/{set}/publish");
+        for _ in 1..TRIES {
+            match api.call(Method::POST, &path, Some(&ask)).await {
+                // The node that took it is gone, and another one commits.
+                Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => {
+                    self.look(api).await?;
+                    self.send(api).await?;
+                }
+                done => return done,
+            }
+        }
+        api.call(Method::POST, &path, Some(&ask)).await
+    }
+}
+
+fn joined(done: Option<Result<Result<(), Diagnostic>, tokio::task::JoinError>>) -> Result<(), Diagnostic> {
+    match done {
+        Some(Ok(done)) => done,
+        Some(Err(error)) => Err(Diagnostic::new("LW0600", error.to_string())),
+        None => Ok(()),
     }
 }

@@ -142,6 +142,12 @@ pub(crate) struct Machine {
     pub(crate) targets: BTreeMap<String, PathBuf>,
     /// Whether shims may use real-time priority.
     pub(crate) real_time: bool,
+    /// Files with the keys of encrypted config sets that this machine may read.
+    pub(crate) keys: Vec<PathBuf>,
+    /// Where load balancers ask whether they should send requests here: HAProxy's agent check, and `GET /readyz`.
+    pub(crate) readiness: Option<SocketAddr>,
+    /// Ports of this machine whose connections are waited for before it leaves its load balancer.
+    pub(crate) session_ports: Vec<u16>,
 }
 
 impl Default for Machine {
@@ -159,6 +165,9 @@ impl Default for Machine {
             config_dir: None,
             targets: BTreeMap::new(),
             real_time: true,
+            keys: Vec::new(),
+            readiness: None,
+            session_ports: Vec::new(),
         }
     }
 }

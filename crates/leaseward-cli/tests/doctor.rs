@@ -148,9 +148,13 @@ fn the_fence_holds_against_every_attack_and_leaves_no_process() {
         assert_eq!(stage.running(), Vec::<String>::new());
         let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
         let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&said), ["cells", "level", "network_fence", "watchdog", "why_not_next"]);
+        assert_eq!(keys(&said), ["cells", "level", "network_fence", "suspend", "watchdog", "why_not_next"]);
         let (fence, dog) = (&said["network_fence"], &said["watchdog"]);
         assert!(dog["measured"] == false && dog["fact"].as_str().expect("text").contains("--watchdog"), "{said}");
+        let why = said["suspend"]["left_out"].as_str().expect("nobody asked for it").to_owned();
+        assert_eq!(said["suspend"]["measured"], false);
+        let reasons = ["no suspend", "nothing would wake", "cannot be written", "--suspend", "no server can be fenced"];
+        assert!(reasons.iter().any(|reason| why.contains(reason)), "{why}");
         if !has_namespaces(stage) {
             println!("LEFT OUT: this user gets no namespaces here");
             assert_eq!((said["level"].as_str(), output.status.code()), (Some("F0"), Some(1)));

@@ -30,6 +30,8 @@ const BEFORE: &[(&str, &str)] = &[
     ("leaseward machine resume", "leaseward machine cordon m2 -m x"),
     ("leaseward server resume", "leaseward server pause pay-1 -m x"),
     ("leaseward node promote", "leaseward node demote n3"),
+    ("leaseward backup verify", "leaseward backup create app.lwb --force"),
+    ("leaseward backup restore", "leaseward backup create app.lwb --force"),
     ("leaseward context use", "leaseward context add prod 127.0.0.1:1"),
     ("leaseward context rm", "leaseward context add prod 127.0.0.1:1"),
 ];

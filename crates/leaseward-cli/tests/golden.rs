@@ -44,6 +44,8 @@ const DONE: &[&str] = &[
     "leaseward server start pay-1",
     "leaseward server apply -f pay-1.toml",
     "leaseward server logs pay-1 --lines 1",
+    "leaseward server logs pay-1 --lines 1 --here",
+    "leaseward server logs pay-1 --machine m2",
     "leaseward server logs nobody",
     "leaseward server stop pay-1 --dry-run",
     "leaseward server restart pay-1",

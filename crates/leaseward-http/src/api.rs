@@ -11,8 +11,9 @@ use leaseward_failover::foresee::foresee;
 use leaseward_raft::{Later, Replica};
 use leaseward_state::command::Condition;
 use leaseward_state::config::Digest;
+use leaseward_state::config::delta::{InlineDelta, SharedBytes};
 use leaseward_state::propose::Propose;
-use leaseward_state::{Command, Refusal, Reply, Request, Revision, SessionId, State};
+use leaseward_state::{Command, MachineName, Refusal, Reply, Request, Revision, SessionId, SetName, State};
 use tokio::net::TcpListener;
 use tokio::time::{Duration, Instant};
 
@@ -24,11 +25,11 @@ use crate::problem;
 
 /// The content store of the whole cluster, as publishing needs it.
 pub trait Content: Send + Sync + 'static {
-    /// Returns those that a quorum of voters does not hold durably, in their order.
+    /// Returns those that this node lacks, in their order. What it has, it keeps for a while.
     ///
     /// # Errors
     /// [`ContentError`] if that cannot be found out now.
-    fn missing(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>>;
+    fn lacking(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>>;
 
     /// Returns a blob's plain bytes, verified, from this node or another one.
     ///
@@ -36,11 +37,63 @@ pub trait Content: Send + Sync + 'static {
     /// [`ContentError`] if it may exist and cannot be read now; a blob that nobody has is `None`.
     fn get(&self, digest: Digest) -> Later<'_, Result<Option<Vec<u8>>, ContentError>>;
 
-    /// Keeps blobs; a quorum of voters holds them durably when it returns.
+    /// Keeps blobs on this node, in their stored form, verified. They are durable when a version that names them is.
     ///
     /// # Errors
     /// [`ContentError`]; any of them may be kept then.
-    fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), ContentError>>;
+    fn keep(&self, frames: Vec<(Digest, SharedBytes)>) -> Later<'_, Result<(), ContentError>>;
+
+    /// Keeps here what stands on a member's disk of a set. Returns the name of its manifest.
+    ///
+    /// # Errors
+    /// [`ContentError`]: LW0404, LW0101, LW0346, or what the machine says.
+    fn adopt(&self, set: SetName, machine: MachineName) -> Later<'_, Result<Digest, ContentError>>;
+
+    /// Makes sure that a version may be committed, upon `base` if it is still the newest one then.
+    ///
+    /// # Errors
+    /// [`ContentError`] if something of it is nowhere, or no quorum of voters keeps it.
+    fn ready(&self, base: Base, manifest: Digest) -> Later<'_, Result<Ready, ContentError>>;
+
+    /// Returns a backup of the cluster as it is now, made while it is read.
+    ///
+    /// # Errors
+    /// [`ContentError`] if nobody leads, or this node keeps nothing.
+    fn backup(&self) -> Later<'_, Result<Backup, ContentError>> {
+        let why = "this node keeps no content".to_owned();
+        Box::pin(async move { Err(ContentError { code: "LW0107".to_owned(), why }) })
+    }
+}
+
+/// A backup on its way.
+#[derive(Debug)]
+pub struct Backup {
+    /// The last revision that is in it.
+    pub revision: Revision,
+    /// Its bytes, piece by piece. An error is the last one: then it is not whole.
+    pub pieces: tokio::sync::mpsc::Receiver<std::io::Result<Vec<u8>>>,
+}
+
+/// What a version may be built upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing: all of it must be on a quorum of voters.
+    Whole,
+    /// The set has no version yet.
+    Empty,
+    /// This version, by its number and manifest.
+    Version(u64, Digest),
+}
+
+/// A version that may be committed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Regular files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What makes it out of its base; without it a quorum of voters holds all of it.
+    pub delta: Option<InlineDelta>,
 }
 
 /// Why the content store cannot answer.

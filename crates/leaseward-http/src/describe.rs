@@ -2,7 +2,7 @@
 
 use leaseward_state::Event;
 use leaseward_state::config::SyncState;
-use leaseward_state::event::Recorded;
+use leaseward_state::event::{Recorded, RolloutChange};
 use leaseward_state::lease::GrantEnd;
 use leaseward_state::server::{Cause, FenceProof, Readiness};
 use leaseward_state::session::{Owner, SessionEnd};
@@ -17,7 +17,12 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
     let (text, data) = match &recorded.event {
         Event::SessionOpened { .. } | Event::SessionEnded { .. } => of_session(&recorded.event),
         Event::LeaseGranted { .. } | Event::LeaseEnded { .. } | Event::LeaseQueued { .. } => of_lease(&recorded.event),
-        Event::SetPublished { .. } | Event::SetRemoved { .. } | Event::SyncReported { .. } => of_set(&recorded.event),
+        Event::SetPublished { .. }
+        | Event::SetRemoved { .. }
+        | Event::SyncReported { .. }
+        | Event::SetDefined { .. }
+        | Event::SetPinned { .. }
+        | Event::RolloutChanged { .. } => of_set(&recorded.event),
         Event::MachineCordoned { .. }
         | Event::MachineRemoved { .. }
         | Event::MachineConfirmedDead { .. }
@@ -28,6 +33,10 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
         Event::VotersChanged { voters, why } => (
             format!("{why}: {} vote{} now", voters.join(", "), if voters.len() == 1 { "s" } else { "" }),
             json!({ "event": "voters_changed", "voters": voters, "why": why }),
+        ),
+        Event::Restored { from, generation } => (
+            format!("restored from a backup of revision {from}"),
+            json!({ "event": "restored", "from": from.0, "generation": generation.0 }),
         ),
         Event::FeatureLevelRaised { level } => {
             (format!("the feature level is {level}"), json!({ "event": "feature_level_raised", "level": level }))
@@ -157,17 +166,52 @@ fn of_set(event: &Event) -> (String, Value) {
         Event::SyncReported { machine, set, applied, state } => {
             let (word, more) = match state {
                 SyncState::Behind => ("behind", String::new()),
-                SyncState::Fetching { version } => ("fetching", format!(" v{version}")),
+                SyncState::Fetching { version, .. } => ("fetching", format!(" v{version}")),
                 SyncState::OnDisk { version } => ("on_disk", format!(" v{version}")),
                 SyncState::Applied => ("applied", String::new()),
                 SyncState::Rejected { version, why } => ("rejected", format!(" v{version}: {why}")),
-                SyncState::Drifted { paths } => ("drifted", format!(": {}", paths.join(", "))),
+                SyncState::Drifted { paths, all } => ("drifted", format!(": {}", view::drifted(paths, *all))),
                 SyncState::Draining => ("draining", String::new()),
                 SyncState::Disabled => ("disabled", String::new()),
             };
             let text = format!("{set} on {machine}: v{applied} is live, {}{more}", word.replace('_', " "));
             let machine = machine.as_str();
             (text, json!({ "event": "synced", "machine": machine, "applied": applied, "phase": word }))
+        }
+        Event::SetDefined { set, version } => (
+            format!("{set} is kept in another way: policy v{version}"),
+            json!({ "event": "defined", "version": version }),
+        ),
+        Event::SetPinned { set, machine, pin } => {
+            let who = machine.as_ref().map_or("every member".to_owned(), ToString::to_string);
+            let machine = machine.as_ref().map(ToString::to_string);
+            match pin {
+                None => (format!("{set} goes on for {who}"), json!({ "event": "unpinned", "machine": machine })),
+                Some(pin) => {
+                    let place = pin.version.map_or("what it has".to_owned(), |version| format!("v{version}"));
+                    (
+                        format!("{set}: {} keeps {who} at {place}: {}", pin.by, pin.why),
+                        json!({ "event": "pinned", "machine": machine, "version": pin.version, "by": pin.by, "why": pin.why }),
+                    )
+                }
+            }
+        }
+        Event::RolloutChanged { set, version, change } => {
+            let (word, text, more) = match change {
+                RolloutChange::Begun => ("begun", "begins to go round".to_owned(), json!(null)),
+                RolloutChange::Released(machines) => {
+                    let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
+                    ("released", format!("is the turn of {}", names.join(", ")), json!(names))
+                }
+                RolloutChange::Halted(why) => ("halted", format!("stands still: {why}"), json!(why)),
+                RolloutChange::Resumed(by) => ("resumed", format!("goes on: {by}"), json!(by)),
+                RolloutChange::RolledBack(why) => ("rolled_back", format!("is taken back: {why}"), json!(why)),
+                RolloutChange::Finished => ("finished", "went round".to_owned(), json!(null)),
+            };
+            (
+                format!("{set} v{version} {text}"),
+                json!({ "event": "rollout", "version": version, "change": word, "more": more }),
+            )
         }
         _ => Default::default(),
     }

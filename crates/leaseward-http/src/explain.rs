@@ -366,26 +366,41 @@ pub(crate) fn node(state: &State, nodes: &[Node], node: &Node, asked_by: &str, l
 /// Explains a config set: who has its newest version, and why others do not.
 pub(crate) fn config(state: &State, name: &SetName) -> Option<Explanation> {
     let set = state.set(name)?;
-    let newest = set.newest();
     let members: Vec<MemberSync> =
-        state.machines().map(|(at, machine)| view::member(at, machine, state.sync(name, at), set.head)).collect();
-    let applied = members.iter().filter(|member| member.phase == SyncPhase::Applied).count();
+        state.members_of(set).map(|(at, machine)| view::member(state, name, set, at, machine)).collect();
+    let applied =
+        members.iter().filter(|member| member.applied == set.head && member.phase == SyncPhase::Applied).count();
     let sentence = match (applied, members.len()) {
-        (_, 0) => format!("{name} v{} has no members: there is no machine.", set.head),
+        _ if set.head == 0 => format!("{name} has no version yet."),
+        (_, 0) => format!("{name} v{} has no members: no machine has the labels it asks for.", set.head),
         (applied, all) if applied == all => format!("{name} v{} is live on all {all} members.", set.head),
         (applied, all) => format!("{name} v{} is live on {applied} of {all} members.", set.head),
     };
     let mut says = begin(state, "config", name.as_str(), sentence);
-    let message = if newest.message.is_empty() { String::new() } else { format!(" (\"{}\")", newest.message) };
-    says.because(format!("{} published v{} at {}{message}", newest.author, newest.number, Time::from(newest.at)));
+    let parent = set.newest().map_or(0, |newest| newest.parent);
+    if let Some(newest) = set.newest() {
+        let message = if newest.message.is_empty() { String::new() } else { format!(" (\"{}\")", newest.message) };
+        says.because(format!("{} published v{} at {}{message}", newest.author, newest.number, Time::from(newest.at)));
+    }
+    if let Some(rollout) = &set.rollout {
+        let (turn, all) = (rollout.released.len(), members.len());
+        says.because(format!("v{} goes round: it was the turn of {turn} of {all} members so far", rollout.version));
+        if let Some(why) = &rollout.halted {
+            says.because(format!("it stands still: {why}"));
+            says.hint(format!("leaseward config rollout {name} resume"), "pass over the members that failed");
+            says.hint(format!("leaseward config rollout {name} abort"), "take everybody back");
+        }
+    }
+    for (machine, pin) in &set.pins {
+        let who = machine.as_ref().map_or("every member".to_owned(), ToString::to_string);
+        let place = pin.version.map_or("what it has".to_owned(), |version| format!("v{version}"));
+        says.because(format!("{} keeps {who} at {place}: {}", pin.by, pin.why));
+    }
     for member in members.iter().filter(|member| member.phase != SyncPhase::Applied) {
         says.fact(&member.machine, member_text(member));
     }
-    if newest.parent > 0 && members.iter().any(|member| member.phase == SyncPhase::Rejected) {
-        says.hint(
-            format!("leaseward config rollback {name} --to {}", newest.parent),
-            "go back to what was accepted before",
-        );
+    if parent > 0 && members.iter().any(|member| member.phase == SyncPhase::Rejected) {
+        says.hint(format!("leaseward config rollback {name} --to {parent}"), "go back to what was accepted before");
     }
     says.hint(format!("leaseward config monitor {name}"), "see every member");
     Some(says)

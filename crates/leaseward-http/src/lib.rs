@@ -26,7 +26,7 @@ mod routes;
 pub mod suggest;
 mod view;
 
-pub use api::{Api, Content, ContentError, router, serve};
+pub use api::{Api, Backup, Base, Content, ContentError, Ready, router, serve};
 pub use ask::can_be_tried;
 pub use describe::describe;
 pub use local::serve_local;

@@ -11,6 +11,12 @@ pub const NAMES_BYTES_MAX: usize = 4 << 20;
 /// A blob, in bytes: as large as the content store takes.
 pub const BLOB_BYTES_MAX: usize = leaseward_sync::limits::BLOB_BYTES_MAX;
 
+/// Several blobs in their stored form, in bytes: one of the largest, or many small ones.
+pub const FRAMES_BYTES_MAX: usize = leaseward_sync::frame::FRAME_BYTES_MAX + (1 << 20);
+
+/// How often a publication upon the newest version is tried again when somebody else was faster.
+pub const PUBLISH_TRIES: u64 = 8;
+
 /// Objects on a page, unless the client asks for fewer or more.
 pub const PAGE_USUAL: usize = 200;
 
@@ -53,3 +59,6 @@ pub const REFUSAL_BYTES_MAX: usize = 4_096;
 
 /// An `Idempotency-Key`, in bytes: a UUID with room.
 pub const KEY_BYTES_MAX: usize = 256;
+
+/// Lines of a server's output, unless the client asks for fewer or more.
+pub const LINES_USUAL: u32 = 200;

@@ -17,14 +17,17 @@ mod problem;
 mod server;
 mod server_file;
 mod server_spec;
+mod set_policy;
 mod surroundings;
 mod text;
 mod transaction;
 
 pub use cluster::{ClusterStatus, Count, Health, Node, NodeList, NodeRole, Transfer};
+pub(crate) use config::entry;
 pub use config::{
-    ConfigSet, ConfigSetList, ConfigVersion, ConfigVersionList, FileEntry, FileKind, ManifestListing, MemberSync,
-    MemberSyncList, MissingBlobs, Publish, Rollback, SyncPhase,
+    AdoptFiles, BlobName, ChangeFiles, ConfigDiff, ConfigSet, ConfigSetList, ConfigVersion, ConfigVersionList,
+    FileChange, FileDiff, FileDiffKind, FileEntry, FileKind, ManifestListing, MemberSync, MemberSyncList, MissingBlobs,
+    Publish, Rollback, SyncPhase, entries,
 };
 pub use event::{Compacted, EventList, EventRecord, Snapshot};
 pub use explain::{Explanation, Fact, Hint};
@@ -37,8 +40,12 @@ pub use machine::{ConfirmDead, Cordon, CordonShown, Machine, MachineList};
 pub use operation::{Operation, OperationList, OperationPhase, OperationStep};
 pub use policy::{BeginPause, Pause, Policy};
 pub use problem::Problem;
-pub use server::{Heir, Server, ServerFailure, ServerHealth, ServerList, ServerPhase, Wanted};
+pub use server::{Heir, Server, ServerFailure, ServerHealth, ServerList, ServerOutput, ServerPhase, Wanted};
 pub use server_file::{CheckFile, CheckKind, Fence, ManagerFile, RestartFile, ServerFile};
+pub use set_policy::{
+    DrainWord, DriftWord, LayoutWord, PinView, Resync, RolloutFile, RolloutView, SetHookFile, SetPolicy, SteerRollout,
+    SteerWord, Unpin,
+};
 pub use surroundings::{AnnounceFile, HookFile, LimitsFile, MountFile, VipFile};
 pub use text::{BadDuration, Duration, Time, Wide};
 pub use transaction::{Change, Condition, Outcome, Transaction, TransactionResult};

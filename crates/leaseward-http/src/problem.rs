@@ -37,6 +37,8 @@ pub enum Code {
     Nowhere,
     /// LW0345: the loss of a machine could not be carried any more.
     NoSpare,
+    /// LW0346: its machine does not say what a server printed.
+    Unheard,
     /// LW0404: the object does not exist.
     NotFound,
     /// LW0412: the object has another version.
@@ -73,6 +75,7 @@ impl Code {
             Self::Compacted => "LW0207",
             Self::Nowhere => "LW0344",
             Self::NoSpare => "LW0345",
+            Self::Unheard => "LW0346",
             Self::NotFound => "LW0404",
             Self::Version => "LW0412",
             Self::NoLeader => "LW0501",
@@ -110,6 +113,7 @@ fn page(code: &str) -> Page {
         "LW0207" => (410, "events are compacted", false, "list again, and watch from the list's revision"),
         "LW0344" => (422, "it could run nowhere", false, "change what the machines lack, or force=true"),
         "LW0345" => (422, "no room for the loss of a machine", false, "lower `weight`, add a machine, or force=true"),
+        "LW0346" => (504, "the machine does not answer", true, "see how it is: leaseward machine get"),
         "LW0404" => (404, "not found", false, "check the name"),
         "LW0409" => (412, "exists already", false, "choose another name, or replace it with If-Match"),
         "LW0412" => (412, "version is stale", false, "look at what changed, then try again with the current version"),
@@ -124,6 +128,7 @@ fn page(code: &str) -> Page {
         "LW0610" => (409, "quorum would be lost", false, "bring voters back or add one first"),
         "LW0611" => (409, "term is over", true, "look who leads now and try again"),
         "LW0612" => (409, "the feature level is too low", false, "update every node first, then finish the upgrade"),
+        "LW0614" => (503, "another cluster answers", true, "name the addresses of the right one"),
         "LW0801" => (422, "content is missing", true, "PUT what is missing to /v1/blobs/{digest}, then try again"),
         "LW0802" => (422, "content does not match its name", false, "send the bytes whose blake3 hash is the name"),
         "LW0804" => (422, "not a legal tree", false, "change the path that the detail names"),
@@ -173,8 +178,9 @@ pub fn of_refusal(refusal: &Refusal, state: &State) -> Problem {
         }
         Refusal::Version { kind, name, current, .. } => {
             problem.current_version = Some(*current);
-            if let Some(set) = (kind == "config").then(|| state.set(&SetName::new(name.as_str()).ok()?)).flatten() {
-                let newest = set.newest();
+            if let Some(newest) =
+                (kind == "config").then(|| state.set(&SetName::new(name.as_str()).ok()?)?.newest()).flatten()
+            {
                 problem.detail =
                     format!("{refusal}: {} published v{} (\"{}\")", newest.author, newest.number, newest.message);
             }

@@ -1,9 +1,10 @@
 //! Makes the objects of the API from the state: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration as Span;
 
-use leaseward_state::config::{MemberSync, SyncState, Version};
+use leaseward_state::config::rollout::{Pin, Rollout};
+use leaseward_state::config::{DriftedPath, MemberSync, SyncState, Version};
 use leaseward_state::lease::{Lease, LeaseState};
 use leaseward_state::machine::Machine;
 use leaseward_state::policy::{Pause, Policy};
@@ -280,14 +281,18 @@ pub(crate) fn version(set: &SetName, version: &Version) -> model::ConfigVersion 
 #[must_use]
 pub(crate) fn set(state: &State, name: &SetName, set: &ConfigSet) -> model::ConfigSet {
     let (mut members, mut in_sync) = (0, 0);
-    for (_, sync) in state.syncs().filter(|((of, _), _)| of == name) {
+    for (machine, _) in state.members_of(set) {
         members += 1;
-        in_sync += u64::from(is_in_sync(sync, set.head));
+        in_sync += u64::from(state.sync(name, machine).is_some_and(|sync| is_in_sync(sync, set.head)));
     }
     model::ConfigSet {
         name: name.to_string(),
         version: set.head,
-        newest: version(name, set.newest()),
+        newest: set.newest().map(|newest| version(name, newest)),
+        policy: model::SetPolicy::from(&*set.spec),
+        policy_version: set.spec_version,
+        rollout: set.rollout.as_ref().map(|going| rollout(state, name, set, going)),
+        pins: set.pins.iter().map(|(machine, pin)| pinned(machine.as_ref(), pin)).collect(),
         versions_kept: set.versions.len() as u64,
         in_sync,
         members,
@@ -296,32 +301,83 @@ pub(crate) fn set(state: &State, name: &SetName, set: &ConfigSet) -> model::Conf
     }
 }
 
+fn rollout(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout) -> model::RolloutView {
+    let names = |machines: &BTreeSet<MachineName>| machines.iter().map(ToString::to_string).collect();
+    model::RolloutView {
+        version: rollout.version,
+        base: rollout.base,
+        released: names(&rollout.released),
+        failed: names(&state.failed_members(name, rollout)),
+        members: state.members_of(set).count() as u64,
+        halted: rollout.halted.clone(),
+        stepped: rollout.stepped_at.into(),
+    }
+}
+
+fn pinned(machine: Option<&MachineName>, pin: &Pin) -> model::PinView {
+    model::PinView {
+        machine: machine.map(ToString::to_string),
+        version: pin.version,
+        by: pin.by.clone(),
+        why: pin.why.clone(),
+    }
+}
+
 /// Returns whether a member has the newest version as it was published.
 pub(crate) fn is_in_sync(sync: &MemberSync, head: u64) -> bool {
     sync.applied == head && !matches!(sync.state, SyncState::Drifted { .. })
 }
 
+/// Returns in words which files were changed by hand.
+pub(crate) fn drifted(paths: &[DriftedPath], all: u64) -> String {
+    let named: Vec<String> = paths.iter().map(ToString::to_string).collect();
+    let more = all.saturating_sub(paths.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
+}
+
 /// Returns how far a machine is with a set.
 #[must_use]
-pub(crate) fn member(name: &MachineName, machine: &Machine, sync: Option<&MemberSync>, head: u64) -> model::MemberSync {
+pub(crate) fn member(
+    state: &State,
+    set_name: &SetName,
+    set: &ConfigSet,
+    name: &MachineName,
+    machine: &Machine,
+) -> model::MemberSync {
+    let sync = state.sync(set_name, name);
+    let wanted = state.wanted_version(set, name, machine);
+    let pinned = set.pin_of(name);
     let mut member = model::MemberSync {
         machine: name.to_string(),
         connected: machine.session.is_some(),
         applied: sync.map_or(0, |sync| sync.applied),
+        wanted: wanted.as_ref().and_then(|wanted| wanted.live).map(|version| version.number),
+        pinned: pinned.is_some(),
         phase: SyncPhase::Behind,
         version: None,
+        done: None,
+        total: None,
+        eta: None,
         why: None,
         paths: Vec::new(),
         at: sync.map(|sync| sync.at.into()),
     };
+    if pinned.is_some_and(|pin| pin.version.is_none()) {
+        member.phase = SyncPhase::Disabled;
+        return member;
+    }
     let Some(sync) = sync else { return member };
     member.phase = match &sync.state {
-        // It may not have heard of the newest version yet.
-        SyncState::Applied if sync.applied < head => SyncPhase::Behind,
+        // It may not have heard of the version that it should have yet.
+        SyncState::Applied if member.wanted.is_some_and(|wanted| sync.applied != wanted) => SyncPhase::Behind,
         SyncState::Applied => SyncPhase::Applied,
         SyncState::Behind => SyncPhase::Behind,
-        SyncState::Fetching { version } => {
+        SyncState::Fetching { version, done, total, elapsed_ms } => {
             member.version = Some(*version);
+            (member.done, member.total) = (Some(*done), Some(*total));
+            let left = total.saturating_sub(*done);
+            member.eta = (*done > 0).then(|| Duration::from_millis(elapsed_ms.saturating_mul(left) / done));
             SyncPhase::Fetching
         }
         SyncState::OnDisk { version } => {
@@ -333,8 +389,9 @@ pub(crate) fn member(name: &MachineName, machine: &Machine, sync: Option<&Member
             member.why = Some(why.clone());
             SyncPhase::Rejected
         }
-        SyncState::Drifted { paths } => {
-            member.paths.clone_from(paths);
+        SyncState::Drifted { paths, all } => {
+            member.why = Some(drifted(paths, *all));
+            member.paths = paths.iter().map(|drift| drift.path.clone()).collect();
             SyncPhase::Drifted
         }
         SyncState::Draining => SyncPhase::Draining,

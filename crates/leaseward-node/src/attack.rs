@@ -6,7 +6,8 @@
 //! Must stay true: a round leaves no process behind, however it ends: what it started are this process's descendants,
 //! and stay so when their parents die. Real-time priority is only what a shim takes for itself, until its deadline.
 //! The attack on the network fence has namespaces of its own (`wires.rs`). Left out on purpose: the attacks that need
-//! a watchdog, which would reset the machine, or a paused one.
+//! a watchdog, which would reset the machine, or a paused one. A machine is suspended (`suspend.rs`) only if its
+//! operator says so.
 
 mod agent;
 pub(crate) mod cgroup;
@@ -14,6 +15,7 @@ mod fight;
 mod namespace;
 mod offspring;
 mod round;
+pub mod suspend;
 mod verdict;
 mod victim;
 pub(crate) mod wires;
@@ -54,6 +56,8 @@ pub enum Beside {
     Packets,
     /// The same without the fence. Exists to show that the attack notices.
     PacketsUnfenced,
+    /// The machine sleeps while the deadline passes.
+    Suspend,
 }
 
 /// One attack.
@@ -99,6 +103,9 @@ pub const PACKETS: Attack = attack("packets of a fenced address", Deed::Stop, De
 
 /// The same where there is no fence: packets must be seen to cross.
 pub const PACKETS_UNFENCED: Attack = Attack { beside: Beside::PacketsUnfenced, ..PACKETS };
+
+/// The attack that puts the whole machine to sleep.
+pub const SUSPENDED: Attack = attack("machine suspended", Deed::Stop, Deed::Spare, Deed::Spare, Beside::Suspend);
 
 /// Plays a role: the code of the processes that a round starts. `arguments` are those after [`WORD`]; a program that
 /// runs rounds must lead there from `main`, before it does anything else.

@@ -89,6 +89,15 @@ pub const ATTACK_PACKETS_OPEN: Duration = Duration::from_millis(100);
 /// Between two packets of a fenced address, each way: half of what is worth knowing.
 pub const ATTACK_PACKETS_PAUSE: Duration = Duration::from_micros(500);
 
+/// The lease of a server that is to sleep through its deadline: falling asleep begins with writing every disk.
+pub const ATTACK_SLEEP_LEASE: Duration = Duration::from_secs(5);
+
+/// A machine sleeps for so much longer than until the deadline.
+pub const ATTACK_SLEEP_MARGIN: Duration = Duration::from_secs(2);
+
+/// Between two looks at the clock while a machine falls asleep and wakes up.
+pub const ATTACK_SLEEP_SAMPLE: Duration = Duration::from_micros(200);
+
 /// Servers under attack at a time: a round takes as long for four of them as for one, and with more of them victims keep
 /// a small machine's processors too busy to attack in time.
 pub const ATTACK_SERVERS_MAX: usize = 4;

@@ -129,3 +129,16 @@ pub const GONE_SHARE: u32 = 6;
 
 /// A node that was silent once must answer for this share of that silence before it votes again.
 pub const STEADY_SHARE: u32 = 3;
+
+/// Questions to machines that wait at one node: people ask them, not programs.
+pub const QUESTIONS_WAITING_MAX: usize = 64;
+
+/// An agent that asks for questions is told that there are none after this, so that it notices a lost node.
+pub const ASKED_ABOUT_WITHIN: Duration = Duration::from_secs(3);
+
+/// A machine has so long to say what a server printed there: longer than [`ASKED_ABOUT_WITHIN`], as its agent may wait
+/// for a node that is lost.
+pub const PRINTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a machine says of a server's output, in bytes: about two thousand lines, and no burden for other answers.
+pub const PRINTED_BYTES_MAX: usize = 256 << 10;

@@ -18,9 +18,10 @@ use crate::machine::{Machine, Published};
 use crate::replica::StartError;
 use crate::settings::Settings;
 use crate::sled_store::SledStore;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
 use crate::store::{AppliedTo, StateStore};
 use crate::stored::Membership;
+use crate::types::{NodeId, NodeInfo};
 use crate::wal::{Wal, WalError, WalIdentity, Writer};
 
 /// What a node has on its disk.
@@ -43,6 +44,13 @@ pub(crate) async fn stores(
     let (identity, snapshots) = (identity.clone(), snapshots.clone());
     let (segment_bytes, feature_level, fatal) =
         (settings.segment_bytes, settings.feature_level, settings.fatal.clone());
+    let own = NodeInfo {
+        name: settings.name.clone(),
+        peer_address: settings.advertise.clone(),
+        api_address: settings.api_address.clone(),
+        standing: settings.standing,
+        replaces: None,
+    };
     let open = move || {
         let io = |what: &str| {
             let what = what.to_owned();
@@ -75,6 +83,8 @@ pub(crate) async fn stores(
             }
             (None, None) => (AppliedTo::default(), State::new(Generation(identity.generation))),
         };
+        let (applied, current) = introduce(identity.node, &own, applied, &state, current, &snapshots)
+            .map_err(|error| StartError::Core(error.to_string()))?;
         if state.feature_level() > feature_level {
             return Err(StartError::Refused {
                 code: "LW0601".into(),
@@ -90,6 +100,28 @@ pub(crate) async fn stores(
         Ok((Opened { log, machine, membership }, published, keeper))
     };
     tokio::task::spawn_blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
+}
+
+/// Where its snapshot is, and how far the log is applied in it.
+type Current = Option<(AppliedTo, SnapshotFile)>;
+
+/// A restored cluster begins without its only node's name and addresses: nobody knew them. Nobody else knows the cluster
+/// either until it says them, so they are what its settings say.
+fn introduce(
+    node: NodeId,
+    own: &NodeInfo,
+    mut applied: AppliedTo,
+    state: &State,
+    current: Current,
+    snapshots: &Snapshots,
+) -> Result<(AppliedTo, Current), SnapshotError> {
+    match applied.membership.membership.nodes.get_mut(&node) {
+        Some(info) if info.peer_address.is_empty() => *info = own.clone(),
+        _ => return Ok((applied, current)),
+    }
+    // Those that join get this one.
+    let file = snapshots.write(state, &applied)?;
+    Ok((applied.clone(), Some((applied, file))))
 }
 
 /// Returns the stored state if the log can take it on from there.

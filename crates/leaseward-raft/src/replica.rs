@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use leaseward_state::config::Digest;
-use leaseward_state::{Revision, Term};
+use leaseward_state::config::delta::SharedBytes;
+use leaseward_state::{Revision, SetName, Term};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,6 +29,7 @@ use crate::housekeeping;
 use crate::identity::{DataDir, Identity, IdentityError};
 use crate::join;
 use crate::last_word::{Ballots, LastWord};
+use crate::life::Life;
 use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT, FRAME_BYTES_MAX, SILENT_MAX};
 use crate::log_store::LogStore;
 use crate::machine::Published;
@@ -38,6 +40,7 @@ use crate::net::wire::{Answer, Ask, Hello, NodeStatus, PROTOCOL, Purpose};
 use crate::network::Network;
 use crate::open::{self, Opened};
 use crate::proposer::Batcher;
+use crate::questions::Questions;
 use crate::random;
 use crate::recall::Memory;
 use crate::reign;
@@ -116,9 +119,12 @@ impl StartError {
 /// A boxed answer, so that blob stores can be traded at run time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Blobs in their stored form, each with its name.
+pub type Frames = Vec<(Digest, SharedBytes)>;
+
 /// The content store of this node, for peers and clients that ask.
 pub trait Blobs: Send + Sync + 'static {
-    /// Returns those that are not here.
+    /// Returns those that are not here durably; makes durable what is here.
     fn missing<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, Vec<Digest>>;
 
     /// Returns a blob's plain bytes, verified.
@@ -129,6 +135,18 @@ pub trait Blobs: Send + Sync + 'static {
     /// # Errors
     /// A stable code and a reason.
     fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), (String, String)>>;
+
+    /// Returns blobs in their stored form, as many of the first ones as fit one answer, and those that are not here.
+    fn frames<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, (Frames, Vec<Digest>)>;
+
+    /// Keeps blobs that come in their stored form, verified; [`Blobs::missing`] makes them durable.
+    ///
+    /// # Errors
+    /// A stable code and a reason.
+    fn put_frames(&self, frames: Frames) -> Later<'_, Result<(), (String, String)>>;
+
+    /// Returns what makes the manifest `next` and its chunks out of `base`, if that is known or soon made.
+    fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> Later<'a, Option<SharedBytes>>;
 }
 
 /// A node of a cluster. Clones share it.
@@ -152,6 +170,8 @@ pub(crate) struct Shared {
     pub(crate) quarantined: Mutex<Option<String>>,
     pub(crate) disk_full: AtomicBool,
     pub(crate) sequence: std::sync::atomic::AtomicU64,
+    /// What people ask machines that speak with this node.
+    pub(crate) questions: Questions,
     published: watch::Receiver<Published>,
     core_started: watch::Sender<bool>,
     /// Everything that runs for this node; it ends with the handle.
@@ -197,10 +217,10 @@ impl Replica {
         let identity = match data.identity() {
             Some(identity) => identity.clone(),
             None => match &start {
-                Start::Bootstrap => data.claim(random::unique(), 1, 0)?,
+                Start::Bootstrap => data.claim(Life::first(random::unique()).id(), 1, 0)?,
                 Start::Join { addresses, replace } => {
                     let joined = join::ask(&settings, addresses, *replace, instance).await?;
-                    data.claim(joined.cluster, joined.node, 0)?
+                    data.claim(joined.cluster, joined.node, Life::of(joined.cluster).generation().0)?
                 }
             },
         };
@@ -235,6 +255,7 @@ impl Replica {
             quarantined: Mutex::new(None),
             disk_full: AtomicBool::new(false),
             sequence: std::sync::atomic::AtomicU64::new(1),
+            questions: Questions::default(),
             published,
             core_started,
             tasks: Mutex::new(JoinSet::new()),

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use leaseward_state::config::Version;
+use leaseward_state::config::rollout::WantedSet;
 use leaseward_state::propose::NotCommitted;
 use leaseward_state::{MachineName, Revision, State};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
@@ -17,7 +19,9 @@ use tracing::warn;
 
 use crate::limits::SNAPSHOT_PIECE_BYTES;
 use crate::net::listener::Serve;
-use crate::net::wire::{Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, Welcome};
+use crate::net::wire::{
+    Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, SetOrder, VersionOrder, Welcome,
+};
 use crate::recall::Arrival;
 use crate::replica::{Core, Shared};
 use crate::snapshot::{SnapshotFile, SnapshotHead};
@@ -113,6 +117,30 @@ impl Shared {
                 },
                 None => failed("LW0801", "this node keeps no blobs"),
             },
+            Ask::GetFrames(digests) => match self.blobs.get() {
+                Some(blobs) => {
+                    let (frames, lacking) = blobs.frames(&digests).await;
+                    Answer::Frames { frames, lacking }
+                }
+                None => Answer::Frames { frames: Vec::new(), lacking: digests },
+            },
+            Ask::PutFrames(frames) => match self.blobs.get() {
+                Some(blobs) => match blobs.put_frames(frames).await {
+                    Ok(()) => Answer::Done,
+                    Err((code, why)) => failed(&code, why),
+                },
+                None => failed("LW0801", "this node keeps no blobs"),
+            },
+            Ask::Delta { set, base, next } => match self.blobs.get() {
+                Some(blobs) => Answer::Delta(blobs.delta(&set, base, next).await),
+                None => Answer::Delta(None),
+            },
+            Ask::Questions { machine } => Answer::Question(self.questions.next(&machine).await),
+            Ask::Answered { id, told } => {
+                self.questions.answered(id, told);
+                Answer::Done
+            }
+            Ask::Told { machine, about } => Answer::Told(self.questions.ask(machine, about).await),
             other => match self.core.get() {
                 Some(core) => self.answer_with_core(core, from, other).await,
                 None => {
@@ -173,7 +201,13 @@ impl Shared {
             | Ask::MissingBlobs(_)
             | Ask::GetBlob(_)
             | Ask::PutBlobs(_)
-            | Ask::Ping => failed("LW0701", "answered elsewhere"),
+            | Ask::GetFrames(_)
+            | Ask::PutFrames(_)
+            | Ask::Delta { .. }
+            | Ask::Ping
+            | Ask::Questions { .. }
+            | Ask::Answered { .. }
+            | Ask::Told { .. } => failed("LW0701", "answered elsewhere"),
         }
     }
 
@@ -304,12 +338,15 @@ impl Shared {
         let mut published = self.published();
         let changed = async {
             loop {
-                let view = machine_view(&published.borrow_and_update().state, machine);
-                if view.revision > known {
-                    return view;
+                {
+                    // Thousands of machines look at each change: what they should have is made only if it is news.
+                    let state = &published.borrow_and_update().state;
+                    if view_revision(state, machine) > known {
+                        return machine_view(state, machine);
+                    }
                 }
                 if published.changed().await.is_err() {
-                    return view;
+                    std::future::pending::<()>().await;
                 }
             }
         };
@@ -322,11 +359,20 @@ impl Shared {
 /// Returns what a machine should do and have, under the revision that changed it last.
 #[must_use]
 pub fn machine_view(state: &State, machine: &MachineName) -> MachineView {
-    let orders_revision = state.machine(machine).map_or(Revision(0), |machine| machine.orders_revision);
-    let sets: BTreeMap<_, _> =
-        state.sets().map(|(name, set)| (name.clone(), (set.head, set.newest().manifest))).collect();
-    let sets_revision = state.sets().map(|(_, set)| set.modified).max().unwrap_or_default();
-    MachineView { revision: orders_revision.max(sets_revision), orders: state.orders(machine), sets }
+    let version = |version: &Version| VersionOrder { number: version.number, manifest: version.manifest };
+    let order = |wanted: WantedSet<'_>| SetOrder {
+        live: wanted.live.map(version),
+        staged: wanted.staged.map(version),
+        attempt: wanted.attempt,
+        spec: Arc::clone(wanted.spec),
+    };
+    let sets: BTreeMap<_, _> = state.wanted_sets(machine).map(|(name, wanted)| (name.clone(), order(wanted))).collect();
+    MachineView { revision: view_revision(state, machine), orders: state.orders(machine), sets }
+}
+
+fn view_revision(state: &State, machine: &MachineName) -> Revision {
+    let orders = state.machine(machine).map_or(Revision(0), |machine| machine.orders_revision);
+    state.sets().map(|(_, set)| set.modified).fold(orders, Revision::max)
 }
 
 async fn vote_answer(core: &Core, vote: Vote, last: Option<LogPosition>) -> Answer {

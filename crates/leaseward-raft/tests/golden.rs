@@ -98,7 +98,8 @@ fn commands() {
         Publish { .. }, RemoveSet { .. }, ReportSync { .. }, Atomic { .. }, Settle { .. },
         AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
         PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. },
-        NoteVoters { .. }, Suspect { .. }, Prepare { .. }, ReportPrepared { .. });
+        NoteVoters { .. }, Suspect { .. }, Prepare { .. }, ReportPrepared { .. }, PutSet { .. }, PinSet { .. }, Resync { .. },
+        SteerRollout { .. }, StepRollout { .. });
     check("request", &samples::requests());
 }
 
@@ -134,6 +135,21 @@ fn parts_of_commands() {
     check_enum!("sync_state", samples::sync_states(), SyncState:
         SyncState::Behind, SyncState::Fetching { .. }, SyncState::OnDisk { .. }, SyncState::Applied,
         SyncState::Rejected { .. }, SyncState::Drifted { .. }, SyncState::Draining, SyncState::Disabled);
+    use leaseward_state::config::rollout::{RolloutStep, Steer};
+    use leaseward_state::config::spec::{DrainRule, DriftRule, Layout};
+    use leaseward_state::event::RolloutChange;
+    check_enum!("rollout_step", samples::rollout_steps(), RolloutStep:
+        RolloutStep::Release(_), RolloutStep::Halt(_), RolloutStep::RollBack(_), RolloutStep::Finish);
+    check_enum!("rollout_change", samples::rollout_changes(), RolloutChange:
+        RolloutChange::Begun, RolloutChange::Released(_), RolloutChange::Halted(_), RolloutChange::Resumed(_),
+        RolloutChange::RolledBack(_), RolloutChange::Finished);
+    check_enum!("steer", vec![Steer::Halt, Steer::Resume, Steer::Abort, Steer::Finish], Steer:
+        Steer::Halt, Steer::Resume, Steer::Abort, Steer::Finish);
+    check_enum!("layout", vec![Layout::Tree, Layout::Files], Layout: Layout::Tree, Layout::Files);
+    check_enum!("drift_rule", vec![DriftRule::Report, DriftRule::Repair, DriftRule::Adopt], DriftRule:
+        DriftRule::Report, DriftRule::Repair, DriftRule::Adopt);
+    check_enum!("drain_rule", vec![DrainRule::Never, DrainRule::First, DrainRule::Always], DrainRule:
+        DrainRule::Never, DrainRule::First, DrainRule::Always);
     check_enum!("manifest_node", samples::manifest_nodes(), ManifestNode:
         ManifestNode::Directory { .. }, ManifestNode::File { .. }, ManifestNode::Symlink { .. });
     check("manifest", &[samples::manifest()]);
@@ -184,7 +200,8 @@ fn records_and_their_names() {
         Event::ServerFailed { .. }, Event::SetPublished { .. }, Event::SetRemoved { .. }, Event::SyncReported { .. },
         Event::FeatureLevelRaised { .. }, Event::ServerPaused { .. }, Event::MachineConfirmedDead { .. },
         Event::PolicyChanged { .. }, Event::VotersChanged { .. },
-        Event::MachineSuspected { .. }, Event::ServerPrepared { .. });
+        Event::MachineSuspected { .. }, Event::ServerPrepared { .. }, Event::SetDefined { .. }, Event::SetPinned { .. },
+        Event::RolloutChanged { .. }, Event::Restored { .. });
     check_enum!("readiness", samples::readinesses(), Readiness:
         Readiness::Preparing, Readiness::Ready, Readiness::Lacking(_));
 }
@@ -203,7 +220,7 @@ fn the_log() {
 
 #[test]
 fn the_wire() {
-    use leaseward_raft::net::wire::{Answer, Appended, Ask, MemberChange, Outcome, Renewed, Welcome};
+    use leaseward_raft::net::wire::{About, Answer, Appended, Ask, MemberChange, Outcome, Renewed, Told, Welcome};
     use leaseward_state::order::Action;
     check_enum!("purpose", vec![Purpose::Control, Purpose::Bulk, Purpose::Client], Purpose:
         Purpose::Control, Purpose::Bulk, Purpose::Client);
@@ -213,12 +230,17 @@ fn the_wire() {
         Ask::Append { .. }, Ask::Vote { .. }, Ask::PreVote { .. }, Ask::Confirm { .. }, Ask::Recall { .. },
         Ask::SnapshotBegin { .. }, Ask::SnapshotPiece { .. }, Ask::SnapshotEnd { .. }, Ask::TakeOver { .. },
         Ask::Propose(_), Ask::Renew(_), Ask::ReadPoint, Ask::View { .. }, Ask::Join { .. }, Ask::Members(_),
-        Ask::Status, Ask::MissingBlobs(_), Ask::GetBlob(_), Ask::PutBlobs(_), Ask::Ping);
+        Ask::Status, Ask::MissingBlobs(_), Ask::GetBlob(_), Ask::PutBlobs(_), Ask::Ping,
+        Ask::Questions { .. }, Ask::Answered { .. }, Ask::Told { .. }, Ask::GetFrames(_), Ask::PutFrames(_),
+        Ask::Delta { .. });
     check_enum!("answer", samples::answers(), Answer:
         Answer::Appended(_), Answer::Voted { .. }, Answer::Yes(_), Answer::Recalled { .. }, Answer::SnapshotAt(_),
         Answer::Done, Answer::SnapshotInstalled { .. }, Answer::Proposed(_), Answer::Renewed(_), Answer::ReadPoint(_),
         Answer::View(_), Answer::Joined { .. }, Answer::Status(_), Answer::Missing(_), Answer::Blob(_),
-        Answer::Failed { .. });
+        Answer::Failed { .. }, Answer::Question(_), Answer::Told(_), Answer::Frames { .. }, Answer::Delta(_));
+    check_enum!("about", samples::about(), About: About::Printed { .. }, About::Tree { .. }, About::Pieces { .. });
+    check_enum!("told", samples::told(), Told: Told::Lines(_), Told::NotHere, Told::Failed { .. }, Told::Tree(_),
+        Told::Pieces(_));
     check_enum!("outcome", samples::outcomes(), Outcome:
         Outcome::Committed { .. }, Outcome::NotLeader, Outcome::Unknown, Outcome::Overloaded(_));
     check_enum!("appended", samples::appended(), Appended:

@@ -2,12 +2,14 @@
 //!
 //! Must stay true: a command either does all of what it says, or changes nothing and is refused.
 
+mod anew;
 mod config;
 pub mod feature;
 mod heir;
 mod lease;
 mod machine;
 mod policy;
+mod rollout;
 mod server;
 mod session;
 
@@ -112,6 +114,14 @@ impl State {
             Command::ReportPrepared { machine, server, token, lacking } => {
                 self.report_prepared(machine, server, *token, lacking.as_deref(), events)
             }
+            Command::PutSet { set, spec, if_version } => self.put_set(set, spec, *if_version, events),
+            Command::PinSet { set, machine, pin } => self.pin_set(set, machine.as_ref(), pin.as_ref(), events),
+            Command::Resync { set, machines } => self.resync(set, machines),
+            Command::SteerRollout { set, version, steer, by } => self.steer_rollout(set, *version, *steer, by, events),
+            Command::StepRollout { set, version, step, term: judged } => {
+                own_term(*judged, term)?;
+                self.step_rollout(set, *version, step, events)
+            }
             Command::NoteVoters { voters, why, term: judged } => {
                 own_term(*judged, term)?;
                 events.push(Event::VotersChanged { voters: voters.clone(), why: why.clone() });
@@ -201,6 +211,10 @@ fn check_parts(commands: &[Command]) -> Result<(), Refusal> {
             | Command::PutPolicy { .. }
             | Command::Cordon { .. }
             | Command::Publish { .. }
+            | Command::PutSet { .. }
+            | Command::PinSet { .. }
+            | Command::Resync { .. }
+            | Command::SteerRollout { .. }
             | Command::RemoveSet { .. } => None,
             other => return Err(Refusal::Invalid(format!("{} cannot be part of a transaction", other.name()))),
         };

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::delta::InlineDelta;
+use crate::config::rollout::{Pin, RolloutStep, Steer};
+use crate::config::spec::SetSpec;
 use crate::config::{Digest, SyncState};
 use crate::lease::Grant;
 use crate::machine::{Cordon, MachineProfile};
@@ -331,6 +334,53 @@ pub enum Command {
         /// What is missing there, if anything is.
         lacking: Option<String>,
     },
+    /// Says how a config set is kept on its members. A set that does not exist is made, without a version.
+    PutSet {
+        /// The set.
+        set: SetName,
+        /// What is asked of it.
+        spec: Box<SetSpec>,
+        /// The version that the specification must have; 0: none was given yet.
+        if_version: Option<u64>,
+    },
+    /// Keeps a member of a set at a version, or lets it go on.
+    PinSet {
+        /// The set.
+        set: SetName,
+        /// The member; `None`: all of them.
+        machine: Option<MachineName>,
+        /// Where it is kept; `None` lets it go on.
+        pin: Option<Pin>,
+    },
+    /// Asks members of a set to look at every file and to try again what they refused.
+    Resync {
+        /// The set.
+        set: SetName,
+        /// The members; empty: all of them.
+        machines: Vec<MachineName>,
+    },
+    /// Halts a rollout, or lets it go on or end.
+    SteerRollout {
+        /// The set.
+        set: SetName,
+        /// The version that goes round.
+        version: u64,
+        /// What becomes of it.
+        steer: Steer,
+        /// Who says so.
+        by: String,
+    },
+    /// The next step of a rollout.
+    StepRollout {
+        /// The set.
+        set: SetName,
+        /// The version that goes round.
+        version: u64,
+        /// The step.
+        step: RolloutStep,
+        /// The term of the leader that decided it.
+        term: Term,
+    },
 }
 
 /// Opens a machine's session.
@@ -434,6 +484,8 @@ pub struct PublishSet {
     pub files: u64,
     /// Bytes of the regular files.
     pub bytes: u64,
+    /// What makes it out of the newest version, if that is small. Without it, a quorum of voters holds every blob.
+    pub delta: Option<InlineDelta>,
 }
 
 /// A condition of an atomic command.
@@ -527,6 +579,11 @@ impl Command {
             Self::Suspect { .. } => "suspect",
             Self::Prepare { .. } => "prepare",
             Self::ReportPrepared { .. } => "report_prepared",
+            Self::PutSet { .. } => "put_set",
+            Self::PinSet { .. } => "pin_set",
+            Self::Resync { .. } => "resync",
+            Self::SteerRollout { .. } => "steer_rollout",
+            Self::StepRollout { .. } => "step_rollout",
         }
     }
 
@@ -546,6 +603,7 @@ impl Command {
             | Self::NoteVoters { .. }
             | Self::Suspect { .. }
             | Self::Prepare { .. }
+            | Self::StepRollout { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
             _ => false,

@@ -1,8 +1,13 @@
 //! Config sets: versioned trees of files, named by content.
 //!
 //! Must stay true: versions of a set only grow, a version never changes, and a committed version names only blobs
-//! that a quorum of voters holds durably (the publisher proves it before it proposes; the state cannot look).
+//! that a quorum of voters holds durably, or whose making it holds durably: the version's delta, and what that builds on.
+//! The publisher proves it before it proposes; the state cannot look.
 //! Left out on purpose: the bytes themselves (`leaseward-sync`), and everything about a member's disk.
+
+pub mod delta;
+pub mod rollout;
+pub mod spec;
 
 use std::fmt;
 
@@ -229,6 +234,8 @@ pub struct Version {
     pub at: UnixMillis,
     /// The entry that committed it.
     pub revision: Revision,
+    /// What makes it out of an older version, if that is small. It is dropped with the version.
+    pub delta: Option<delta::InlineDelta>,
 }
 
 /// How far a member is with a set.
@@ -244,6 +251,30 @@ pub struct MemberSync {
     pub at: UnixMillis,
 }
 
+/// A file that somebody changed by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftedPath {
+    /// Relative to the set's directory.
+    pub path: String,
+    /// What is different: `missing`, `extra`, `content`, `mode`.
+    pub what: String,
+    /// The user whose file it is now.
+    pub owner: Option<u32>,
+    /// When it was changed last, by the member's clock.
+    pub at: Option<UnixMillis>,
+}
+
+impl fmt::Display for DriftedPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path.is_empty() { "the whole directory" } else { &self.path };
+        write!(f, "{path} ({}", self.what)?;
+        if let Some(owner) = self.owner {
+            write!(f, ", of user {owner}")?;
+        }
+        f.write_str(")")
+    }
+}
+
 /// What a member is doing with a set, in the words of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SyncState {
@@ -253,6 +284,12 @@ pub enum SyncState {
     Fetching {
         /// The version it fetches.
         version: u64,
+        /// Bytes that came so far.
+        done: u64,
+        /// Bytes that it lacked when it began; 0 while it does not know.
+        total: u64,
+        /// Since it began, in milliseconds.
+        elapsed_ms: u64,
     },
     /// The version is whole on its disk and not yet live.
     OnDisk {
@@ -271,12 +308,25 @@ pub enum SyncState {
     /// Somebody changed its files by hand.
     Drifted {
         /// Which, the first few.
-        paths: Vec<String>,
+        paths: Vec<DriftedPath>,
+        /// How many there are.
+        all: u64,
     },
     /// It leaves the load balancer before it applies.
     Draining,
     /// An operator took it out.
     Disabled,
+}
+
+impl SyncState {
+    /// Returns whether `other` differs in nothing but how many bytes came.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fetching { version: mine, .. }, Self::Fetching { version: theirs, .. }) => mine == theirs,
+            (mine, theirs) => mine == theirs,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::SyncState;
+use crate::config::rollout::Pin;
 use crate::lease::GrantEnd;
 use crate::machine::Cordon;
 use crate::name::{LeaseName, MachineName, ServerName, SetName};
 use crate::policy::Pause;
 use crate::server::{Cause, FenceProof, Readiness, ServerStatus, Wanted};
 use crate::session::{Owner, SessionEnd};
-use crate::token::{FencingToken, Revision, SessionId, UnixMillis};
+use crate::token::{FencingToken, Generation, Revision, SessionId, UnixMillis};
 
 /// An event with its place in history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,6 +249,55 @@ pub enum Event {
         /// How far it is.
         readiness: Readiness,
     },
+    /// A set is kept in another way on its members.
+    SetDefined {
+        /// The set.
+        set: SetName,
+        /// Counts its specifications.
+        version: u64,
+    },
+    /// A member, or all of them, is kept at a version or goes on.
+    SetPinned {
+        /// The set.
+        set: SetName,
+        /// The member; `None`: all of them.
+        machine: Option<MachineName>,
+        /// Where it is kept; `None` if it goes on.
+        pin: Option<Pin>,
+    },
+    /// A version is on its way to the members.
+    RolloutChanged {
+        /// The set.
+        set: SetName,
+        /// The version.
+        version: u64,
+        /// What became of it.
+        change: RolloutChange,
+    },
+    /// The cluster began a new life with the state of a backup.
+    Restored {
+        /// The last revision in the backup.
+        from: Revision,
+        /// How often it was restored by now.
+        generation: Generation,
+    },
+}
+
+/// What became of a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutChange {
+    /// It began.
+    Begun,
+    /// It is these members' turn.
+    Released(Vec<MachineName>),
+    /// It stands still, and why.
+    Halted(String),
+    /// It goes on, and who said so.
+    Resumed(String),
+    /// Everybody goes back, and why.
+    RolledBack(String),
+    /// Everybody had his turn.
+    Finished,
 }
 
 impl Event {
@@ -273,8 +323,16 @@ impl Event {
             | Self::ServerPaused { .. }
             | Self::ServerPrepared { .. }
             | Self::ServerFailed { .. } => "server",
-            Self::SetPublished { .. } | Self::SetRemoved { .. } | Self::SyncReported { .. } => "config",
-            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } | Self::VotersChanged { .. } => "cluster",
+            Self::SetPublished { .. }
+            | Self::SetRemoved { .. }
+            | Self::SyncReported { .. }
+            | Self::SetDefined { .. }
+            | Self::SetPinned { .. }
+            | Self::RolloutChanged { .. } => "config",
+            Self::FeatureLevelRaised { .. }
+            | Self::PolicyChanged { .. }
+            | Self::VotersChanged { .. }
+            | Self::Restored { .. } => "cluster",
         }
     }
 
@@ -302,12 +360,16 @@ impl Event {
             | Self::ServerPaused { server, .. }
             | Self::ServerPrepared { server, .. }
             | Self::ServerFailed { server, .. } => server.to_string(),
-            Self::SetPublished { set, .. } | Self::SetRemoved { set } | Self::SyncReported { set, .. } => {
-                set.to_string()
-            }
-            Self::FeatureLevelRaised { .. } | Self::PolicyChanged { .. } | Self::VotersChanged { .. } => {
-                "cluster".to_owned()
-            }
+            Self::SetPublished { set, .. }
+            | Self::SetRemoved { set }
+            | Self::SyncReported { set, .. }
+            | Self::SetDefined { set, .. }
+            | Self::SetPinned { set, .. }
+            | Self::RolloutChanged { set, .. } => set.to_string(),
+            Self::FeatureLevelRaised { .. }
+            | Self::PolicyChanged { .. }
+            | Self::VotersChanged { .. }
+            | Self::Restored { .. } => "cluster".to_owned(),
         }
     }
 }

@@ -111,7 +111,7 @@ impl State {
 
     fn check_sets(&self) -> Result<(), String> {
         for (name, set) in &self.sets {
-            if set.versions.get_max().map(|(number, _)| *number) != Some(set.head) {
+            if set.versions.get_max().map_or(0, |(number, _)| *number) != set.head {
                 return Err(format!("config/{name} lacks its newest version {}", set.head));
             }
         }

@@ -34,8 +34,27 @@ pub const SERVERS_MAX: usize = 10_000;
 /// Config sets.
 pub const SETS_MAX: usize = 1_000;
 
-/// Versions kept of one config set; the oldest ones go first, never the newest one.
+/// Versions that a config set may keep; the oldest ones go first, never one that somebody needs.
 pub const VERSIONS_KEPT_MAX: usize = 1_000;
+
+/// Versions that a config set keeps where nothing is asked: weeks of work, and few enough to look through.
+pub const VERSIONS_KEPT_USUAL: u32 = 100;
+
+/// Versions of one config set that are marked as failed ones, newest last.
+pub const BAD_KEPT_MAX: usize = 100;
+
+/// How often members look for changes made by hand where nothing is asked, in milliseconds. A look at 10,000 files costs
+/// 18 ms.
+pub const SCAN_EACH_MS: u64 = 60_000;
+
+/// How often they may look at most, in milliseconds.
+pub const SCAN_EACH_MS_MIN: u64 = 100;
+
+/// Patterns of paths that a set ignores.
+pub const IGNORES_MAX: usize = 256;
+
+/// Longest run of a set's check or reload, and longest wait between two steps of a rollout, in milliseconds: an hour.
+pub const HOOK_MS_MAX: u64 = 60 * 60_000;
 
 /// Entries of the ledger kept, across all objects. At two hundred bytes each: two megabytes.
 pub const LEDGER_MAX: usize = 10_000;
@@ -95,3 +114,14 @@ pub const VOTERS_MAX: u32 = 9;
 
 /// The shortest silence after which a voter may be taken for lost, in milliseconds: longer than any election.
 pub const VOTER_SILENCE_MS_MIN: u64 = 1_000;
+
+/// Delta of a version inside the entry that commits it, in bytes: as much as one entry carries. A larger change is
+/// put on a quorum of voters first.
+pub const DELTA_BYTES_MAX: usize = 256 << 10;
+
+/// Revisions that a restored cluster leaves out: more than the old one can have applied after the backup, were it to
+/// apply ten thousand a second for a hundred days. Tokens have room for 2,800 such steps.
+pub const ANEW_REVISIONS: u64 = 100_000_000_000;
+
+/// Numbers of versions that each set of a restored cluster leaves out: one a second for eleven days.
+pub const ANEW_VERSIONS: u64 = 1_000_000;

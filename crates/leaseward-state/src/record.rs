@@ -3,12 +3,15 @@
 //! Must stay true: `State::restore(state.records())` is the same state, and a store that writes
 //! [`State::take_touched`] after each entry holds the same records.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Reply;
+use crate::config::rollout::{Pin, Rollout};
+use crate::config::spec::SetSpec;
 use crate::config::{MemberSync, Version};
 use crate::event::Recorded;
 use crate::lease::Lease;
@@ -112,6 +115,18 @@ pub struct SetRecord {
     pub modified: Revision,
     /// The number of its newest version.
     pub head: u64,
+    /// How it is kept on its members.
+    pub spec: Arc<SetSpec>,
+    /// Counts the specifications.
+    pub spec_version: u64,
+    /// The newest version on its way.
+    pub rollout: Option<Arc<Rollout>>,
+    /// Members that an operator keeps at a version.
+    pub pins: BTreeMap<Option<MachineName>, Pin>,
+    /// How often members were asked to begin anew.
+    pub resync: BTreeMap<MachineName, u64>,
+    /// Versions that failed on their way.
+    pub bad: BTreeMap<u64, String>,
 }
 
 /// An answer kept for a retry.
@@ -156,7 +171,17 @@ impl State {
             RecordKey::Server(name) => Record::Server(self.servers.get(name)?.clone()),
             RecordKey::Set(name) => {
                 let set = self.sets.get(name)?;
-                Record::Set(SetRecord { created: set.created, modified: set.modified, head: set.head })
+                Record::Set(SetRecord {
+                    created: set.created,
+                    modified: set.modified,
+                    head: set.head,
+                    spec: Arc::clone(&set.spec),
+                    spec_version: set.spec_version,
+                    rollout: set.rollout.clone(),
+                    pins: set.pins.clone(),
+                    resync: set.resync.clone(),
+                    bad: set.bad.clone(),
+                })
             }
             RecordKey::Version(name, number) => Record::Version(self.sets.get(name)?.versions.get(number)?.clone()),
             RecordKey::Sync(set, machine) => Record::Sync(self.syncs.get(&(set.clone(), machine.clone()))?.clone()),
@@ -238,6 +263,12 @@ impl State {
                         modified: set.modified,
                         head: set.head,
                         versions: OrdMap::new(),
+                        spec: set.spec,
+                        spec_version: set.spec_version,
+                        rollout: set.rollout,
+                        pins: set.pins,
+                        resync: set.resync,
+                        bad: set.bad,
                     };
                     state.sets.insert(name, set);
                 }

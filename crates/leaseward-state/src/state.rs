@@ -3,12 +3,14 @@
 //! Must stay true: only [`State::apply`] changes it. Maps are persistent (`imbl`), so a clone shares everything and
 //! costs a few pointer counts; their values are shared too, so that a change next to them copies pointers only. Left out on purpose: deadlines, connections, file contents.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
 use crate::command::{Entry, Reply};
+use crate::config::rollout::{Pin, Rollout};
+use crate::config::spec::SetSpec;
 use crate::config::{MemberSync, Version};
 use crate::event::{Event, Recorded};
 use crate::lease::Lease;
@@ -39,17 +41,46 @@ pub struct ConfigSet {
     pub created: Revision,
     /// The entry that changed it last.
     pub modified: Revision,
-    /// The number of its newest version.
+    /// The number of its newest version; 0 while it has none.
     pub head: u64,
     /// Its versions that are kept, by number.
     pub versions: OrdMap<u64, Arc<Version>>,
+    /// How it is kept on its members.
+    pub spec: Arc<SetSpec>,
+    /// Counts the specifications, from 1; 0 while nobody gave one.
+    pub spec_version: u64,
+    /// The newest version on its way to the members, if it goes in steps.
+    pub rollout: Option<Arc<Rollout>>,
+    /// Members that an operator keeps at a version; `None`: all of them.
+    pub pins: BTreeMap<Option<MachineName>, Pin>,
+    /// How often an operator asked members to begin anew.
+    pub resync: BTreeMap<MachineName, u64>,
+    /// Versions that failed on their way, and why.
+    pub bad: BTreeMap<u64, String>,
 }
 
 impl ConfigSet {
-    /// Returns the newest version.
+    /// Returns a set without a version, made by this entry.
     #[must_use]
-    pub fn newest(&self) -> &Version {
-        self.versions.get(&self.head).expect("the newest version is never dropped")
+    pub(crate) fn new(created: Revision) -> Self {
+        Self {
+            created,
+            modified: created,
+            head: 0,
+            versions: OrdMap::new(),
+            spec: Arc::default(),
+            spec_version: 0,
+            rollout: None,
+            pins: BTreeMap::new(),
+            resync: BTreeMap::new(),
+            bad: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the newest version, if it has one.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Version> {
+        self.versions.get(&self.head).map(|version| &**version)
     }
 }
 
@@ -106,7 +137,7 @@ impl State {
         Applied { revision: entry.revision, reply, events }
     }
 
-    fn record_events(&mut self, events: &[Event]) {
+    pub(crate) fn record_events(&mut self, events: &[Event]) {
         for (part, event) in (0..).zip(events) {
             let key = (self.revision, part);
             let recorded = Recorded { revision: self.revision, part, at: self.now, event: event.clone() };

@@ -52,7 +52,8 @@ fn spec() -> ServerSpec {
 /// Sessions 1 and 2, a lease that 1 holds and 2 waits for twice, machine m1 with server web, set app, one idle server.
 fn whole() -> Records {
     let put = |name| Command::PutServer { server: server(name), spec: Box::new(spec()), if_version: None };
-    let publish = PublishSet { set: set("app"), parent: None, manifest: Digest([0; 32]), files: 0, bytes: 0 };
+    let publish =
+        PublishSet { set: set("app"), parent: None, manifest: Digest([0; 32]), files: 0, bytes: 0, delta: None };
     let commands = [
         Command::OpenSession { name: "one".into(), ttl_ms: 1_000 },
         Command::OpenSession { name: "two".into(), ttl_ms: 1_000 },

@@ -43,6 +43,8 @@ stories!(
     server_death,
     server_failures,
     config_publish,
+    config_rollout,
+    config_set,
     atomic,
     ledger,
     bounds,

@@ -94,6 +94,9 @@ fn walk(seed: u64) {
             // The twin is a member that starts again now and then.
             twin = State::restore(twin.records().collect::<Vec<_>>()).expect("its records are whole");
             assert!(twin.records().eq(state.records()), "restored records differ");
+            let anew = state.anew(UnixMillis(clock)).expect("it was never restored");
+            anew.check_invariants().unwrap_or_else(|why| panic!("{why} after a restore at step {step}"));
+            assert!(State::restore(anew.records().collect::<Vec<_>>()).expect("whole").records().eq(anew.records()));
         }
     }
     let granted = observer.newest.len();

@@ -145,8 +145,17 @@ impl Dir {
         rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode)).map_err(at("set the mode of", &self.path))
     }
 
+    pub(crate) fn give_to(&self, user: u32, group: u32) -> Result<()> {
+        give(&self.fd, user, group, &self.path)
+    }
+
     pub(crate) fn own_stat(&self) -> Result<Stat> {
         rustix::fs::fstat(&self.fd).map_err(at("look at", &self.path))
+    }
+
+    /// Returns whether both are on one file system.
+    pub(crate) fn is_on_device_of(&self, other: &Self) -> Result<bool> {
+        Ok(self.own_stat()?.st_dev == other.own_stat()?.st_dev)
     }
 
     /// Makes the names in this directory durable.
@@ -243,6 +252,12 @@ impl<'a> Parents<'a> {
         let (_, dir) = self.last.as_ref().expect("it was opened above");
         Ok((dir, name))
     }
+}
+
+/// Gives an open file or directory to a user and a group.
+pub(crate) fn give(file: impl AsFd, user: u32, group: u32, path: &Path) -> Result<()> {
+    let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
+    rustix::fs::fchown(file, Some(user), Some(group)).map_err(at("change the owner of", path))
 }
 
 /// Returns the target of the link `name` in `dir`.

@@ -73,6 +73,24 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// These bytes do not make the version that they should. They were not used.
+    #[error("the delta cannot be used: {why}")]
+    BadDelta {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The set's check refused the version on this machine. The old one is live.
+    #[error("its check refused it: {why}")]
+    CheckFailed {
+        /// What the check said.
+        why: String,
+    },
+    /// The version was live and its reload failed; the old one is live again, if there was one.
+    #[error("its reload failed: {why}")]
+    ReloadFailed {
+        /// What the reload said.
+        why: String,
+    },
     /// A file changed while it was read or linked. Trying again may succeed.
     #[error("{} changed while it was read: try again when nobody writes there", path.display())]
     Changed {
@@ -127,6 +145,9 @@ impl Error {
             Self::Changed { .. } => "LW0807",
             Self::TooLarge { .. } => "LW0808",
             Self::Busy { .. } => "LW0809",
+            Self::BadDelta { .. } => "LW0810",
+            Self::CheckFailed { .. } => "LW0811",
+            Self::ReloadFailed { .. } => "LW0812",
             #[cfg(test)]
             Self::Killed => "LW0000",
         }
@@ -136,10 +157,14 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::IllegalTree { .. } | Self::BadManifest { .. } | Self::TooLarge { .. } => false,
+            Self::IllegalTree { .. } | Self::BadManifest { .. } | Self::TooLarge { .. } | Self::ReloadFailed { .. } => {
+                false
+            }
             Self::DiskFull { .. }
             | Self::BlobMissing { .. }
             | Self::BlobCorrupt { .. }
+            | Self::BadDelta { .. }
+            | Self::CheckFailed { .. }
             | Self::NotEnoughSpace { .. }
             | Self::TargetNotOurs { .. }
             | Self::Changed { .. }

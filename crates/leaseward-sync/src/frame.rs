@@ -46,11 +46,16 @@ pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Returns the plain bytes of a frame that should hold `digest`. `origin` names the file or peer for the error.
+/// Returns whether a frame is as it was made, by its checksum. It may still hold another blob than its name says.
 ///
 /// # Errors
-/// [`Error::BlobCorrupt`] for anything that is not exactly the frame of that content.
-pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
+/// [`Error::BlobCorrupt`] for anything that is not a frame.
+pub fn check(digest: Digest, frame: &[u8], origin: &Path) -> Result<()> {
+    parts(digest, frame, origin).map(drop)
+}
+
+/// The method, the plain length and the payload of a frame.
+fn parts<'a>(digest: Digest, frame: &'a [u8], origin: &Path) -> Result<(u8, usize, &'a [u8])> {
     let corrupt = |why| Error::BlobCorrupt { path: origin.to_owned(), digest, why };
     let Some((header, payload)) = frame.split_at_checked(HEADER) else {
         return Err(corrupt("it is shorter than its header"));
@@ -66,7 +71,17 @@ pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
     if word(12) != crc32c::crc32c_append(crc32c::crc32c(&header[..12]), payload) {
         return Err(corrupt("its checksum is wrong"));
     }
-    let plain = match header[5] {
+    Ok((header[5], length, payload))
+}
+
+/// Returns the plain bytes of a frame that should hold `digest`. `origin` names the file or peer for the error.
+///
+/// # Errors
+/// [`Error::BlobCorrupt`] for anything that is not exactly the frame of that content.
+pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
+    let corrupt = |why| Error::BlobCorrupt { path: origin.to_owned(), digest, why };
+    let (method, length, payload) = parts(digest, frame, origin)?;
+    let plain = match method {
         RAW => payload.to_vec(),
         ZSTD => zstd::bulk::decompress(payload, length).map_err(|_| corrupt("it does not decompress"))?,
         _ => return Err(corrupt("its compression is unknown")),
@@ -78,6 +93,33 @@ pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
         return Err(corrupt("its content has another name"));
     }
     Ok(plain)
+}
+
+/// Returns several frames as one run of bytes: each with its name and its length before it.
+#[must_use]
+pub fn join<B: AsRef<[u8]>>(frames: &[(Digest, B)]) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(frames.iter().map(|(_, frame)| 36 + frame.as_ref().len()).sum());
+    for (digest, frame) in frames {
+        let frame = frame.as_ref();
+        joined.extend_from_slice(&digest.0);
+        joined.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        joined.extend_from_slice(frame);
+    }
+    joined
+}
+
+/// Returns the frames that [`join`] put together; `None` for other bytes. They are not verified.
+#[must_use]
+pub fn split(mut joined: &[u8]) -> Option<Vec<(Digest, &[u8])>> {
+    let mut frames = Vec::new();
+    while !joined.is_empty() {
+        let (digest, rest) = joined.split_first_chunk::<32>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (frame, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        frames.push((Digest(*digest), frame));
+        joined = rest;
+    }
+    Some(frames)
 }
 
 #[cfg(test)]
@@ -111,6 +153,19 @@ mod tests {
                 bad[bit / 8] ^= 1 << (bit % 8);
                 assert!(unpack(digest, &bad, Path::new("here")).is_err(), "bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn joined_frames_come_apart_and_cut_ones_do_not() {
+        let frames: Vec<_> = blobs().iter().map(|plain| (digest_of(plain), pack(plain).unwrap())).collect();
+        let joined = join(&frames);
+        let back: Vec<_> =
+            split(&joined).unwrap().into_iter().map(|(digest, frame)| (digest, frame.to_vec())).collect();
+        assert_eq!(back, frames);
+        assert_eq!(split(&[]), Some(Vec::new()));
+        for length in (1..joined.len()).filter(|length| length % 97 == 0) {
+            assert!(split(&joined[..length]).is_none_or(|some| some.len() < frames.len()));
         }
     }
 

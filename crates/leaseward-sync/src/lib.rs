@@ -3,27 +3,43 @@
 //! Must stay true: a program that opens a set's directory once sees one version only; a kill or a power cut at any
 //! moment leaves the old or the new version whole; no byte reaches a disk or a peer that does not match its name;
 //! nothing is ever written outside the target directory.
-//! Left out on purpose: who decided which version is wanted, how bytes travel between machines, reload hooks, and
-//! in-place switching of single files.
+//! Left out on purpose: who decided which version is wanted, how bytes travel between machines, and reload
+//! hooks.
 
 mod apply;
+pub mod delta;
 mod dir;
 mod error;
 pub mod frame;
+mod inplace;
 pub mod limits;
 pub mod manifest;
 pub mod member;
+mod owner;
+pub mod patterns;
+mod program;
+mod render;
+pub mod rollout;
+pub mod secret;
 mod space;
 mod store;
 mod tree;
 
-pub use apply::{Applied, Applier, Drift, DriftKind, Live, Needs, SetDirs};
+pub use apply::{Applied, Applier, Drift, DriftKind, Live, Needs, Owner, SetDirs};
 pub use error::{Error, Result};
+pub use inplace::InPlace;
+pub use render::Facts;
 pub use space::Space;
 pub use store::{BlobStore, Digests};
-pub use tree::{Scanned, scan};
+pub use tree::{Scanned, pieces, scan, scan_some};
 
 use leaseward_state::config::Digest;
+
+/// Returns the name of the manifest of an empty tree: what a set's first version builds on.
+#[must_use]
+pub fn empty_tree() -> Digest {
+    digest_of(&manifest::encode(&leaseward_state::config::Manifest::default()))
+}
 
 /// Returns the name of `bytes` in the content store: their blake3 hash.
 #[must_use]

@@ -17,6 +17,12 @@ pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Compression level of stored blobs: beyond it time doubles for a few per cent.
 pub const ZSTD_LEVEL: i32 = 3;
 
+/// Threads that read a directory which is published: hashing is bound by one core, and a publisher is seldom alone.
+pub const SCAN_THREADS_MAX: usize = 4;
+
+/// Files that one of those threads takes at a time.
+pub const SCAN_FILES_AT_ONCE: usize = 32;
+
 /// Paths of one tree, directories and links included: twice the files that a set may have.
 pub const ENTRIES_MAX: usize = 2_000_000;
 
@@ -24,7 +30,11 @@ pub const ENTRIES_MAX: usize = 2_000_000;
 pub const DEPTH_MAX: usize = 128;
 
 /// Changed files and directories up to which each is synced alone; above it one `syncfs` is cheaper.
-pub const SYNC_EACH_MAX: usize = 64;
+pub const SYNC_EACH_MAX: usize = 12;
+
+/// Blobs up to which each is synced alone when they are stored; each takes three syncs, and one `syncfs` costs about as
+/// much as four.
+pub const STORE_SYNC_EACH_MAX: usize = 2;
 
 /// Free bytes that applying a version leaves for others: file systems near full become slow and refuse renames.
 pub const RESERVE_BYTES: u64 = 64 << 20;
@@ -58,3 +68,45 @@ pub const FETCHES_PARALLEL_MAX: usize = 64;
 
 /// Times that a blob with wrong bytes is asked for again at once: another voter may have a good copy.
 pub const CORRUPT_TRIES: usize = 2;
+
+/// Plain bytes that making or reading a delta may hold of both versions together: the chunks that only one of them
+/// names. A change beyond it travels as whole chunks.
+pub const DELTA_PLAIN_BYTES_MAX: usize = 64 << 20;
+
+/// A delta that a member is given for the version it has and the one it should have, in bytes. Beyond it chunks are
+/// fetched, several at once and from everybody.
+pub const DELTA_SENT_BYTES_MAX: usize = 4 << 20;
+
+/// Plain bytes of a delta's chunks that a member holds in memory until they are on the disk; more goes through its cache.
+pub const DELTA_HELD_BYTES_MAX: usize = 4 << 20;
+
+/// Frames in one answer or one sending, in bytes: a link stays busy, and ten of them fit any memory. One frame may be
+/// longer.
+pub const FRAMES_BYTES_MAX: usize = 4 << 20;
+
+/// Names in one question for frames.
+pub const FRAMES_ASKED_MAX: usize = 4_096;
+
+/// A file must have been left alone for this long before its inode's look counts as a proof: longer than any tick.
+pub const STAMP_OLD_ENOUGH: Duration = Duration::from_secs(3);
+
+/// Bytes of output that a check or reload may say in a reason; the last ones.
+pub const OUTPUT_BYTES_MAX: usize = 1024;
+
+/// Bytes of files that are filled in or decrypted in one version: they are held in memory.
+pub const RENDERED_BYTES_MAX: u64 = 256 << 20;
+
+/// Directories of one set that are watched; beyond it only the scan sees changes. The kernel counts 1 KiB for each.
+pub const WATCHES_MAX: usize = 8192;
+
+/// After a change is seen, others that belong to it are waited for.
+pub const WATCH_SETTLES: Duration = Duration::from_millis(100);
+
+/// Changed files that a member names in a report; how many there are is said besides.
+pub const DRIFTS_REPORTED_MAX: usize = 20;
+
+/// A fetch that lasts no longer is not spoken of.
+pub const PROGRESS_AFTER: Duration = Duration::from_millis(200);
+
+/// How often progress of a fetch is said at most: each report is an entry of the log.
+pub const PROGRESS_EACH: Duration = Duration::from_secs(1);

@@ -1,8 +1,11 @@
 //! The content store: plain files named by the hash of the bytes they hold, `ab/cdef…`.
 //!
 //! Must stay true: a digest that [`BlobStore::contains`] affirms is durable, unless the store is a cache; bytes are
-//! verified on every read and on every write, and bad ones are never served; a crash leaves no half-written blob under
-//! a digest's name. One process owns a store at a time.
+//! verified on every write, and on every read (in their stored form by their checksum, as whoever gets them looks at the
+//! name); bad ones are never served; a crash leaves no half-written blob under a digest's name. One process owns a store
+//! at a time.
+//! Loose blobs are here and not yet durable: they wait for [`BlobStore::settle`], which syncs once for all of them, and
+//! stand in a directory of their own, so that a crash forgets them.
 //! Left out on purpose: which blobs are still needed (the caller removes), packs of many small blobs, deltas.
 
 use std::collections::BTreeSet;
@@ -16,10 +19,11 @@ use leaseward_state::config::Digest;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
-use crate::limits::{BLOB_BYTES_MAX, STORE_FLOOR_BYTES, SYNC_EACH_MAX};
+use crate::limits::{BLOB_BYTES_MAX, STORE_FLOOR_BYTES, STORE_SYNC_EACH_MAX};
 use crate::{digest_of, frame, space};
 
 const TEMPORARY: &str = "tmp";
+const LOOSE: &str = "loose";
 
 /// A directory of blobs. Its methods block on the disk; share it behind an `Arc`.
 #[derive(Debug)]
@@ -30,6 +34,9 @@ pub struct BlobStore {
     durable: bool,
     /// Renamed and not yet synced: there for readers, not yet there for who counts on them.
     unsynced: Mutex<BTreeSet<Digest>>,
+    loose_dir: Dir,
+    /// What stands in the directory of loose blobs.
+    loose: Mutex<BTreeSet<Digest>>,
     next: AtomicU64,
 }
 
@@ -53,11 +60,15 @@ impl BlobStore {
         std::fs::create_dir_all(dir.join(TEMPORARY)).map_err(at("make directory", dir))?;
         let root = Dir::open(dir)?;
         let temporary = root.child(TEMPORARY)?;
-        for name in temporary.names()? {
-            temporary.remove_tree(name)?;
+        std::fs::create_dir_all(dir.join(LOOSE)).map_err(at("make directory", dir))?;
+        let loose_dir = root.child(LOOSE)?;
+        for dir in [&temporary, &loose_dir] {
+            for name in dir.names()? {
+                dir.remove_tree(name)?;
+            }
         }
-        let (unsynced, next) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { root, temporary, floor: STORE_FLOOR_BYTES, durable: false, unsynced, next })
+        let (unsynced, loose, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Ok(Self { root, temporary, floor: STORE_FLOOR_BYTES, durable: false, unsynced, loose_dir, loose, next })
     }
 
     /// Returns the store with another floor: the bytes that writing must leave free on the file system.
@@ -71,9 +82,10 @@ impl BlobStore {
     /// # Errors
     /// [`Error::Io`].
     pub fn contains(&self, digest: Digest) -> Result<bool> {
-        if self.unsynced().contains(&digest) {
-            return Ok(false);
-        }
+        Ok(!self.unsynced().contains(&digest) && self.stands(digest)?)
+    }
+
+    fn stands(&self, digest: Digest) -> Result<bool> {
         let (shard, name) = names(digest);
         let path = self.root.path().join(shard).join(name);
         match rustix::fs::lstat(&path) {
@@ -95,6 +107,22 @@ impl BlobStore {
             }
         }
         Ok(missing)
+    }
+
+    /// Returns those of `digests` of which there is not even a loose copy here, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lacking(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
+        // The loose ones first: one that settles meanwhile is found in its place.
+        let loose = self.loose().clone();
+        let mut lacking = Vec::new();
+        for digest in digests {
+            if !loose.contains(digest) && !self.stands(*digest)? {
+                lacking.push(*digest);
+            }
+        }
+        Ok(lacking)
     }
 
     /// Stores plain bytes under their name and returns when they are durable. Storing them again changes nothing,
@@ -129,8 +157,88 @@ impl BlobStore {
     /// # Errors
     /// As [`BlobStore::put`].
     pub fn put_frame(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
-        frame::unpack(digest, bytes, Path::new("given frame"))?;
-        self.store(1, std::iter::once(Ok((digest, bytes.to_vec()))))
+        self.put_frames(&[(digest, bytes)])
+    }
+
+    /// As [`BlobStore::put_many`], for blobs in their wire form.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`], for the first blob that fails.
+    pub fn put_frames<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
+        self.store(frames.len(), frames.iter().map(verified))
+    }
+
+    /// Stores blobs in their wire form, verified, and does not wait for the disk: a crash may forget them.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`], for the first blob that fails.
+    pub fn put_loose<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
+        if !self.durable {
+            return self.put_frames(frames);
+        }
+        self.loosen(frames.iter().map(verified))
+    }
+
+    /// As [`BlobStore::put_loose`], for plain bytes that are known to bear these names. Not looked at again.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`].
+    pub fn put_plain<'a>(&self, blobs: impl Iterator<Item = (Digest, &'a [u8])>) -> Result<()> {
+        let frames = blobs.map(|(digest, bytes)| Ok((digest, frame::pack(bytes)?)));
+        if self.durable {
+            return self.loosen(frames);
+        }
+        self.store(0, frames)
+    }
+
+    fn loosen(&self, frames: impl Iterator<Item = Result<(Digest, Vec<u8>)>>) -> Result<()> {
+        let mut staged = Staged { store: self, files: Vec::new() };
+        for item in frames {
+            let (digest, bytes) = item?;
+            if self.get(digest).is_err() {
+                staged.write(digest, &bytes, false)?;
+            }
+        }
+        while let Some((digest, temporary)) = staged.files.last() {
+            let path = self.loose_dir.path().join(digest.to_string());
+            rustix::fs::renameat(&self.temporary, temporary, &self.loose_dir, digest.to_string())
+                .map_err(at("name", path))?;
+            self.loose().insert(*digest);
+            staged.files.pop();
+        }
+        Ok(())
+    }
+
+    /// Makes every loose blob durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what is not durable then stays loose.
+    pub fn settle(&self) -> Result<()> {
+        let loose: Vec<Digest> = self.loose().iter().copied().collect();
+        if loose.is_empty() {
+            return Ok(());
+        }
+        self.root.sync_file_system()?;
+        // Not affirmed before its name is durable, too.
+        self.unsynced().extend(&loose);
+        let mut shards = BTreeSet::new();
+        for digest in &loose {
+            let (shard, to) = self.shard(*digest)?;
+            let (name, path) = (names(*digest).1, to.path().join(names(*digest).1));
+            match rustix::fs::renameat(&self.loose_dir, digest.to_string(), &to, &name) {
+                // Another thread was faster.
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(Error::io("name", path, error)),
+            }
+            self.loose().remove(digest);
+            shards.insert(shard);
+        }
+        self.sync_names(&shards, shards.len() <= STORE_SYNC_EACH_MAX)?;
+        let mut unsynced = self.unsynced();
+        loose.iter().for_each(|digest| {
+            unsynced.remove(digest);
+        });
+        Ok(())
     }
 
     /// Returns the plain bytes of a blob, verified.
@@ -142,13 +250,13 @@ impl BlobStore {
         frame::unpack(digest, &bytes, &path)
     }
 
-    /// Returns a blob in its wire form, verified all the same.
+    /// Returns a blob in its wire form, verified by its checksum: whoever gets it looks whether it bears its name.
     ///
     /// # Errors
     /// As [`BlobStore::get`].
     pub fn get_frame(&self, digest: Digest) -> Result<Vec<u8>> {
         let (path, bytes) = self.read(digest)?;
-        frame::unpack(digest, &bytes, &path)?;
+        frame::check(digest, &bytes, &path)?;
         Ok(bytes)
     }
 
@@ -158,6 +266,9 @@ impl BlobStore {
     /// [`Error::Io`].
     pub fn remove(&self, digest: Digest) -> Result<()> {
         let (shard, name) = names(digest);
+        if self.loose().remove(&digest) {
+            self.loose_dir.unlink(digest.to_string())?;
+        }
         match self.root.stat(&shard)? {
             Some(_) => self.root.child(&shard)?.unlink(name),
             None => Ok(()),
@@ -180,17 +291,31 @@ impl BlobStore {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn loose(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        // A panic while it was held cannot leave a set half-changed.
+        self.loose.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the file of a blob, wherever it stands.
+    fn open_blob(&self, digest: Digest) -> Result<(PathBuf, File)> {
+        let (shard, name) = names(digest);
+        let places = [format!("{shard}/{name}"), format!("{LOOSE}/{digest}"), format!("{shard}/{name}")];
+        // The first one again at last: it may have settled meanwhile.
+        for relative in places {
+            match self.root.file(&relative) {
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                other => return Ok((self.root.path().join(&relative), other?)),
+            }
+            if self.loose().is_empty() && self.unsynced().is_empty() {
+                break;
+            }
+        }
+        Err(Error::BlobMissing { digest })
+    }
+
     fn read(&self, digest: Digest) -> Result<(PathBuf, Vec<u8>)> {
         use std::io::Read as _;
-        let (shard, name) = names(digest);
-        let relative = format!("{shard}/{name}");
-        let path = self.root.path().join(&relative);
-        let file = match self.root.file(&relative) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::BlobMissing { digest });
-            }
-            other => other?,
-        };
+        let (path, file) = self.open_blob(digest)?;
         let mut bytes = Vec::new();
         // A longer file is cut and fails its checksum.
         file.take(frame::FRAME_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(at("read", &path))?;
@@ -199,12 +324,12 @@ impl BlobStore {
 
     /// Writes frames to temporary files, syncs them, names them, syncs the names.
     fn store(&self, count: usize, frames: impl Iterator<Item = Result<(Digest, Vec<u8>)>>) -> Result<()> {
-        let each = count <= SYNC_EACH_MAX;
+        let each = count <= STORE_SYNC_EACH_MAX;
         let mut staged = Staged { store: self, files: Vec::new() };
         let mut here = BTreeSet::new();
         for item in frames {
             let (digest, bytes) = item?;
-            if self.get(digest).is_ok() {
+            if self.stands(digest)? && self.get(digest).is_ok() {
                 here.insert(digest);
             } else {
                 staged.write(digest, &bytes, each && self.durable)?;
@@ -238,6 +363,19 @@ impl BlobStore {
             self.root.child(shard)?.sync()?;
         }
         self.root.sync()
+    }
+
+    /// Returns the shard of a blob by name and opened; makes it if it is not there.
+    fn shard(&self, digest: Digest) -> Result<(String, Dir)> {
+        let (shard, _) = names(digest);
+        if self.root.stat(&shard)?.is_none() {
+            match self.root.mkdir(&shard) {
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => drop(made?),
+            }
+        }
+        let dir = self.root.child(&shard)?;
+        Ok((shard, dir))
     }
 
     fn check_floor(&self, need: usize) -> Result<()> {
@@ -274,14 +412,8 @@ impl Staged<'_> {
     fn publish(&mut self) -> Result<BTreeSet<String>> {
         let mut shards = BTreeSet::new();
         while let Some((digest, temporary)) = self.files.last() {
-            let (shard, name) = names(*digest);
-            if self.store.root.stat(&shard)?.is_none() {
-                match self.store.root.mkdir(&shard) {
-                    Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
-                    made => drop(made?),
-                }
-            }
-            let to = self.store.root.child(&shard)?;
+            let name = names(*digest).1;
+            let (shard, to) = self.store.shard(*digest)?;
             rustix::fs::renameat(&self.store.temporary, temporary, &to, &name)
                 .map_err(at("name", to.path().join(&name)))?;
             shards.insert(shard);
@@ -323,6 +455,12 @@ impl Iterator for Digests {
         }
         self.current.pop().map(Ok)
     }
+}
+
+/// Returns a frame that holds what it should.
+fn verified<B: AsRef<[u8]>>((digest, bytes): &(Digest, B)) -> Result<(Digest, Vec<u8>)> {
+    frame::unpack(*digest, bytes.as_ref(), Path::new("given frame"))?;
+    Ok((*digest, bytes.as_ref().to_vec()))
 }
 
 /// Returns the shard directory and the file name of a blob.

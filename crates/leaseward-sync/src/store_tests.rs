@@ -136,3 +136,33 @@ fn threads_may_put_the_same_blobs() {
     assert_eq!(store.digests().unwrap().count(), 20);
     assert!((0..20).all(|n| store.contains(blob(n).0).unwrap()));
 }
+
+#[test]
+fn loose_blobs_are_read_and_not_counted_on_until_they_settle() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    let blobs: Vec<_> = (0..20).map(blob).collect();
+    let digests: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
+    let frames: Vec<_> = blobs.iter().map(|(digest, bytes)| (*digest, frame::pack(bytes).unwrap())).collect();
+    store.put_loose(&frames[..10]).unwrap();
+    store.put_plain(blobs[10..].iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
+    assert_eq!(store.lacking(&digests).unwrap(), []);
+    assert_eq!(store.missing(&digests).unwrap(), digests, "nobody may count on them");
+    for (digest, bytes) in &blobs {
+        assert_eq!(store.get(*digest).unwrap(), *bytes);
+    }
+    // A crash forgets them, all or nothing of each.
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    assert_eq!(store.lacking(&digests).unwrap(), digests);
+    store.put_loose(&frames).unwrap();
+    // Put for good while they are loose, and removed.
+    store.put(digests[0], &blobs[0].1).unwrap();
+    store.remove(digests[1]).unwrap();
+    assert_eq!(store.missing(&digests[..2]).unwrap(), [digests[1]]);
+    store.settle().unwrap();
+    store.settle().unwrap();
+    assert_eq!(store.missing(&digests).unwrap(), [digests[1]]);
+    let store = BlobStore::open(temp.path()).unwrap();
+    assert_eq!(store.missing(&digests).unwrap(), [digests[1]]);
+    assert_eq!(fs::read_dir(temp.path().join(LOOSE)).unwrap().count(), 0);
+}

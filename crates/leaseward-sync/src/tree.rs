@@ -2,27 +2,29 @@
 //!
 //! Must stay true: nothing outside the directory is read, whatever links stand in it; what cannot be rebuilt on every
 //! member (devices, sockets, setuid bits, links that lead out) is refused with its path; a file that changes between
-//! [`scan`] and [`Scanned::read`] is an error and never a wrong chunk. Memory: one chunk, and the list of paths.
+//! [`scan`] and [`Scanned::read`] is an error and never a wrong chunk. Memory: one chunk for each thread, and the list of
+//! paths.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fastcdc::v2020::StreamCDC;
+use fastcdc::v2020::{FastCDC, StreamCDC};
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, check_link};
 use rustix::fs::Stat;
 
-use crate::dir::{Dir, Kind, kind, link_target, read_piece};
+use crate::dir::{Dir, Kind, Parents, kind, link_target, read_piece};
 use crate::error::{Error, Result, at};
-use crate::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX};
 use crate::{digest_of, manifest};
 
 /// A directory as it was when it was scanned.
 #[derive(Debug)]
 pub struct Scanned {
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
     root: Dir,
     places: BTreeMap<Digest, Place>,
 }
@@ -41,9 +43,20 @@ struct Place {
 /// [`Error::IllegalTree`] for anything that may not be in a set, [`Error::Changed`] for a file that is being written,
 /// [`Error::TooLarge`] above the limits of a set, [`Error::Io`].
 pub fn scan(directory: &Path) -> Result<Scanned> {
+    scan_some(directory, &mut |_| true)
+}
+
+/// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_some(directory: &Path, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
     let root = Dir::open(directory)?;
     let mut manifest = Manifest::default();
     root.walk(&mut |path, dir, name, stat| {
+        if !is_part(path) {
+            return Ok(());
+        }
         if manifest.entries.len() >= ENTRIES_MAX {
             let (size, limit) = (ENTRIES_MAX as u64 + 1, ENTRIES_MAX as u64);
             return Err(Error::TooLarge { what: "paths of a set", size, limit });
@@ -51,11 +64,12 @@ pub fn scan(directory: &Path) -> Result<Scanned> {
         manifest.entries.push(ManifestEntry { path: path.to_owned(), node: scan_entry(path, dir, name, stat)? });
         Ok(())
     })?;
+    cut_files(&root, &mut manifest.entries)?;
     // Ascending whole paths: a walk sorts each directory alone, and `a-b` stands between `a` and `a/b`.
     manifest.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     manifest::check(&manifest)?;
     let places = places(&manifest);
-    Ok(Scanned { manifest, root, places })
+    Ok(Scanned { manifest: Arc::new(manifest), root, places })
 }
 
 fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
@@ -76,9 +90,9 @@ fn scan_entry(path: &str, dir: &Dir, name: &OsStr, stat: &Stat) -> Result<Manife
     match kind(stat) {
         Kind::Directory => Ok(ManifestNode::Directory { mode: permissions(stat, here)? }),
         Kind::File => {
+            // Its content is read afterwards, by several threads.
             let mode = permissions(stat, here)?;
-            let (size, digest, chunks) = scan_file(dir, name, stat)?;
-            Ok(ManifestNode::File { mode, size, digest, chunks })
+            Ok(ManifestNode::File { mode, size: 0, digest: Digest([0; 32]), chunks: Vec::new() })
         }
         Kind::Symlink => {
             let target = link_target(dir, name)?;
@@ -96,17 +110,75 @@ fn permissions(stat: &Stat, here: impl Fn() -> std::path::PathBuf) -> Result<u32
     Ok(stat.st_mode & 0o777)
 }
 
-fn scan_file(dir: &Dir, name: &OsStr, before: &Stat) -> Result<(u64, Digest, Vec<Chunk>)> {
+/// Fills in what the files hold.
+fn cut_files(root: &Dir, entries: &mut [ManifestEntry]) -> Result<()> {
+    let mut files: Vec<&mut ManifestEntry> =
+        entries.iter_mut().filter(|entry| matches!(entry.node, ManifestNode::File { .. })).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SCAN_THREADS_MAX);
+    if threads == 1 || files.len() <= SCAN_FILES_AT_ONCE {
+        return cut_some(root, &mut files);
+    }
+    let runs = Mutex::new(files.chunks_mut(SCAN_FILES_AT_ONCE).enumerate());
+    let failures = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                // The lock is not held while files are read.
+                let next = || lock(&runs).next();
+                while let Some((turn, run)) = next() {
+                    if let Err(error) = cut_some(root, run) {
+                        lock(&failures).insert(turn, error);
+                        // The others need not go on.
+                        while next().is_some() {}
+                    }
+                }
+            });
+        }
+    });
+    let first = lock(&failures).pop_first();
+    first.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cut_some(root: &Dir, files: &mut [&mut ManifestEntry]) -> Result<()> {
+    let mut parents = Parents::new(root);
+    for ManifestEntry { path, node } in files {
+        let ManifestNode::File { mode, size, digest, chunks } = node else { continue };
+        let (dir, name) = parents.of(path)?;
+        (*size, *digest, *chunks) = scan_file(dir, name, *mode)?;
+    }
+    Ok(())
+}
+
+fn scan_file(dir: &Dir, name: &str, mode: u32) -> Result<(u64, Digest, Vec<Chunk>)> {
     let path = dir.path().join(name);
     let mut file = dir.file(name)?;
+    let look = |file: &File| rustix::fs::fstat(file).map_err(at("look at", &path));
+    let before = look(&file)?;
+    if kind(&before) != Kind::File || before.st_mode & 0o7777 != mode {
+        return Err(Error::Changed { path });
+    }
     let (digest, chunks) = cut(&mut file, before.st_size as u64, &path)?;
     let size = chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
-    let after = rustix::fs::fstat(&file).map_err(at("look at", &path))?;
+    let after = look(&file)?;
     let stamp = |stat: &Stat| (stat.st_ino, stat.st_size, stat.st_mode, stat.st_ctime, stat.st_ctime_nsec);
-    if stamp(before) != stamp(&after) || size != after.st_size as u64 {
+    if stamp(&before) != stamp(&after) || size != after.st_size as u64 {
         return Err(Error::Changed { path });
     }
     Ok((size, digest, chunks))
+}
+
+/// Returns the pieces that these bytes are stored in, as a file with that content is.
+#[must_use]
+pub fn pieces(bytes: &[u8]) -> Vec<&[u8]> {
+    if bytes.len() <= CHUNK_BYTES_MAX {
+        return if bytes.is_empty() { Vec::new() } else { vec![bytes] };
+    }
+    let cuts = FastCDC::new(bytes, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, CHUNK_BYTES_MAX);
+    cuts.map(|piece| &bytes[piece.offset..piece.offset + piece.length]).collect()
 }
 
 /// Returns the hash of the file and its pieces: one up to the largest chunk, content-defined ones above.
@@ -135,6 +207,12 @@ fn cut(file: &mut File, size: u64, path: &Path) -> Result<(Digest, Vec<Chunk>)> 
 }
 
 impl Scanned {
+    /// Returns the tree that stands at `root`, as `manifest` says.
+    pub(crate) fn of(manifest: Arc<Manifest>, root: Dir) -> Self {
+        let places = places(&manifest);
+        Self { manifest, root, places }
+    }
+
     /// Returns what the directory held.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {

@@ -20,8 +20,10 @@ use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::server::{Certificate, FenceLevel};
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Command, MachineName, Reply, Revision, ServerName, SessionId, SetName};
-use leaseward_sync::member::{Blob, FetchError, Fetching, Member, MemberConfig, Source, Wanted};
+use leaseward_state::{Command, MachineName, Revision, ServerName, SessionId, SetName};
+use leaseward_sync::Facts;
+use leaseward_sync::member::{Member, MemberConfig, Wanted};
+use leaseward_sync::secret::Keys;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,8 +34,12 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
 use crate::limits::{REPORTS_WAITING_MAX, TTL};
+use crate::opening;
+use crate::questions;
+use crate::readiness::Readiness;
 use crate::resume::Memory;
 use crate::serving::{Ended, Serving};
+use crate::source::FromVoters;
 
 /// How long an agent waits for the proof that its servers are dead before it opens a new session without it.
 const SWEEP_WITHIN: Duration = Duration::from_secs(10);
@@ -75,6 +81,10 @@ pub struct AgentConfig {
     pub interfaces: BTreeMap<String, String>,
     /// Where people reach the machine.
     pub address: String,
+    /// The keys of encrypted config sets that this machine holds.
+    pub keys: Keys,
+    /// What load balancers are told.
+    pub readiness: Arc<Readiness>,
 }
 
 impl AgentConfig {
@@ -100,6 +110,8 @@ impl AgentConfig {
             watchdog: None,
             interfaces: BTreeMap::new(),
             address: String::new(),
+            keys: Keys::default(),
+            readiness: Readiness::new(Vec::new(), false),
         }
     }
 }
@@ -140,6 +152,7 @@ impl Agent {
         for dir in [&config.data, &config.run_dir, &config.log_dir, &config.config_dir] {
             fs::create_dir_all(dir).map_err(|error| failed("LW0600", format!("{}: {error}", dir.display())))?;
         }
+        client.known().remember_in(config.data.join("cluster")).map_err(|error| failed("LW0600", error.to_string()))?;
         let boot_id = boot_id().map_err(|error| failed("LW0600", error.to_string()))?;
         let node = NodeConfig {
             run_dir: config.run_dir.clone(),
@@ -189,8 +202,13 @@ impl Agent {
         let (sync_reports, mut synced) = mpsc::channel(64);
         let mut sync_config = MemberConfig::new(&self.config.config_dir, self.config.data.join("sync"));
         sync_config.targets = self.config.targets.clone();
-        let source = Arc::new(FromVoters(self.client.another()));
-        let member = Member::spawn(sync_config, wanted_sets, source, sync_reports);
+        let (machine, log_dir) = (self.config.machine.clone(), self.config.log_dir.clone());
+        let answering = tokio::spawn(questions::answer(self.client.another(), machine, log_dir, sync_config.clone()));
+        let source = Arc::new(FromVoters::of(&self.client));
+        sync_config.facts = Facts { machine: self.config.machine.to_string(), labels: self.config.labels.clone() };
+        sync_config.keys = self.config.keys.clone();
+        let gate = Arc::clone(&self.config.readiness);
+        let member = Member::spawn(sync_config, wanted_sets, source, gate, sync_reports);
         loop {
             let session = tokio::select! {
                 session = self.session(&mut adopted, &reports) => session,
@@ -216,6 +234,7 @@ impl Agent {
         }
         member.stop().await;
         reporter.abort();
+        answering.abort();
     }
 
     fn memory_path(&self) -> PathBuf {
@@ -237,32 +256,22 @@ impl Agent {
         // Without a memory of this boot there may be servers that we cannot find: their proofs may be gone with it.
         let swept = certificates.is_some() && memory.is_some();
         let incarnation = Incarnation { boot_id: self.boot_id.clone(), instance: random::unique() };
-        // R1: asked again, the cluster may answer with the session that the first question opened, whose time began then.
-        let sent = Moment::now();
-        loop {
-            let open = OpenMachine {
-                machine: self.config.machine.clone(),
-                incarnation: incarnation.clone(),
-                profile: self.profile.clone(),
-                swept,
-                ttl_ms: self.config.ttl.as_millis() as u64,
-            };
-            match self.client.write(Command::OpenMachine(open)).await {
-                Ok(Reply::Session(session)) => {
-                    self.remember(session, &incarnation);
-                    for (server, certificate) in certificates.into_iter().flatten() {
-                        let token = certificate.token;
-                        let report = ServerReport::Dead { certificate, failure: None };
-                        reports.send(Command::ReportServer { server, token, report }).await.ok();
-                    }
-                    info!(machine = %self.config.machine, %session, swept, "session opened");
-                    return Keeper::start(self.client.clone(), session, self.config.ttl, sent);
-                }
-                Ok(other) => warn!(?other, "a strange answer to opening a session"),
-                Err(error) => warn!(%error, "no session yet; trying again"),
-            }
-            sleep(Duration::from_millis(100)).await;
+        let open = OpenMachine {
+            machine: self.config.machine.clone(),
+            incarnation: incarnation.clone(),
+            profile: self.profile.clone(),
+            swept,
+            ttl_ms: self.config.ttl.as_millis() as u64,
+        };
+        let (session, sent) = opening::open(&self.client, open).await;
+        self.remember(session, &incarnation);
+        for (server, certificate) in certificates.into_iter().flatten() {
+            let token = certificate.token;
+            let report = ServerReport::Dead { certificate, failure: None };
+            reports.send(Command::ReportServer { server, token, report }).await.ok();
         }
+        info!(machine = %self.config.machine, %session, swept, "session opened");
+        Keeper::start(self.client.clone(), session, self.config.ttl, sent)
     }
 
     async fn resume(&self, session: SessionId) -> Option<Keeper> {
@@ -337,17 +346,5 @@ pub(crate) async fn report(client: Client, mut queue: mpsc::Receiver<Command>) {
                 }
             }
         }
-    }
-}
-
-/// The voters as a source of blobs, over a connection of its own.
-struct FromVoters(Client);
-
-impl Source for FromVoters {
-    fn fetch(&self, digest: leaseward_state::config::Digest) -> Fetching<'_> {
-        Box::pin(async move {
-            let blob = self.0.blob(digest).await;
-            blob.map(Blob::Plain).map_err(|error| FetchError { digest, why: error.to_string() })
-        })
     }
 }

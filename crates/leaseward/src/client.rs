@@ -1,7 +1,7 @@
 //! A connection to a cluster: asks any node, and another one when that does not answer.
 //!
 //! Must stay true: a write that is sent again carries its key, so it counts once; a node that is silent costs one
-//! attempt, not the caller's whole patience.
+//! attempt, not the caller's whole patience; who has met a cluster never speaks with an earlier life of it (`known.rs`).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use leaseward_raft::net::connection::{CallError, Connection};
 use leaseward_raft::net::transport::Transport;
 use leaseward_raft::net::wire::{
-    Answer, Ask, Hello, MachineView, NodeStatus, Outcome, PROTOCOL, Purpose, Renewal, Renewed,
+    Answer, Ask, Hello, MachineView, NodeStatus, Outcome, PROTOCOL, Purpose, Question, Renewal, Renewed, Told,
 };
 use leaseward_raft::random;
 use leaseward_state::config::Digest;
@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::error::{Error, Result};
+use crate::known::Known;
 use crate::limits::{ATTEMPT, CONNECT_STAGGER, RETRY_PAUSE, WRITE_WITHIN};
 
 /// A client of a cluster. Clones share its connection.
@@ -37,12 +38,17 @@ struct Shared {
     connection: AsyncMutex<Option<Connection>>,
     instance: u128,
     sequence: AtomicU64,
+    known: Known,
 }
 
 impl Client {
     /// Returns a client of the cluster at these peer addresses (`host:port`); connects when it is first asked.
     #[must_use]
     pub fn new(addresses: Vec<String>, transport: Transport) -> Self {
+        Self::knowing(addresses, transport, Known::default())
+    }
+
+    fn knowing(addresses: Vec<String>, transport: Transport, known: Known) -> Self {
         let shared = Shared {
             transport,
             addresses: Mutex::new(addresses),
@@ -50,6 +56,7 @@ impl Client {
             connection: AsyncMutex::new(None),
             instance: random::unique(),
             sequence: AtomicU64::new(1),
+            known,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -58,7 +65,17 @@ impl Client {
     /// way of renewals.
     #[must_use]
     pub fn another(&self) -> Self {
-        Self::new(self.addresses(), self.shared.transport)
+        Self::knowing(self.addresses(), self.shared.transport, self.shared.known.clone())
+    }
+
+    /// Returns a client of one node of the same cluster, with a connection of its own.
+    pub(crate) fn of_one(&self, address: &str) -> Self {
+        Self::knowing(vec![address.to_owned()], self.shared.transport, self.shared.known.clone())
+    }
+
+    /// Returns what it knows of its cluster's life. Clients made from one another share it.
+    pub(crate) fn known(&self) -> &Known {
+        &self.shared.known
     }
 
     /// Returns the addresses it knows.
@@ -84,8 +101,10 @@ impl Client {
 
     async fn connection(&self) -> Result<Connection, CallError> {
         let mut slot = self.shared.connection.lock().await;
+        // Another client of the same program may have met a later life meanwhile.
         if let Some(connection) = slot.as_ref()
             && !connection.is_closed()
+            && self.shared.known.is_of(connection.cluster())
         {
             return Ok(connection.clone());
         }
@@ -106,10 +125,12 @@ impl Client {
         while next.is_some() || !opening.is_empty() {
             if let Some((turn, address)) = next.take() {
                 let (transport, instance) = (self.shared.transport, self.shared.instance);
+                let known = self.shared.known.clone();
                 opening.spawn(async move {
                     let hello =
                         Hello { protocol: PROTOCOL, cluster: None, node: None, instance, purpose: Purpose::Client };
-                    (turn, Connection::open(transport, &address, &hello).await)
+                    let opened = Connection::open(transport, &address, &hello).await;
+                    (turn, opened.and_then(|connection| known.meet(connection.cluster()).map(|()| connection)))
                 });
             }
             tokio::select! {
@@ -253,6 +274,32 @@ impl Client {
             }
             other => Err(CallError::Broken(format!("a strange answer: {other:?}"))),
         }
+    }
+
+    /// Returns a question to a machine that waits at the connected node, once there is one; `None` after a while.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(crate) async fn question(
+        &self,
+        machine: &MachineName,
+        within: Duration,
+    ) -> Result<Option<Question>, CallError> {
+        match self.ask_once(&Ask::Questions { machine: machine.clone() }, within).await? {
+            Answer::Question(question) => Ok(question),
+            other => {
+                self.rotate().await;
+                Err(CallError::Broken(format!("a strange answer: {other:?}")))
+            }
+        }
+    }
+
+    /// Answers a question of the connected node.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(crate) async fn answered(&self, id: u128, told: Told) -> Result<(), CallError> {
+        self.ask_once(&Ask::Answered { id, told }, ATTEMPT).await.map(drop)
     }
 
     /// Returns whether the connected node answers within this. If not, the next question goes to another one.

@@ -1,40 +1,67 @@
 //! The content of config sets on the voters: kept here, and on a quorum before anybody may name it.
 //!
-//! Must stay true: no committed manifest names a blob that a quorum of voters does not hold durably. So what is
-//! published is put on a quorum first, and the proof is asked for again before the commit.
+//! Must stay true: no committed manifest names a blob that a quorum of voters does not hold durably, or hold durably what
+//! it is made of: the entry with the version's delta, and the blobs of the version that it builds on. So what is
+//! published goes into its entry, or is put on a quorum first, and the proof is asked for again before the commit.
+//! A blob goes to each voter once, in its stored form, and many at a time.
+//!
+//! `ready.rs` prepares a commit, `deltas.rs` gives members what changed, `catch_up.rs` makes what was committed and
+//! forgets what nothing names.
+
+mod catch_up;
+mod deltas;
+mod promises;
+mod ready;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use leaseward_raft::confirm::is_quorum;
+use leaseward_raft::machine::Published;
 use leaseward_raft::net::wire::{Answer, Ask, Purpose};
-use leaseward_raft::{Blobs, Later, NodeId, Replica};
-use leaseward_state::config::Digest;
-use leaseward_sync::BlobStore;
-use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use leaseward_raft::{Blobs, Frames, Later, NodeId, Replica};
+use leaseward_state::SetName;
+use leaseward_state::config::delta::SharedBytes;
+use leaseward_state::config::{Digest, Manifest};
+use leaseward_sync::limits::{FRAMES_ASKED_MAX, FRAMES_BYTES_MAX};
+use leaseward_sync::{BlobStore, manifest};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::warn;
 
+use self::deltas::Deltas;
+use self::promises::Promises;
+pub use self::ready::Ready;
+pub(crate) use self::ready::chunks;
 use crate::error::{Error, Result};
-use crate::limits::BLOBS_AT_ONCE_BYTES;
+use crate::limits::SENDINGS_AT_ONCE;
 
 /// One question to a peer about blobs; a slow disk has to sync many of them.
 const PEER_WITHIN: Duration = Duration::from_secs(30);
 
 /// A node's own content store, as the wire asks for it.
-pub(crate) struct LocalBlobs(pub(crate) Arc<BlobStore>);
+pub(crate) struct LocalBlobs {
+    store: Arc<BlobStore>,
+    promises: Arc<Promises>,
+    deltas: Arc<Deltas>,
+    published: watch::Receiver<Published>,
+}
 
 impl Blobs for LocalBlobs {
     fn missing<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, Vec<Digest>> {
-        let (store, digests) = (Arc::clone(&self.0), digests.to_vec());
+        let (store, digests) = (Arc::clone(&self.store), digests.to_vec());
+        // Before they are looked for: what is said to be here stays.
+        self.promises.keep(&digests);
         Box::pin(async move {
             let all = digests.clone();
-            spawn_blocking(move || store.missing(&digests)).await.ok().and_then(Result::ok).unwrap_or(all)
+            let look = move || store.settle().and_then(|()| store.missing(&digests));
+            spawn_blocking(look).await.ok().and_then(Result::ok).unwrap_or(all)
         })
     }
 
     fn get(&self, digest: Digest) -> Later<'_, Option<Vec<u8>>> {
-        let store = Arc::clone(&self.0);
+        let store = Arc::clone(&self.store);
         Box::pin(async move {
             match spawn_blocking(move || store.get(digest)).await {
                 Ok(Ok(bytes)) => Some(bytes),
@@ -50,14 +77,60 @@ impl Blobs for LocalBlobs {
     }
 
     fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), (String, String)>> {
-        let store = Arc::clone(&self.0);
+        let store = Arc::clone(&self.store);
+        self.promises.keep(blobs.iter().map(|(digest, _)| digest));
+        Box::pin(async move { answered(spawn_blocking(move || store.put_many(&blobs)).await) })
+    }
+
+    fn frames<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, (Frames, Vec<Digest>)> {
+        let (store, digests) = (Arc::clone(&self.store), digests.to_vec());
         Box::pin(async move {
-            match spawn_blocking(move || store.put_many(&blobs)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err((error.code().to_owned(), error.to_string())),
-                Err(error) => Err(("LW0604".to_owned(), error.to_string())),
-            }
+            let all = digests.clone();
+            spawn_blocking(move || read_frames(&store, &digests)).await.unwrap_or((Vec::new(), all))
         })
+    }
+
+    fn put_frames(&self, frames: Frames) -> Later<'_, Result<(), (String, String)>> {
+        let store = Arc::clone(&self.store);
+        self.promises.keep(frames.iter().map(|(digest, _)| digest));
+        Box::pin(async move { answered(spawn_blocking(move || store.put_loose(&frames)).await) })
+    }
+
+    fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> Later<'a, Option<SharedBytes>> {
+        Box::pin(self.deltas.find(&self.store, self.published.clone(), set, base, next))
+    }
+}
+
+/// Returns the first ones that fit one answer, and those that are not here.
+fn read_frames(store: &BlobStore, digests: &[Digest]) -> (Frames, Vec<Digest>) {
+    let (mut frames, mut lacking, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for digest in digests {
+        match store.get_frame(*digest) {
+            Ok(frame) => {
+                bytes += frame.len();
+                if bytes > FRAMES_BYTES_MAX && !frames.is_empty() {
+                    break;
+                }
+                frames.push((*digest, frame.into()));
+            }
+            Err(error) => {
+                if error.code() != "LW0801" {
+                    warn!(%digest, %error, "a blob cannot be read");
+                }
+                lacking.push(*digest);
+            }
+        }
+    }
+    (frames, lacking)
+}
+
+fn answered(
+    done: Result<leaseward_sync::Result<()>, tokio::task::JoinError>,
+) -> std::result::Result<(), (String, String)> {
+    match done {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err((error.code().to_owned(), error.to_string())),
+        Err(error) => Err(("LW0604".to_owned(), error.to_string())),
     }
 }
 
@@ -66,13 +139,30 @@ impl Blobs for LocalBlobs {
 pub struct QuorumContent {
     replica: Replica,
     store: Arc<BlobStore>,
+    promises: Arc<Promises>,
+    deltas: Arc<Deltas>,
 }
 
 impl QuorumContent {
     /// Returns the content seen from this voter.
     #[must_use]
     pub fn new(replica: Replica, store: Arc<BlobStore>) -> Self {
-        Self { replica, store }
+        Self { replica, store, promises: Arc::default(), deltas: Arc::default() }
+    }
+
+    /// Returns what answers peers and clients.
+    pub(crate) fn local(&self) -> LocalBlobs {
+        LocalBlobs {
+            store: Arc::clone(&self.store),
+            promises: Arc::clone(&self.promises),
+            deltas: Arc::clone(&self.deltas),
+            published: self.replica.published(),
+        }
+    }
+
+    /// Returns the replica of this voter.
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
     }
 
     /// Returns this voter's own store.
@@ -81,47 +171,34 @@ impl QuorumContent {
         &self.store
     }
 
-    /// Returns which of these blobs this voter lacks.
+    /// Does something with the store, where it may block.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&BlobStore) -> leaseward_sync::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(&self.store);
+        match spawn_blocking(move || work(&store)).await {
+            Ok(done) => done.map_err(failed),
+            Err(error) => Err(Error::Failed { code: "LW0604".into(), why: error.to_string() }),
+        }
+    }
+
+    /// Returns which of these blobs this voter lacks. What it has, it keeps for an hour at least.
     ///
     /// # Errors
     /// [`Error::Failed`] with the store's code.
-    pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
-        let store = Arc::clone(&self.store);
-        local(spawn_blocking(move || store.missing(&digests)).await)
+    pub async fn lacking(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
+        self.promises.keep(&digests);
+        self.with(move |store| store.lacking(&digests)).await
     }
 
-    /// Returns which of these blobs are not held durably by a quorum of voters, as far as they answer.
+    /// Keeps blobs in their stored form, verified. They are not durable yet: a crash of this voter forgets them.
     ///
     /// # Errors
-    /// [`Error::Failed`] with this store's code.
-    pub async fn missing_on_quorum(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
-        let membership = self.replica.status().membership;
-        let mut holders: BTreeMap<Digest, BTreeSet<NodeId>> =
-            digests.iter().map(|digest| (*digest, BTreeSet::new())).collect();
-        let mut note = |id: NodeId, missing: Vec<Digest>| {
-            let missing: BTreeSet<Digest> = missing.into_iter().collect();
-            for (digest, holders) in &mut holders {
-                if !missing.contains(digest) {
-                    holders.insert(id);
-                }
-            }
-        };
-        note(self.replica.node(), self.missing(digests.clone()).await?);
-        let mut under_way = tokio::task::JoinSet::new();
-        for id in self.others() {
-            let (replica, ask) = (self.replica.clone(), Ask::MissingBlobs(digests.clone()));
-            under_way.spawn(async move { (id, replica.ask(id, Purpose::Bulk, &ask, PEER_WITHIN).await) });
-        }
-        while let Some(answered) = under_way.join_next().await {
-            if let Ok((id, Ok(Answer::Missing(missing)))) = answered {
-                note(id, missing);
-            }
-        }
-        Ok(holders
-            .into_iter()
-            .filter(|(_, holders)| !is_quorum(&membership, holders))
-            .map(|(digest, _)| digest)
-            .collect())
+    /// [`Error::Failed`] with the store's code.
+    pub async fn keep(&self, frames: Frames) -> Result<()> {
+        self.promises.keep(frames.iter().map(|(digest, _)| digest));
+        self.with(move |store| store.put_loose(&frames)).await
     }
 
     /// Returns a blob, from here or from another voter, verified. A fetched one is kept.
@@ -129,96 +206,175 @@ impl QuorumContent {
     /// # Errors
     /// [`Error::Failed`], with `LW0801` if nobody has it.
     pub async fn get(&self, digest: Digest) -> Result<Vec<u8>> {
-        let store = Arc::clone(&self.store);
-        let here = local(spawn_blocking(move || store.get(digest)).await);
-        if let Ok(bytes) = here {
-            return Ok(bytes);
+        match self.with(move |store| store.get(digest)).await {
+            Err(error) if matches!(error.code(), "LW0801" | "LW0802") => {}
+            here => return here,
         }
-        for id in self.others() {
-            let answer = self.replica.ask(id, Purpose::Bulk, &Ask::GetBlob(digest), PEER_WITHIN).await;
-            if let Ok(Answer::Blob(Some(bytes))) = answer
-                && leaseward_sync::digest_of(&bytes) == digest
-            {
-                let (store, kept) = (Arc::clone(&self.store), bytes.clone());
-                local(spawn_blocking(move || store.put(digest, &kept)).await)?;
-                return Ok(bytes);
-            }
-        }
-        here
+        self.fetch(vec![digest]).await?;
+        self.with(move |store| store.get(digest)).await
     }
 
-    /// Puts blobs on a quorum of voters. Durable there when it returns.
+    /// Returns a manifest, from here or from another voter.
     ///
     /// # Errors
-    /// [`Error::Failed`] with this store's code, or [`Error::Unavailable`] if no quorum keeps them.
-    pub async fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Result<()> {
-        let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        let store = Arc::clone(&self.store);
-        local(spawn_blocking(move || store.put_many(&blobs)).await)?;
-        self.make_quorum(&digests).await
+    /// As [`QuorumContent::get`], and [`Error::Failed`] for what is no manifest or may be on no disk.
+    pub async fn manifest(&self, digest: Digest) -> Result<Manifest> {
+        let bytes = self.get(digest).await?;
+        manifest::decode(&bytes).map_err(failed)
     }
 
-    /// Makes sure that a quorum of voters holds these blobs durably, this one included.
+    /// Fetches blobs from the other voters, many at a time and from each of them. They are kept, and not durable yet.
+    /// Returns those that nobody gave.
+    async fn fetch(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
+        self.promises.keep(&digests);
+        let others = self.others();
+        let mut running = JoinSet::new();
+        let mut waiting: Vec<Vec<Digest>> = digests.chunks(FRAMES_ASKED_MAX / 8).map(<[_]>::to_vec).collect();
+        waiting.reverse();
+        let (mut turn, mut lacking) = (0, Vec::new());
+        loop {
+            while running.len() < SENDINGS_AT_ONCE
+                && let Some(some) = waiting.pop()
+            {
+                let (content, mut order) = (self.clone(), others.clone());
+                if !order.is_empty() {
+                    order.rotate_left(turn % others.len());
+                }
+                turn += 1;
+                running.spawn(async move { content.fetch_some(&order, some).await });
+            }
+            match running.join_next().await {
+                None => return Ok(lacking),
+                Some(Ok(left)) => lacking.extend(left?),
+                Some(Err(error)) => return Err(Error::Failed { code: "LW0604".into(), why: error.to_string() }),
+            }
+        }
+    }
+
+    async fn fetch_some(&self, order: &[NodeId], mut left: Vec<Digest>) -> Result<Vec<Digest>> {
+        for id in order {
+            let mut here = left.clone();
+            while !here.is_empty() {
+                let ask = Ask::GetFrames(here.clone());
+                let Ok(Answer::Frames { frames, lacking }) =
+                    self.replica.ask(*id, Purpose::Bulk, &ask, PEER_WITHIN).await
+                else {
+                    break;
+                };
+                if frames.is_empty() {
+                    break;
+                }
+                let got: BTreeSet<Digest> = frames.iter().map(|(digest, _)| *digest).collect();
+                if let Err(error) = self.with(move |store| store.put_loose(&frames)).await {
+                    if error.code() != "LW0802" {
+                        return Err(error);
+                    }
+                    warn!(node = id, %error, "a voter gave wrong bytes: refused");
+                    break;
+                }
+                here.retain(|digest| !got.contains(digest) && !lacking.contains(digest));
+                left.retain(|digest| !got.contains(digest));
+            }
+            if left.is_empty() {
+                break;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Makes sure that a quorum of voters holds these blobs durably, this one included. Waits a moment for the others,
+    /// too: every voter should have everything before somebody asks it.
     ///
     /// # Errors
     /// [`Error::Failed`] with `LW0801` if this voter lacks one, [`Error::Unavailable`] if no quorum keeps them.
     pub async fn make_quorum(&self, digests: &[Digest]) -> Result<()> {
-        let lacking = self.missing(digests.to_vec()).await?;
-        for digest in lacking {
-            self.get(digest).await?;
+        self.promises.keep(digests);
+        let all = digests.to_vec();
+        let lacking = self.with(move |store| store.lacking(&all)).await?;
+        let missing = self.fetch(lacking).await?;
+        if let Some(first) = missing.first() {
+            return Err(nobody_has(&missing, digests.len(), *first));
         }
-        let membership = self.replica.status().membership;
-        let mut holders = BTreeSet::from([self.replica.node()]);
-        let mut under_way = tokio::task::JoinSet::new();
+        let mut under_way = JoinSet::new();
         for id in self.others() {
             let (content, digests) = (self.clone(), digests.to_vec());
-            under_way.spawn(async move { (id, content.give(id, &digests).await) });
+            under_way.spawn(async move { (Some(id), content.give(id, &digests).await) });
         }
-        while !is_quorum(&membership, &holders) {
+        let (content, all) = (self.clone(), digests.to_vec());
+        under_way.spawn(async move { (None, content.hold(all).await) });
+        let (membership, me) = (self.replica.status().membership, self.replica.node());
+        let began = tokio::time::Instant::now();
+        let (mut holders, mut held) = (BTreeSet::new(), BTreeMap::new());
+        while !(is_quorum(&membership, &holders) && holders.contains(&me)) {
             match under_way.join_next().await {
-                Some(Ok((id, Ok(())))) => {
-                    holders.insert(id);
-                }
-                Some(Ok((id, Err(error)))) => warn!(node = id, %error, "a voter does not keep blobs"),
+                Some(Ok((id, Ok(())))) => drop(holders.insert(id.unwrap_or(me))),
+                Some(Ok((None, Err(error)))) => return Err(error),
+                Some(Ok((Some(id), Err(error)))) => drop(held.insert(id, error.to_string())),
                 Some(Err(_)) => {}
-                None => return Err(Error::Unavailable("no quorum of voters keeps the content".into())),
-            }
-        }
-        // The others go on: every voter should have everything.
-        tokio::spawn(async move { while under_way.join_next().await.is_some() {} });
-        Ok(())
-    }
-
-    /// Gives a voter what it lacks.
-    async fn give(&self, id: NodeId, digests: &[Digest]) -> Result<()> {
-        for some in digests.chunks(4_096) {
-            let ask = Ask::MissingBlobs(some.to_vec());
-            let missing = match self.replica.ask(id, Purpose::Bulk, &ask, PEER_WITHIN).await? {
-                Answer::Missing(missing) => missing,
-                other => return Err(refused(other)),
-            };
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            for digest in missing {
-                let store = Arc::clone(&self.store);
-                let blob = local(spawn_blocking(move || store.get(digest)).await)?;
-                bytes += blob.len();
-                batch.push((digest, blob));
-                if bytes >= BLOBS_AT_ONCE_BYTES {
-                    self.send(id, std::mem::take(&mut batch)).await?;
-                    bytes = 0;
+                None => {
+                    let why = held.into_iter().map(|(id, why)| format!("; node {id}: {why}")).collect::<String>();
+                    return Err(Error::Unavailable(format!("no quorum of voters keeps the content{why}")));
                 }
             }
-            if !batch.is_empty() {
-                self.send(id, batch).await?;
+        }
+        let rest = async { while under_way.join_next().await.is_some() {} };
+        let patience = (began.elapsed() / 2).max(Duration::from_millis(50));
+        if tokio::time::timeout(patience, rest).await.is_err() {
+            tokio::spawn(async move { while under_way.join_next().await.is_some() {} });
+        }
+        Ok(())
+    }
+
+    /// Makes these blobs durable here.
+    async fn hold(&self, digests: Vec<Digest>) -> Result<()> {
+        let missing = self.with(move |store| store.settle().and_then(|()| store.missing(&digests))).await?;
+        missing.first().map_or(Ok(()), |first| Err(nobody_has(&missing, missing.len(), *first)))
+    }
+
+    /// Gives a voter what it lacks, and returns when it says that all of it is durable.
+    async fn give(&self, id: NodeId, digests: &[Digest]) -> Result<()> {
+        for some in digests.chunks(FRAMES_ASKED_MAX) {
+            let missing = self.missing_at(id, some).await?;
+            if missing.is_empty() {
+                continue;
+            }
+            let mut sending = JoinSet::new();
+            let mut left = missing.as_slice();
+            while !left.is_empty() {
+                let all = left.to_vec();
+                let (frames, lacking) = self.with(move |store| Ok(read_frames(store, &all))).await?;
+                if let Some(first) = lacking.first() {
+                    return Err(nobody_has(&lacking, missing.len(), *first));
+                }
+                left = &left[frames.len()..];
+                let replica = self.replica.clone();
+                sending.spawn(async move {
+                    match replica.ask(id, Purpose::Bulk, &Ask::PutFrames(frames), PEER_WITHIN).await? {
+                        Answer::Done => Ok(()),
+                        other => Err(refused(other)),
+                    }
+                });
+                // One is read while another is on its way.
+                while sending.len() >= 2 {
+                    joined(sending.join_next().await)?;
+                }
+            }
+            while let Some(sent) = sending.join_next().await {
+                joined(Some(sent))?;
+            }
+            if let Some(first) = self.missing_at(id, some).await?.first() {
+                let why = format!("node {id} does not hold blob {first}");
+                return Err(Error::Failed { code: "LW0801".into(), why });
             }
         }
         Ok(())
     }
 
-    async fn send(&self, id: NodeId, blobs: Vec<(Digest, Vec<u8>)>) -> Result<()> {
-        match self.replica.ask(id, Purpose::Bulk, &Ask::PutBlobs(blobs), PEER_WITHIN).await? {
-            Answer::Done => Ok(()),
+    /// Returns which of these blobs a voter does not hold durably.
+    async fn missing_at(&self, id: NodeId, digests: &[Digest]) -> Result<Vec<Digest>> {
+        let ask = Ask::MissingBlobs(digests.to_vec());
+        match self.replica.ask(id, Purpose::Bulk, &ask, PEER_WITHIN).await? {
+            Answer::Missing(missing) => Ok(missing),
             other => Err(refused(other)),
         }
     }
@@ -229,76 +385,28 @@ impl QuorumContent {
         let voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().filter(|id| *id != me).collect();
         voters.into_iter().collect()
     }
+}
 
-    /// Fetches what committed versions name and this voter lacks, until it is told to stop by being dropped: a voter
-    /// that was away serves nothing that it does not have.
-    pub(crate) async fn catch_up(self) {
-        let mut published = self.replica.published();
-        let mut seen = std::collections::BTreeMap::new();
-        loop {
-            let state = Arc::clone(&published.borrow_and_update().state);
-            let mut incomplete = false;
-            for (name, set) in state.sets() {
-                let newest = (set.head, set.newest().manifest);
-                if seen.get(name) == Some(&newest) {
-                    continue;
-                }
-                match self.fetch_version(newest.1).await {
-                    Ok(fetched) => {
-                        if fetched > 0 {
-                            info!(set = %name, version = newest.0, blobs = fetched, "fetched content from other voters");
-                        }
-                        seen.insert(name.clone(), newest);
-                    }
-                    Err(error) => {
-                        incomplete = true;
-                        warn!(set = %name, version = newest.0, %error, "content is not here yet");
-                    }
-                }
-            }
-            if !incomplete {
-                self.replica.has_content_of(state.revision());
-            }
-            if incomplete {
-                // Not at every change of the state: on a full disk nothing comes of it but load and words.
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            } else if published.changed().await.is_err() {
-                return;
-            }
-        }
+fn joined(done: Option<Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
+    match done {
+        Some(Ok(done)) => done,
+        Some(Err(error)) => Err(Error::Failed { code: "LW0604".into(), why: error.to_string() }),
+        None => Ok(()),
     }
+}
 
-    async fn fetch_version(&self, manifest: Digest) -> Result<usize> {
-        let had_manifest = self.missing(vec![manifest]).await?.is_empty();
-        let bytes = self.get(manifest).await?;
-        let manifest = leaseward_sync::manifest::decode(&bytes)
-            .map_err(|error| Error::Failed { code: error.code().into(), why: error.to_string() })?;
-        let mut chunks = BTreeSet::new();
-        for entry in &manifest.entries {
-            if let leaseward_state::config::ManifestNode::File { chunks: parts, .. } = &entry.node {
-                chunks.extend(parts.iter().map(|chunk| chunk.digest));
-            }
-        }
-        let lacking = self.missing(chunks.into_iter().collect()).await?;
-        let fetched = lacking.len() + usize::from(!had_manifest);
-        for digest in lacking {
-            self.get(digest).await?;
-        }
-        Ok(fetched)
-    }
+fn nobody_has(missing: &[Digest], all: usize, first: Digest) -> Error {
+    let why = format!("{} of {all} blobs are on no voter that answers, first: {first}", missing.len());
+    Error::Failed { code: "LW0801".into(), why }
+}
+
+fn failed(error: leaseward_sync::Error) -> Error {
+    Error::Failed { code: error.code().into(), why: error.to_string() }
 }
 
 fn refused(answer: Answer) -> Error {
     match answer {
         Answer::Failed { code, why } => Error::Failed { code, why },
         other => Error::Failed { code: "LW0701".into(), why: format!("a strange answer: {other:?}") },
-    }
-}
-
-fn local<T>(done: Result<Result<T, leaseward_sync::Error>, tokio::task::JoinError>) -> Result<T> {
-    match done {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::Failed { code: error.code().into(), why: error.to_string() }),
-        Err(error) => Err(Error::Failed { code: "LW0604".into(), why: error.to_string() }),
     }
 }

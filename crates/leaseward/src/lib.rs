@@ -9,7 +9,9 @@
 //! Must stay true: a holder stops believing before anybody else can get its lease, by its own clock, whether or not
 //! the network answers. This crate reads no environment and installs no log subscriber.
 
+mod adopt;
 pub mod agent;
+pub mod backup;
 pub mod client;
 pub mod clock;
 pub mod cluster;
@@ -17,16 +19,22 @@ mod content;
 mod error;
 mod fence_hook;
 pub mod keeper;
+mod known;
 pub mod lease;
 pub mod limits;
+mod opening;
+mod questions;
+pub mod readiness;
 pub mod remote;
 mod resume;
+mod rollouts;
 mod serving;
+mod source;
 pub mod voter;
 
 pub use agent::{Agent, AgentConfig};
 pub use cluster::{Builder, Cluster, LeaseRequest};
-pub use content::QuorumContent;
+pub use content::{QuorumContent, Ready};
 pub use error::{Error, LeaseLost, LostReason, Result};
 pub use lease::Lease;
 pub use leaseward_state::{FencingToken, LeaseName, MachineName, ServerName, SetName};

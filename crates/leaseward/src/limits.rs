@@ -23,9 +23,6 @@ pub const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// Reports of servers that wait to be sent.
 pub const REPORTS_WAITING_MAX: usize = 4_096;
 
-/// Blobs sent to one node at once, in bytes.
-pub const BLOBS_AT_ONCE_BYTES: usize = 8 << 20;
-
 /// A server that needs a config set is started with the copy it has if the newest is not there after this.
 pub const SETS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -44,7 +41,7 @@ pub const FRAMES_TO_SSH_MAX: usize = 8;
 /// Bytes of one carried connection that are under way and not passed on yet.
 pub const WINDOW_BYTES: usize = 256 << 10;
 
-/// Connections carried through one ssh: an agent has four.
+/// Connections carried through one ssh: an agent has five.
 pub const CARRIED_MAX: usize = 64;
 
 /// From one sign of life to the next, over ssh.
@@ -64,3 +61,25 @@ pub const CONTROL_QUESTIONS_MAX: usize = 6;
 
 /// A node that has not answered to a new connection after this may have lost its power: another one is asked beside it.
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(100);
+
+/// Questions for blobs, or sendings of them, that are under way at once: one is worked on while others travel.
+pub const SENDINGS_AT_ONCE: usize = 4;
+
+/// What was made from committed deltas is synced after this: members on the same disk go first, and one sync serves
+/// several versions.
+pub const SETTLE_AFTER: Duration = Duration::from_millis(200);
+
+/// A blob that somebody was told is here stays for so long: longer than any publication takes.
+pub const PROMISED_FOR: Duration = Duration::from_secs(3600);
+
+/// How often it is looked which blobs nothing names any more. Looking reads the manifests of all versions.
+pub const COLLECT_EACH: Duration = Duration::from_secs(600);
+
+/// Load balancers that are answered at one time: a probe takes milliseconds.
+pub const CHECKS_AT_ONCE: usize = 256;
+
+/// A load balancer that did not ask for so long asks no more.
+pub const CHECKER_GONE: Duration = Duration::from_secs(15);
+
+/// How often a machine that leaves its load balancer looks whether its sessions have ended.
+pub const SESSIONS_LOOK_EACH: Duration = Duration::from_millis(50);

@@ -5,22 +5,25 @@
 //! nothing but answered renewals. When the session cannot be renewed, servers get the stop signal a stop budget before
 //! their deadline; the kernel ends what is left at the deadline.
 
+mod outcomes;
+mod prepare;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use leaseward_node::address::connections;
-use leaseward_node::{Adopted, BootInstant, Happened, HookOutcome, NodeEvent, StartOrder, StopMode, Supervisor};
-use leaseward_raft::net::wire::MachineView;
+use leaseward_node::{Adopted, BootInstant, NodeEvent, StartOrder, StopMode, Supervisor};
+use leaseward_raft::net::wire::{MachineView, VersionOrder};
 use leaseward_state::command::ServerReport;
 use leaseward_state::config::SyncState;
 use leaseward_state::limits::CLIENTS_KEPT_MAX;
 use leaseward_state::order::{Action, Order};
 use leaseward_state::server::{Certificate, Connection, HookStep, ServerSpec, ServerStatus};
 use leaseward_state::{Command, FencingToken, Revision, ServerName, SetName};
-use leaseward_sync::member::{Report, Wanted, WantedVersion};
+use leaseward_sync::member::{Report, Wanted, WantedSet, WantedVersion};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -184,7 +187,12 @@ impl Serving<'_> {
         let wanted: Wanted = view
             .sets
             .iter()
-            .map(|(set, (number, manifest))| (set.clone(), WantedVersion { number: *number, manifest: *manifest }))
+            .map(|(set, order)| {
+                let version = |order: VersionOrder| WantedVersion { number: order.number, manifest: order.manifest };
+                let (live, staged) = (order.live.map(version), order.staged.map(version));
+                let wanted = WantedSet { live, staged, attempt: order.attempt, spec: Arc::clone(&order.spec) };
+                (set.clone(), wanted)
+            })
             .collect();
         self.wanted.send_if_modified(|known| {
             let changed = *known != wanted;
@@ -251,42 +259,6 @@ impl Serving<'_> {
             .collect();
         for (server, token) in surplus {
             self.stop(here, steps, &server, token, StopMode::Force, true);
-        }
-    }
-
-    /// Makes ready for servers whose machines are not heard, each copy once; ends what nobody needs any more.
-    fn prepare(&self, view: &MachineView, here: &mut Here, steps: &mut JoinSet<Step>) {
-        let mut wanted = BTreeMap::new();
-        for order in &view.orders {
-            if let Action::Prepare { spec } = &order.action {
-                wanted.insert(order.server.clone(), order.token);
-                if here.prepared.insert(order.server.clone(), order.token) == Some(order.token) {
-                    continue;
-                }
-                let (supervisor, order, spec) = (self.supervisor.clone(), order.clone(), (**spec).clone());
-                if !spec.addresses.is_empty() {
-                    let (supervisor, spec) = (supervisor.clone(), spec.clone());
-                    let watch = here.watched.entry(order.server.clone()).or_default();
-                    watch.spawn(async move { supervisor.keep_an_eye_on(&spec).await });
-                }
-                info!(server = %order.server, token = %order.token, "its machine is not heard: making ready here");
-                steps.spawn(async move {
-                    let Order { server, token, .. } = order;
-                    let lacking = supervisor.prepare(&server, &spec, token).await.err();
-                    Step::Prepared { server, token, lacking }
-                });
-            }
-        }
-        let over: Vec<_> = here.prepared.extract_if(.., |server, token| wanted.get(server) != Some(token)).collect();
-        for (server, _) in over {
-            here.watched.remove(&server);
-            let supervisor = self.supervisor.clone();
-            steps.spawn(async move {
-                if let Err(why) = supervisor.end_preparation(&server).await {
-                    warn!(%server, why, "its preparation goes on");
-                }
-                Step::Held
-            });
         }
     }
 
@@ -376,137 +348,6 @@ impl Serving<'_> {
         });
     }
 
-    async fn step_done(&self, step: Step, here: &mut Here) {
-        match step {
-            Step::Held => {}
-            Step::Prepared { server, token, lacking } => {
-                if here.prepared.get(&server) != Some(&token) {
-                    return;
-                }
-                match &lacking {
-                    None => info!(%server, %token, "ready to take it over"),
-                    Some(what) => warn!(%server, %token, what, "could not take it over"),
-                }
-                let machine = self.config.machine.clone();
-                self.reports.send(Command::ReportPrepared { machine, server, token, lacking }).await.ok();
-            }
-            Step::Looked { server, token, clients } => {
-                let runs = here.running.get(&server).is_some_and(|(running, _)| *running == token);
-                if runs && here.clients.get(&server) != Some(&clients) {
-                    here.clients.insert(server.clone(), clients.clone());
-                    let command = Command::ReportServer { server, token, report: ServerReport::Clients(clients) };
-                    self.reports.try_send(command).ok();
-                }
-            }
-            Step::Started { order, outcome } => {
-                // If a stop overtook it, the stop says what became of it.
-                if here.starting.get(&order.server) != Some(&order.token) {
-                    return;
-                }
-                here.starting.remove(&order.server);
-                here.busy.remove(&order.server);
-                let Action::Run { spec, .. } = order.action else { return };
-                match outcome {
-                    Ok(()) => {
-                        here.ending.retain(|(server, _)| *server != order.server);
-                        here.running.insert(order.server, (order.token, *spec));
-                    }
-                    Err(
-                        error @ (leaseward_node::Error::Launch { .. }
-                        | leaseward_node::Error::BadOrder { .. }
-                        | leaseward_node::Error::Io { .. }),
-                    ) => {
-                        warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
-                        let report = ServerReport::NotStarted { why: error.to_string() };
-                        self.report(here, order.server, order.token, report).await;
-                    }
-                    Err(leaseward_node::Error::Hook { outcome: HookOutcome::TryLater, why, .. }) => {
-                        debug!(server = %order.server, why, "it is to be tried later");
-                    }
-                    Err(error @ leaseward_node::Error::Hook { .. }) => {
-                        warn!(server = %order.server, token = %order.token, %error, "cannot be started here");
-                        let report = ServerReport::NotStarted { why: error.to_string() };
-                        self.report(here, order.server, order.token, report).await;
-                    }
-                    Err(error) => debug!(server = %order.server, %error, "not started yet"),
-                }
-            }
-            Step::Stopped { server, token, outcome, report } => {
-                here.busy.remove(&server);
-                match outcome {
-                    Ok(certificate) => {
-                        here.running.remove(&server);
-                        if report {
-                            self.report(here, server, token, ServerReport::Dead { certificate, failure: None }).await;
-                        }
-                    }
-                    Err(leaseward_node::Error::NotHere { .. }) => {
-                        // Nothing of it ever ran here, or its end was told before.
-                        here.running.remove(&server);
-                        if report {
-                            self.report(here, server, token, ServerReport::Absent).await;
-                        }
-                    }
-                    Err(error) => warn!(%server, %token, %error, "not stopped yet"),
-                }
-            }
-        }
-    }
-
-    async fn happened(&self, event: NodeEvent, here: &mut Here) {
-        let NodeEvent { server, token, attempt, what } = event;
-        let ours = here.ending.contains(&(server.clone(), token));
-        let report = match what {
-            Happened::Started { pid } => {
-                ServerReport::Status { status: ServerStatus::Starting { pid }, restarts: attempt }
-            }
-            Happened::Ready { pid } => {
-                info!(%server, %token, pid, "running");
-                ServerReport::Status { status: ServerStatus::Running { pid }, restarts: attempt }
-            }
-            Happened::Unhealthy { why } => {
-                let pid = 0;
-                ServerReport::Status { status: ServerStatus::Unhealthy { pid, why }, restarts: attempt }
-            }
-            Happened::Exited { exit, restarts_in: Some(wait), .. } => {
-                warn!(%server, %token, %exit, ?wait, "ended; it is restarted in place");
-                ServerReport::Crashed { restarts: attempt + 1, why: exit.to_string() }
-            }
-            Happened::Exited { .. } | Happened::GaveUp { .. } | Happened::DeadlinePassed { .. } if ours => return,
-            Happened::Exited { exit, certificate, restarts_in: None } => {
-                here.running.remove(&server);
-                ServerReport::Dead { certificate, failure: Some(exit.to_string()) }
-            }
-            Happened::GaveUp { why, certificate } => {
-                warn!(%server, %token, why, "given up on this machine");
-                here.running.remove(&server);
-                ServerReport::Dead { certificate, failure: Some(why) }
-            }
-            Happened::DeadlinePassed { certificate } => {
-                warn!(%server, %token, "ended by its deadline");
-                here.running.remove(&server);
-                ServerReport::Dead { certificate, failure: None }
-            }
-            Happened::Stuck { step, why } => {
-                warn!(%server, %token, step = step.name(), why, "dead, and something is in the way of giving it up");
-                let status = ServerStatus::Stuck { step: step.name().to_owned(), why };
-                ServerReport::Status { status, restarts: attempt }
-            }
-            other => {
-                debug!(%server, ?other, "nothing to report");
-                return;
-            }
-        };
-        self.report(here, server, token, report).await;
-    }
-
-    async fn report(&self, here: &mut Here, server: ServerName, token: FencingToken, report: ServerReport) {
-        if matches!(report, ServerReport::Dead { .. } | ServerReport::NotStarted { .. } | ServerReport::Absent) {
-            here.ended.insert(server.clone(), token);
-        }
-        self.reports.send(Command::ReportServer { server, token, report }).await.ok();
-    }
-
     async fn synced(&self, report: Report, here: &mut Here) {
         info!(set = %report.set, applied = report.applied, state = ?report.state, "config set");
         if report.state == SyncState::Applied {
@@ -557,11 +398,11 @@ fn preparing(spec: &ServerSpec) -> Option<String> {
 
 /// M18: a server starts with its config sets on disk; with the copy that is there if no newer one comes.
 fn sets_are_here(view: &MachineView, here: &mut Here, server: &ServerName, spec: &ServerSpec) -> bool {
-    let lacking = spec
-        .needs_sets
-        .iter()
-        .filter_map(|name| SetName::new(name.clone()).ok())
-        .find(|set| view.sets.get(set).is_some_and(|(head, _)| here.applied.get(set) != Some(head)));
+    let lacking = spec.needs_sets.iter().filter_map(|name| SetName::new(name.clone()).ok()).find(|set| {
+        view.sets
+            .get(set)
+            .is_some_and(|order| order.live.is_some_and(|live| here.applied.get(set) != Some(&live.number)))
+    });
     let Some(set) = lacking else {
         here.waiting_for_sets.remove(server);
         return true;

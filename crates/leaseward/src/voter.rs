@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use crate::content::{LocalBlobs, QuorumContent};
+use crate::content::QuorumContent;
 use crate::error::{Error, Result};
-use crate::fence_hook;
+use crate::{adopt, fence_hook, rollouts};
 
 /// A voter of a cluster.
 pub struct Voter {
@@ -39,16 +39,16 @@ impl Voter {
         let replica = Replica::start(settings, start)
             .await
             .map_err(|error| Error::Start { code: error.code().to_owned(), why: error.to_string() })?;
-        replica.serve_blobs(Arc::new(LocalBlobs(Arc::clone(&store))));
         let fences = settings_data.join("fence");
         std::fs::create_dir_all(&fences).map_err(|error| Error::Start {
             code: "LW0600".to_owned(),
             why: format!("{}: {error}", fences.display()),
         })?;
         let content = QuorumContent::new(replica.clone(), store);
+        replica.serve_blobs(Arc::new(content.local()));
         let mut tasks = JoinSet::new();
         tasks.spawn(content.clone().catch_up());
-        tasks.spawn(run_master(replica.clone(), fences));
+        tasks.spawn(run_master(replica.clone(), content.clone(), fences));
         Ok(Self { replica, content, _tasks: tasks })
     }
 
@@ -75,7 +75,7 @@ fn open_store(dir: &Path) -> Result<Arc<BlobStore>> {
     opened.map(Arc::new).map_err(|error| Error::Start { code: error.code().to_owned(), why: error.to_string() })
 }
 
-async fn run_master(replica: Replica, fences: PathBuf) {
+async fn run_master(replica: Replica, content: QuorumContent, fences: PathBuf) {
     replica.ready().await;
     let Some(reign) = replica.reign() else { return };
     let mut published = replica.published();
@@ -90,6 +90,8 @@ async fn run_master(replica: Replica, fences: PathBuf) {
     tokio::select! {
         () = follow => {}
         () = fence_hook::run(replica.internal(), states.clone(), reign.clone(), replica.status().name, fences) => {}
+        () = adopt::run(replica.clone(), content, states.clone(), reign.clone()) => {}
+        () = rollouts::run(replica.internal(), states.clone(), reign.clone()) => {}
         () = master::run(replica.internal(), states, reign, managers, clock) => {}
     }
 }

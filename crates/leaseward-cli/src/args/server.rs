@@ -96,15 +96,23 @@ pub(crate) enum ServerCommand {
         /// The server.
         name: String,
     },
-    /// Shows what a server printed on this machine.
-    #[command(after_help = "Examples:\n  leaseward server logs pay-1\n  leaseward server logs pay-1 --lines 20")]
+    /// Shows what a server printed, from whichever machine has it.
+    #[command(
+        after_help = "Examples:\n  leaseward server logs pay-1 --lines 20\n  leaseward server logs pay-1 --machine m2"
+    )]
     Logs {
         /// The server.
         name: String,
         /// The last so many lines.
         #[arg(long, default_value = "200")]
-        lines: usize,
-        /// The settings file of this machine's agent.
+        lines: u32,
+        /// What it printed on this machine; otherwise where it runs, or ran last.
+        #[arg(long, conflicts_with = "here")]
+        machine: Option<String>,
+        /// Reads this machine's file, and asks no cluster.
+        #[arg(long)]
+        here: bool,
+        /// The settings file of this machine's agent, for --here.
         #[arg(long, env = "LEASEWARD_CONFIG", default_value = "/etc/leaseward/leaseward.toml")]
         config: PathBuf,
     },

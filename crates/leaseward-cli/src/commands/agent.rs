@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use leaseward::agent::{Agent, AgentConfig};
 use leaseward::client::Client;
+use leaseward::readiness::Readiness;
 use leaseward::voter::Voter;
 use leaseward::{MachineName, SetName};
 use leaseward_http::Api;
+use leaseward_sync::secret::{Key, Keys};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +34,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Diagnostic> {
     };
     if settings.is_machine() {
         let config = agent_config(&settings)?;
+        answer_load_balancers(&settings, &config, &mut tasks).await?;
         let mut addresses = settings.cluster.join.clone();
         if voter.is_some() {
             addresses.insert(0, settings.peer_listen().to_string());
@@ -120,6 +123,10 @@ pub(crate) fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnosti
         let set = SetName::new(set.clone()).map_err(|error| Diagnostic::new("LW0101", error.to_string()))?;
         config.targets.insert(set, path.clone());
     }
+    let keys = settings.machine.keys.iter().map(|path| Key::read(path)).collect::<Result<Vec<_>, _>>();
+    config.keys = Keys::new(keys.map_err(|error| Diagnostic::new(error.code(), error.to_string()))?);
+    let asked = settings.machine.readiness.is_some();
+    config.readiness = Readiness::new(settings.machine.session_ports.clone(), asked);
     config.real_time = settings.machine.real_time;
     config.ttl = settings.timing.lease_ttl.0;
     config.labels.clone_from(&settings.machine.labels);
@@ -131,6 +138,22 @@ pub(crate) fn agent_config(settings: &Settings) -> Result<AgentConfig, Diagnosti
     config.start_slots = settings.machine.start_slots.unwrap_or(config.start_slots);
     config.address = settings.node.advertise.clone().unwrap_or_else(|| settings.node.listen.ip().to_string());
     Ok(config)
+}
+
+/// Tells load balancers whether this machine should get requests, where the settings ask for it.
+async fn answer_load_balancers(
+    settings: &Settings,
+    config: &AgentConfig,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), Diagnostic> {
+    let Some(address) = settings.machine.readiness else { return Ok(()) };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        Diagnostic::new("LW0600", format!("cannot listen on {address}: {error}"))
+            .hint("another process may have the port; set machine.readiness")
+    })?;
+    info!(%address, "load balancers may ask here");
+    tasks.spawn(Arc::clone(&config.readiness).serve(listener));
+    Ok(())
 }
 
 /// Keeps the agent's address book up to date, so that it finds voters that joined later.

@@ -1,18 +1,15 @@
 //! `leaseward config …`
 
-use std::io::{Write, stdout};
-use std::path::Path;
+mod files;
+mod keeping;
 
-use leaseward_http::model::{
-    ConfigSet, ConfigSetList, ConfigVersion, ConfigVersionList, ManifestListing, MemberSyncList, Rollback,
-};
+use leaseward_http::model::{ConfigSetList, ConfigVersion, ConfigVersionList, MemberSyncList, Rollback, RolloutView};
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::args::ConfigCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, Output, column, field, wide};
-use crate::publish::Prepared;
 use crate::session::{Session, person};
 
 fn set_columns() -> Vec<Column> {
@@ -28,7 +25,7 @@ fn set_columns() -> Vec<Column> {
     ]
 }
 
-fn version_columns() -> Vec<Column> {
+pub(crate) fn version_columns() -> Vec<Column> {
     vec![
         column("VERSION", |version| field(version, "version")),
         column("PARENT", |version| field(version, "parent")),
@@ -47,9 +44,23 @@ fn member_columns() -> Vec<Column> {
         column("STATE", |member| format!("{} {}", sign(&field(member, "phase")), field(member, "phase"))),
         column("APPLIED", |member| field(member, "applied")),
         column("CONNECTED", |member| field(member, "connected")),
-        column("WHY", |member| field(member, "why")),
+        column("WHY", why),
+        wide("WANTED", |member| field(member, "wanted")),
+        wide("PINNED", |member| field(member, "pinned")),
         wide("AT", |member| field(member, "at")),
     ]
+}
+
+/// What a member says, or how far its fetch is.
+fn why(member: &Value) -> String {
+    match (member["done"].as_u64(), member["total"].as_u64()) {
+        (Some(done), Some(total)) if total > 0 => {
+            let eta = field(member, "eta");
+            let eta = if eta.is_empty() { String::new() } else { format!(", {eta} left") };
+            format!("{done} of {total} bytes ({} %){eta}", done * 100 / total)
+        }
+        _ => field(member, "why"),
+    }
 }
 
 fn sign(phase: &str) -> &'static str {
@@ -61,7 +72,22 @@ fn sign(phase: &str) -> &'static str {
     }
 }
 
-pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(), Diagnostic> {
+fn rollout_line(rollout: &RolloutView) -> String {
+    let halted = rollout.halted.as_ref().map_or_else(String::new, |why| format!("; it stands still: {why}"));
+    let failed = match rollout.failed.len() {
+        0 => String::new(),
+        failed => format!(", {failed} refused it"),
+    };
+    format!(
+        "v{} goes round: the turn of {} of {}{failed}{halted}",
+        rollout.version,
+        rollout.released.len(),
+        rollout.members
+    )
+}
+
+/// Returns the exit code.
+pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8, Diagnostic> {
     let api = &session.api;
     match command {
         ConfigCommand::Ls => {
@@ -70,12 +96,15 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
                     let sets: ConfigSetList = api.get("/v1/configs?limit=1000").await?;
                     printer::list(&session.output, &sets, &set_columns())
                 })
-                .await
+                .await?;
         }
-        ConfigCommand::Get { set, path, version } => get(session, &set, path, version).await,
-        ConfigCommand::Publish { set, from, message, if_version } => {
-            publish(session, &set, &from, message, if_version).await
-        }
+        ConfigCommand::Get { set, path, version, key } => files::get(session, &set, path, version, key).await?,
+        ConfigCommand::Publish(arguments) => files::publish(session, arguments).await?,
+        ConfigCommand::Put(arguments) => files::put(session, arguments).await?,
+        ConfigCommand::Edit { set, path, message } => files::edit(session, &set, &path, message).await?,
+        ConfigCommand::Diff { set, from, to } => return files::diff(session, &set, from, to).await,
+        ConfigCommand::Pull { set, to, tar, version, key } => files::pull(session, &set, to, tar, version, key).await?,
+        ConfigCommand::Verify { set, dir, version } => return files::verify(session, &set, &dir, version).await,
         ConfigCommand::History { set } => {
             session
                 .show(|| async {
@@ -83,7 +112,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
                         api.get(&format!("/v1/configs/{set}/versions?limit=1000")).await?;
                     printer::list(&session.output, &versions, &version_columns())
                 })
-                .await
+                .await?;
         }
         ConfigCommand::Rollback { set, to, message } => {
             session.confirm(&format!("{set} goes back to what version {to} says, on every member."))?;
@@ -91,7 +120,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
             let version: ConfigVersion =
                 api.call(Method::POST, &format!("/v1/configs/{set}/rollback"), Some(&ask)).await?;
             eprintln!("✓ {set} v{} = v{to} (history is kept; nobody goes back in numbers)", version.version);
-            printer::object(&session.output, &version, &version_columns())
+            printer::object(&session.output, &version, &version_columns())?;
         }
         ConfigCommand::Monitor { set } => {
             session
@@ -99,61 +128,27 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<(),
                     let members: MemberSyncList = api.get(&format!("/v1/configs/{set}/members?limit=1000")).await?;
                     if session.output == Output::Table {
                         eprintln!("{set} v{}", members.version);
+                        if let Some(rollout) = &members.rollout {
+                            eprintln!("{}", rollout_line(rollout));
+                        }
                     }
                     printer::list(&session.output, &members, &member_columns())
                 })
-                .await
+                .await?;
         }
+        ConfigCommand::Policy { set, values, file } => keeping::policy(session, &set, &values, file).await?,
+        ConfigCommand::Rollout { set, action } => keeping::rollout(session, &set, action).await?,
+        ConfigCommand::Pin { set, machine, version, as_is: _, message } => {
+            keeping::pin(session, &set, machine, version, message).await?;
+        }
+        ConfigCommand::Unpin { set, machine } => keeping::unpin(session, &set, machine).await?,
+        ConfigCommand::Sync { set, machine } => keeping::sync(session, &set, machine).await?,
+        ConfigCommand::Key { file, create } => keeping::key(&file, create)?,
         ConfigCommand::Rm { set } => {
             session.confirm(&format!("{set} is forgotten; its files stay where they are."))?;
             let _: Value = api.call(Method::DELETE, &format!("/v1/configs/{set}"), None::<&()>).await?;
             eprintln!("✓ {set} is forgotten");
-            Ok(())
         }
     }
-}
-
-async fn get(session: &Session, set: &str, path: Option<String>, version: Option<u64>) -> Result<(), Diagnostic> {
-    let version = match version {
-        Some(version) => version,
-        None => session.api.get::<ConfigSet>(&format!("/v1/configs/{set}")).await?.version,
-    };
-    match path {
-        Some(path) => {
-            let bytes = session.api.get_bytes(&format!("/v1/configs/{set}/versions/{version}/files/{path}")).await?;
-            stdout().write_all(&bytes).ok();
-            Ok(())
-        }
-        None => {
-            let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
-            let columns = [
-                column("PATH", |entry| field(entry, "path")),
-                column("KIND", |entry| field(entry, "kind")),
-                column("MODE", |entry| field(entry, "mode")),
-                column("SIZE", |entry| field(entry, "size")),
-                wide("DIGEST", |entry| field(entry, "digest")),
-            ];
-            match session.output {
-                Output::Table | Output::Wide | Output::Name => {
-                    printer::list(&session.output, &serde_json::json!({ "items": listing.entries }), &columns)
-                }
-                _ => printer::object(&session.output, &listing, &columns),
-            }
-        }
-    }
-}
-
-async fn publish(
-    session: &Session,
-    set: &str,
-    from: &Path,
-    message: String,
-    if_version: Option<u64>,
-) -> Result<(), Diagnostic> {
-    let prepared = Prepared::of(&session.api, from).await?;
-    eprintln!("{set}: {}", prepared.summary());
-    prepared.send(&session.api).await?;
-    let version = prepared.commit(&session.api, set, if_version, person(), message).await?;
-    eprintln!("✓ {set} v{}", version.version);
-    printer::object(&session.output, &version, &version_columns())
+    Ok(0)
 }

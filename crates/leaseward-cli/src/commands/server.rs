@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use leaseward::ServerName;
-use leaseward_http::model::{BeginPause, History, Server, ServerFile, ServerList, ServerPhase};
+use leaseward_http::model::{BeginPause, History, Server, ServerFile, ServerList, ServerOutput, ServerPhase};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -66,7 +66,8 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
             }
             Ok(())
         }
-        ServerCommand::Logs { name, lines, config } => logs(session, &name, lines, &config).await,
+        ServerCommand::Logs { name, lines, here: true, config, .. } => logs_here(&name, lines, &config),
+        ServerCommand::Logs { name, lines, machine, .. } => logs(session, &name, lines, machine.as_deref()).await,
         ServerCommand::Diff { file } => diff(session, &file).await,
         ServerCommand::History { name } => history(session, &name).await,
         ServerCommand::Start { name } => operation::ask(session, &to(&name, "start"), NOTHING).await,
@@ -113,19 +114,26 @@ fn to(name: &str, verb: &str) -> String {
     format!("/v1/servers/{name}/{verb}")
 }
 
-/// Shows what a server printed here; if it never did, says where it runs.
-async fn logs(session: &Session, name: &str, lines: usize, config: &Path) -> Result<(), Diagnostic> {
+/// Shows what a server printed, as the machine says that has it.
+async fn logs(session: &Session, name: &str, lines: u32, machine: Option<&str>) -> Result<(), Diagnostic> {
+    let machine = machine.map(|machine| format!("&machine={machine}")).unwrap_or_default();
+    let output: ServerOutput = session.api.get(&format!("{}?lines={lines}{machine}", to(name, "logs"))).await?;
+    output.lines.iter().for_each(|text| line(text));
+    Ok(())
+}
+
+/// Shows what a server printed here.
+fn logs_here(name: &str, lines: u32, config: &Path) -> Result<(), Diagnostic> {
     let agent = agent_config(&Settings::read(config)?)?;
     let server = ServerName::new(name).map_err(|error| Diagnostic::new("LW0101", error.to_string()))?;
-    match leaseward_node::logs(&agent.log_dir, &server, lines) {
+    match leaseward_node::logs(&agent.log_dir, &server, usize::try_from(lines).unwrap_or(usize::MAX)) {
         Ok(printed) => {
             printed.iter().for_each(|text| line(text));
             Ok(())
         }
         Err(leaseward_node::Error::NotHere { .. }) => {
-            let at = get(session, name).await?.machine.unwrap_or_else(|| "no machine now".to_owned());
-            Err(Diagnostic::new("LW0404", format!("{name} printed nothing on {}; it is on {at}", agent.machine))
-                .hint(format!("on {at}: leaseward server logs {name}")))
+            Err(Diagnostic::new("LW0404", format!("{name} printed nothing on {}", agent.machine))
+                .hint(format!("leaseward server logs {name}      asks the machine that has it")))
         }
         Err(error) => Err(Diagnostic::new(error.code(), error.to_string())),
     }

@@ -39,9 +39,10 @@ async fn holds(session: &Session, kind: &str, name: &str, state: &str) -> Result
         },
         "config" => {
             let members = absent(api.get::<MemberSyncList>(&format!("/v1/configs/{name}/members?limit=1000")).await)?;
-            // Members that are gone catch up when they come back; a barrier cannot wait for them.
+            // Members that are gone catch up when they come back, and pinned ones when they are let go; a barrier cannot
+            // wait for them.
             Ok(members.is_some_and(|members| {
-                let live: Vec<_> = members.items.iter().filter(|member| member.connected).collect();
+                let live: Vec<_> = members.items.iter().filter(|member| member.connected && !member.pinned).collect();
                 !live.is_empty()
                     && live.iter().all(|member| member.phase == SyncPhase::Applied && member.applied == members.version)
             }))

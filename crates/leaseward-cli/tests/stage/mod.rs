@@ -27,6 +27,10 @@ leaseward node transfer-leader --to n1
 leaseward maintenance off
 leaseward machine resume m2
 leaseward server resume pay-1
+test -e app.key || leaseward config key app.key --create
+leaseward config unpin app
+leaseward config unpin app --machine m3
+test "$(leaseward config policy app -o field=.drift)" = report || leaseward config policy app drift=report rollout.canaries=0
 test "$(leaseward config history app -o field=.version | head -1)" = 2 || {
     leaseward config rm app
     leaseward config publish app --from ./etc/app -m first
@@ -63,6 +67,7 @@ fn shell(home: &Path, line: &str) -> Command {
         .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()))
         .env("HOME", home)
         .env("USER", "ops")
+        .env("EDITOR", "echo '# edited' >>")
         .env("LEASEWARD_YES", "true")
         .env("LEASEWARD_TIMEOUT", "30s")
         .env("LEASEWARD_CONTEXT", "dev")

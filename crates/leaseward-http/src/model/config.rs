@@ -1,9 +1,10 @@
 //! Config sets, their versions and their members.
 
+use leaseward_state::config::{Manifest, ManifestEntry, ManifestNode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Time, Wide};
+use super::{Duration, PinView, RolloutView, SetPolicy, Time, Wide};
 
 /// A config set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -13,14 +14,25 @@ pub struct ConfigSet {
     pub name: String,
     /// The number of its newest version.
     pub version: u64,
-    /// Its newest version.
-    pub newest: ConfigVersion,
+    /// Its newest version, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<ConfigVersion>,
     /// Versions that are kept.
     pub versions_kept: u64,
     /// Members whose disks have the newest version.
     pub in_sync: u64,
-    /// Members that ever reported.
+    /// Machines that it is for.
     pub members: u64,
+    /// How it is kept on them.
+    pub policy: SetPolicy,
+    /// Counts the policies; 0 while nobody gave one.
+    pub policy_version: u64,
+    /// The newest version on its way to them, if it goes in steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutView>,
+    /// Members that are kept at a version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<PinView>,
     /// The entry that made it.
     pub created: Wide,
     /// The entry that changed it last.
@@ -170,6 +182,23 @@ pub enum SyncPhase {
     Disabled,
 }
 
+impl SyncPhase {
+    /// Returns the phase as it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Behind => "behind",
+            Self::Fetching => "fetching",
+            Self::OnDisk => "on_disk",
+            Self::Applied => "applied",
+            Self::Rejected => "rejected",
+            Self::Drifted => "drifted",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
 /// How far a member is with a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemberSync {
@@ -181,9 +210,24 @@ pub struct MemberSync {
     pub applied: u64,
     /// What it does.
     pub phase: SyncPhase,
+    /// The version that it should have, if that is not what it has for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<u64>,
+    /// Whether an operator keeps it there.
+    #[serde(default)]
+    pub pinned: bool,
     /// The version it fetches, has on disk, or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Bytes that came so far, while it fetches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<u64>,
+    /// Bytes that it lacked when it began; 0 while it does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// How long the rest takes at the pace so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<Duration>,
     /// Why it refused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -201,7 +245,10 @@ pub struct MemberSyncList {
     pub revision: Wide,
     /// The set's newest version.
     pub version: u64,
-    /// The members: every machine known to the cluster.
+    /// That version on its way, if it goes in steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutView>,
+    /// The members: every machine that has the labels that the set asks for.
     pub items: Vec<MemberSync>,
     /// Ask for this page next, if there is one.
     pub next_page: Option<String>,
@@ -213,4 +260,146 @@ pub struct MemberSyncList {
 pub struct MissingBlobs {
     /// blake3 hashes in hexadecimal.
     pub digests: Vec<String>,
+}
+
+/// Changes of single files: one new version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeFiles {
+    /// The version they are made upon; 0: the set must have none; not given: the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u64>,
+    /// The changes, in this order.
+    pub changes: Vec<FileChange>,
+    /// Who.
+    #[serde(default)]
+    pub author: String,
+    /// Why.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// A change of one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileChange {
+    /// Relative to the top. Directories above it are made.
+    pub path: String,
+    /// What it says from now on, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The same for bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// The same as a blob that was put before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<BlobName>,
+    /// It is a symbolic link to this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Permission bits, octal. Not given: as before, or 644.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// It goes away, with everything below it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+}
+
+/// A blob that was put before, of 256 KiB at most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlobName {
+    /// Its blake3 hash in hexadecimal.
+    pub digest: String,
+    /// Its length in bytes.
+    pub size: u32,
+}
+
+/// What two versions differ in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigDiff {
+    /// The set.
+    pub set: String,
+    /// The older version; 0: nothing.
+    pub from: u64,
+    /// The newer version.
+    pub to: u64,
+    /// The paths that differ, ascending.
+    pub files: Vec<FileDiff>,
+}
+
+/// How a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FileDiffKind {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// Its content, mode or kind is another.
+    Changed,
+}
+
+/// A path that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileDiff {
+    /// The path.
+    pub path: String,
+    /// How it differs.
+    pub kind: FileDiffKind,
+    /// What it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<FileEntry>,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<FileEntry>,
+}
+
+/// Publishes what stands on a member's disk now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptFiles {
+    /// The member.
+    pub machine: String,
+    /// The version that must be the newest one; not given: the one that is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u64>,
+    /// Who.
+    #[serde(default)]
+    pub author: String,
+    /// Why.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// Returns the paths of a tree as the API shows them.
+#[must_use]
+pub fn entries(tree: &Manifest) -> Vec<FileEntry> {
+    tree.entries.iter().map(entry).collect()
+}
+
+/// Returns a path of a tree as the API shows it.
+pub(crate) fn entry(entry: &ManifestEntry) -> FileEntry {
+    let mut out = FileEntry {
+        path: entry.path.clone(),
+        kind: FileKind::Directory,
+        mode: None,
+        size: None,
+        digest: None,
+        target: None,
+    };
+    match &entry.node {
+        ManifestNode::Directory { mode } => out.mode = Some(format!("{mode:o}")),
+        ManifestNode::File { mode, size, digest, .. } => {
+            out.kind = FileKind::File;
+            out.mode = Some(format!("{mode:o}"));
+            out.size = Some(*size);
+            out.digest = Some(digest.to_string());
+        }
+        ManifestNode::Symlink { target } => {
+            out.kind = FileKind::Symlink;
+            out.target = Some(target.clone());
+        }
+    }
+    out
 }

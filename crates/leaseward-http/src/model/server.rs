@@ -169,3 +169,14 @@ pub struct ServerHealth {
     /// Its fencing token.
     pub token: Option<Wide>,
 }
+
+/// What a server printed on a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerOutput {
+    /// The server.
+    pub server: String,
+    /// The machine.
+    pub machine: String,
+    /// Its last lines, oldest first.
+    pub lines: Vec<String>,
+}

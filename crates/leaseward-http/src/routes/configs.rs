@@ -10,7 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use leaseward_state::command::Condition;
-use leaseward_state::config::{Chunk, ManifestEntry, ManifestNode, Version, check_path};
+use leaseward_state::config::{Chunk, ManifestNode, Version, check_path};
 use leaseward_state::{Command, SetName, State as Clustered};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Fresh, Nothing, Params, Write, name, not_found};
-use crate::model::{ConfigSet, ConfigSetList, ConfigVersionList, FileEntry, FileKind, ManifestListing, MemberSyncList};
+use crate::model::{ConfigSet, ConfigSetList, ConfigVersionList, ManifestListing, MemberSyncList, entries};
 use crate::page::{Page, number_key};
 use crate::problem::{self, Code};
 use crate::routes::ListParams;
@@ -127,34 +127,9 @@ async fn version(
     let state = api.read(&fresh).await?;
     let version = find(&state, &set, n)?;
     let manifest = manifest(&api, version.manifest).await?;
-    let entries = manifest.entries.iter().map(entry).collect();
+    let entries = entries(&manifest);
     let listing = ManifestListing { version: view::version(&set, version), entries };
     Ok(At(state.revision(), tagged(StatusCode::OK, n, listing)))
-}
-
-fn entry(entry: &ManifestEntry) -> FileEntry {
-    let mut out = FileEntry {
-        path: entry.path.clone(),
-        kind: FileKind::Directory,
-        mode: None,
-        size: None,
-        digest: None,
-        target: None,
-    };
-    match &entry.node {
-        ManifestNode::Directory { mode } => out.mode = Some(format!("{mode:o}")),
-        ManifestNode::File { mode, size, digest, .. } => {
-            out.kind = FileKind::File;
-            out.mode = Some(format!("{mode:o}"));
-            out.size = Some(*size);
-            out.digest = Some(digest.to_string());
-        }
-        ManifestNode::Symlink { target } => {
-            out.kind = FileKind::Symlink;
-            out.target = Some(target.clone());
-        }
-    }
-    out
 }
 
 /// Returns the bytes of a file.
@@ -219,12 +194,14 @@ async fn members(
 ) -> Result<At<Json<MemberSyncList>>, Fault> {
     let set: SetName = name(&set)?;
     let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
-    let head = page.state.set(&set).ok_or_else(|| not_found("config", &set))?.head;
-    let all = page.state.machines().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
+    let found = page.state.set(&set).ok_or_else(|| not_found("config", &set))?;
+    let (head, rollout) = (found.head, view::set(&page.state, &set, found).rollout);
+    let all = page.state.members_of(found).filter(|(name, _)| name.as_str().starts_with(&params.prefix));
     let (machines, next_page) = page.take(&api, all, |(name, _)| name.to_string());
-    let items = machines
-        .into_iter()
-        .map(|(name, machine)| view::member(name, machine, page.state.sync(&set, name), head))
-        .collect();
-    Ok(At(page.revision, Json(MemberSyncList { revision: page.revision.into(), version: head, items, next_page })))
+    let items =
+        machines.into_iter().map(|(name, machine)| view::member(&page.state, &set, found, name, machine)).collect();
+    Ok(At(
+        page.revision,
+        Json(MemberSyncList { revision: page.revision.into(), version: head, rollout, items, next_page }),
+    ))
 }

@@ -113,10 +113,14 @@ fn of_state(page: &mut Exposition, state: &Clustered) {
     page.gauge("leaseward_config_sets", "Config sets", [("", state.sets().count() as u64)]);
     let versions = state.sets().map(|(name, set)| (format!("{{set=\"{name}\"}}"), set.head));
     page.gauge("leaseward_config_version", "The newest version", versions);
-    let in_sync = state
-        .sets()
-        .map(|(name, set)| (format!("{{set=\"{name}\",state=\"in_sync\"}}"), view::set(state, name, set).in_sync));
-    page.gauge("leaseward_config_members", "Members that have the newest version", in_sync);
+    let mut members = std::collections::BTreeMap::new();
+    for (name, set) in state.sets() {
+        for (at, machine) in state.members_of(set) {
+            let phase = view::member(state, name, set, at, machine).phase;
+            *members.entry(format!("{{set=\"{name}\",state=\"{}\"}}", phase.as_str())).or_insert(0) += 1;
+        }
+    }
+    page.gauge("leaseward_config_members", "Members of each config set by what they do", members);
 }
 
 /// Prometheus' text form.

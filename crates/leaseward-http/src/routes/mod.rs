@@ -1,16 +1,21 @@
 //! The routes, one file for each noun.
 
+pub(crate) mod adopt;
+pub(crate) mod backup;
 pub(crate) mod blobs;
+pub(crate) mod changes;
 pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod health;
+pub(crate) mod keeping;
 pub(crate) mod leases;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod operations;
 pub(crate) mod policy;
+mod printed;
 pub(crate) mod publish;
 pub(crate) mod servers;
 pub(crate) mod sessions;

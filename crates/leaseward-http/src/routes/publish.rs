@@ -1,22 +1,23 @@
-//! Publishing: a version is committed only when everything it names is durable on a quorum.
+//! Publishing: a version is committed only when everything it names is durable on a quorum, or in the very entry.
 //!
-//! Must stay true: no committed manifest names a blob that a quorum does not hold; a rollback is a new version.
-
-use std::collections::BTreeSet;
+//! Must stay true: no committed manifest names a blob that a quorum does not hold, or hold what it is made of; a delta is
+//! committed upon the version that it was made for, and made anew when somebody else was faster; a rollback is a new
+//! version.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use leaseward_state::command::PublishSet;
-use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Digest, Manifest};
 use leaseward_state::{Command, SetName};
 use leaseward_sync::manifest::decode;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::answer::{At, Fault, tagged};
-use crate::api::{Api, ContentError};
+use crate::api::{Api, Base, ContentError, Ready};
 use crate::ask::{Body, Nothing, Params, Write, name, not_found};
+use crate::limits::PUBLISH_TRIES;
 use crate::model::{ConfigVersion, Publish, Rollback};
 use crate::problem::{self, Code};
 use crate::routes::configs::find;
@@ -46,8 +47,7 @@ async fn publish(
         }
         (said, tag) => said.or(tag),
     };
-    let publish = checked(&api, set, parent, digest(&body.manifest)?).await?;
-    commit(&api, &write, publish, body.author, body.message).await
+    commit(&api, &write, &set, parent, digest(&body.manifest)?, body.author, body.message).await
 }
 
 /// Publishes an old version again, as a new one: nobody goes back in numbers.
@@ -65,58 +65,70 @@ async fn rollback(
     let set: SetName = name(&set)?;
     let state = api.read_now().await?;
     let manifest = find(&state, &set, body.to)?.manifest;
-    let publish = checked(&api, set, write.version(), manifest).await?;
     let message = if body.message.is_empty() { format!("back to v{}", body.to) } else { body.message };
-    commit(&api, &write, publish, body.author, message).await
+    commit(&api, &write, &set, write.version(), manifest, body.author, message).await
 }
 
-async fn commit(
+pub(crate) async fn commit(
     api: &Api,
     write: &Write,
-    publish: PublishSet,
+    set: &SetName,
+    parent: Option<u64>,
+    manifest: Digest,
     author: String,
     message: String,
 ) -> Result<At<Response>, Fault> {
-    let set = publish.set.clone();
-    let command = Command::Publish { sets: vec![publish], author, message };
-    let (revision, reply) = api.commit(write, 0, Vec::new(), command).await?;
-    let leaseward_state::Reply::Versions(versions) = reply else {
-        return Err(problem::with_code("LW0607", "no version was published").into());
-    };
-    let state = api.here();
-    let number = versions.first().map_or(0, |(_, number)| *number);
-    let version = find(&state, &set, number).map_err(|_| not_found("config", &set))?;
-    Ok(At(revision, tagged(StatusCode::CREATED, number, view::version(&set, version))))
-}
-
-/// Returns the command's part for a manifest after everything that it names was found durable.
-pub(crate) async fn checked(api: &Api, set: SetName, parent: Option<u64>, digest: Digest) -> Result<PublishSet, Fault> {
-    let tree = manifest(api, digest).await?;
-    let named = blobs(&tree, digest);
-    let all = named.len();
-    let missing = api.content.missing(named).await.map_err(content)?;
-    if !missing.is_empty() {
-        let first: Vec<_> = missing.iter().take(3).map(ToString::to_string).collect();
-        let detail = format!(
-            "{} of {all} blobs of config/{set} are not on a quorum of voters, first: {}",
-            missing.len(),
-            first.join(", ")
-        );
-        return Err(problem::of(Code::BlobMissing, detail).into());
-    }
-    let (files, bytes) = tree.totals();
-    Ok(PublishSet { set, parent, manifest: digest, files, bytes })
-}
-
-/// Returns every blob that a version needs, each once.
-fn blobs(tree: &Manifest, manifest: Digest) -> Vec<Digest> {
-    let mut named = BTreeSet::from([manifest]);
-    for entry in &tree.entries {
-        if let ManifestNode::File { chunks, .. } = &entry.node {
-            named.extend(chunks.iter().map(|chunk| chunk.digest));
+    for step in 0.. {
+        // What this node knows is usually the newest, and the answer of a quorum comes while the delta is made. Without
+        // a quorum nothing is proposed, as it might be committed long after the caller was told that it is not.
+        let guess = head(&api.here(), set).1;
+        let (now, publish) = tokio::join!(api.read_now(), checked(api, set.clone(), parent, manifest, guess));
+        let newest = head(&*now?, set).1;
+        let publish =
+            if newest == guess { publish? } else { checked(api, set.clone(), parent, manifest, newest).await? };
+        let upon_newest = publish.delta.is_some();
+        let command = Command::Publish { sets: vec![publish], author: author.clone(), message: message.clone() };
+        match api.commit(write, step, Vec::new(), command).await {
+            Ok((revision, reply)) => {
+                let leaseward_state::Reply::Versions(versions) = reply else {
+                    return Err(problem::with_code("LW0607", "no version was published").into());
+                };
+                let state = api.here();
+                let number = versions.first().map_or(0, |(_, number)| *number);
+                let version = find(&state, set, number).map_err(|_| not_found("config", set))?;
+                return Ok(At(revision, tagged(StatusCode::CREATED, number, view::version(set, version))));
+            }
+            // Somebody published between the reading and the entry.
+            Err(Fault::Problem(problem))
+                if problem.code == "LW0412" && upon_newest && parent.is_none() && step < PUBLISH_TRIES => {}
+            Err(fault) => return Err(fault),
         }
     }
-    named.into_iter().collect()
+    Err(problem::with_code("LW0607", "no version was published").into())
+}
+
+/// Returns the number of the newest version, and what the next one may be built upon.
+fn head(state: &leaseward_state::State, set: &SetName) -> (u64, Base) {
+    match state.set(set).and_then(|set| set.newest().map(|newest| (set.head, newest))) {
+        Some((head, newest)) if newest.number == head => (head, Base::Version(head, newest.manifest)),
+        Some((head, _)) => (head, Base::Whole),
+        None => match state.set(set).map_or(0, |set| set.head) {
+            0 => (0, Base::Empty),
+            head => (head, Base::Whole),
+        },
+    }
+}
+
+/// Returns the command's part for a manifest after everything that it names was found durable, or fits the command.
+pub(crate) async fn checked(
+    api: &Api,
+    set: SetName,
+    parent: Option<u64>,
+    manifest: Digest,
+    base: Base,
+) -> Result<PublishSet, Fault> {
+    let Ready { files, bytes, delta } = api.content.ready(base, manifest).await.map_err(content)?;
+    Ok(PublishSet { set, parent, manifest, files, bytes, delta })
 }
 
 /// Fetches and decodes a manifest.

@@ -39,6 +39,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(incidents))
+        .merge(super::printed::routes())
 }
 
 /// How a server is defined.

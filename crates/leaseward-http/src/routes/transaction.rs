@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::answer::{At, Fault};
-use crate::api::Api;
+use crate::api::{Api, Base};
 use crate::ask::{Body, Nothing, Params, Write, name};
 use crate::model::{Change, Condition, Duration, Outcome, Transaction, TransactionResult, Wanted};
 use crate::problem::{self, Code};
@@ -80,7 +80,8 @@ async fn command(api: &Api, operation: Change) -> Result<Command, Fault> {
         }),
         Change::Release { lease, token } => Command::Release { lease: name(&lease)?, token: token.into() },
         Change::Publish { set, parent, manifest, author, message } => {
-            let publish = checked(api, name(&set)?, parent, digest(&manifest)?).await?;
+            // Many deltas would not fit one entry.
+            let publish = checked(api, name(&set)?, parent, digest(&manifest)?, Base::Whole).await?;
             Command::Publish { sets: vec![publish], author, message }
         }
     })

@@ -49,7 +49,7 @@ async fn a_version_is_committed_only_when_all_of_it_is_durable() {
     cluster.post("/v1/configs/app/publish", body.clone()).await.problem(422, "LW0801");
     put_blob(&cluster, encoded).await;
     let short = cluster.post("/v1/configs/app/publish", body.clone()).await.problem(422, "LW0801");
-    assert!(short["detail"].as_str().unwrap().starts_with("4 of 5 blobs"), "{short}");
+    assert!(short["detail"].as_str().unwrap().starts_with("4 of 4 blobs"), "{short}");
 
     let names: Vec<_> = pieces.iter().map(|piece| digest_of(piece).to_string()).collect();
     let missing = cluster.post("/v1/blobs/missing", json!({ "digests": names })).await.ok(200);
@@ -57,9 +57,13 @@ async fn a_version_is_committed_only_when_all_of_it_is_durable() {
     let wrong = cluster.request("PUT", &format!("/v1/blobs/{}", names[0])).body("something else");
     ask(wrong).await.problem(422, "LW0802");
     ask(cluster.request("PUT", "/v1/blobs/abc").body("x")).await.problem(422, "LW0101");
-    for piece in pieces {
-        put_blob(&cluster, piece).await;
-    }
+    let cut = leaseward_sync::frame::join(&[(digest_of(b"x"), leaseward_sync::frame::pack(b"x").unwrap())]);
+    ask(cluster.request("POST", "/v1/blobs").body(cut[..9].to_vec())).await.problem(400, "LW0104");
+    let lie = leaseward_sync::frame::join(&[(digest_of(b"y"), leaseward_sync::frame::pack(b"x").unwrap())]);
+    ask(cluster.request("POST", "/v1/blobs").body(lie)).await.problem(422, "LW0802");
+    let frames: Vec<_> =
+        pieces.iter().map(|piece| (digest_of(piece), leaseward_sync::frame::pack(piece).unwrap())).collect();
+    ask(cluster.request("POST", "/v1/blobs").body(leaseward_sync::frame::join(&frames))).await.ok(204);
     assert_eq!(cluster.get(&format!("/v1/blobs/{}", names[0])).await.text, "sess");
     cluster.get(&format!("/v1/blobs/{}", digest_of(b"nobody has it"))).await.problem(404, "LW0404");
     let published = cluster.post("/v1/configs/app/publish", body).await;
@@ -156,11 +160,103 @@ async fn the_monitor_shows_every_member() {
     assert_eq!(phases, ["applied", "rejected", "behind"]);
     assert_eq!((&members["items"][1]["why"], &members["version"]), (&"exit 1".into(), &1.into()));
     let set = cluster.get("/v1/configs/app").await.ok(200);
-    assert_eq!((&set["in_sync"], &set["members"]), (&1.into(), &2.into()));
+    assert_eq!((&set["in_sync"], &set["members"]), (&1.into(), &3.into()));
+    let metrics = cluster.get("/metrics").await.text;
+    for (state, count) in [("applied", 1), ("rejected", 1), ("behind", 1)] {
+        let line = format!("leaseward_config_members{{set=\"app\",state=\"{state}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
     let status = cluster.get("/v1/cluster").await.ok(200);
     assert_eq!((&status["health"], &status["in_sync"]), (&"degraded".into(), &json!({ "of": 1, "all": 2 })));
     assert!(status["warnings"][0].as_str().unwrap().contains("rejected by m2: exit 1"), "{status}");
     publish(&cluster, b"max = 800\n", "second").await;
     let members = cluster.get("/v1/configs/app/members?prefix=m1").await.ok(200);
     assert_eq!(members["items"][0]["phase"], "behind", "it has not heard of the newest version yet");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_single_files_are_one_version_upon_the_one_they_were_made_for() {
+    let cluster = Cluster::of(1).await;
+    let change = async |body| cluster.post("/v1/configs/app/changes", body).await;
+    let put = |path: &str, content: &str| json!({ "path": path, "content": content });
+    let made = change(json!({ "parent": 0, "changes": [put("a/b", "1"), put("c", "2")], "author": "ann" })).await.ok(201);
+    assert_eq!((&made["version"], &made["files"]), (&1.into(), &2.into()));
+    change(json!({ "parent": 0, "changes": [put("c", "3")] })).await.problem(412, "LW0412");
+    let blob = put_blob(&cluster, b"bytes".to_vec()).await.to_string();
+    let changes = json!([
+        { "path": "c", "remove": true },
+        { "path": "a/b", "mode": "600" },
+        { "path": "raw", "base64": "AP8=", "mode": "755" },
+        { "path": "blob", "blob": { "digest": blob, "size": 5 } },
+        { "path": "a/link", "target": "b" },
+    ]);
+    assert_eq!(change(json!({ "changes": changes })).await.ok(201)["version"], 2);
+    let diff = cluster.get("/v1/configs/app/diff?from=1&to=2").await.ok(200);
+    let kinds: Vec<_> =
+        diff["files"].as_array().unwrap().iter().map(|file| format!("{} {}", file["path"], file["kind"])).collect();
+    assert_eq!(
+        kinds,
+        [
+            r#""a/b" "changed""#,
+            r#""a/link" "added""#,
+            r#""blob" "added""#,
+            r#""c" "removed""#,
+            r#""raw" "added""#
+        ]
+    );
+    assert_eq!((&diff["files"][0]["old"]["mode"], &diff["files"][0]["new"]["mode"]), (&"644".into(), &"600".into()));
+    for (bad, code) in [
+        (put("../x", "x"), "LW0106"),
+        (json!({ "path": "x" }), "LW0101"),
+        (json!({ "path": "x", "content": "a", "target": "b" }), "LW0101"),
+        (json!({ "path": "x", "content": "a", "mode": "4755" }), "LW0101"),
+        (json!({ "path": "x", "base64": "?" }), "LW0101"),
+        (json!({ "path": "x", "target": "../../out" }), "LW0804"),
+    ] {
+        let (status, answer) = (422, change(json!({ "changes": [bad] })).await);
+        answer.problem(status, code);
+    }
+    change(json!({ "changes": [{ "path": "nothing", "remove": true }] })).await.problem(404, "LW0404");
+    change(json!({ "changes": [] })).await.problem(422, "LW0101");
+    assert_eq!(cluster.get("/v1/configs/app").await.ok(200)["version"], 2, "what was refused changed nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_pins_and_rollouts_are_kept_and_shown() {
+    let cluster = Cluster::of(1).await;
+    cluster.machine("m1").await;
+    let policy = json!({ "drift": "repair", "rollout": { "canaries": 1, "bake": "10s" } });
+    let put = cluster.request("PUT", "/v1/configs/app/policy").header("if-none-match", "*").json(&policy);
+    let kept = ask(put).await;
+    assert_eq!(kept.header("etag"), "\"v1\"");
+    assert_eq!(kept.ok(200)["rollout"]["bake"], "10s");
+    let again = cluster.request("PUT", "/v1/configs/app/policy").header("if-none-match", "*").json(&policy);
+    ask(again).await.problem(412, "LW0412");
+    let typo = cluster.request("PUT", "/v1/configs/app/policy").json(&json!({ "drifft": "repair" }));
+    ask(typo).await.problem(422, "LW0103");
+    let bad = cluster.request("PUT", "/v1/configs/app/policy").json(&json!({ "ignore": ["a["] }));
+    ask(bad).await.problem(422, "LW0101");
+    let set = cluster.get("/v1/configs/app").await.ok(200);
+    assert_eq!((&set["version"], &set["newest"], &set["policy"]["drift"]), (&0.into(), &json!(null), &"repair".into()));
+
+    publish(&cluster, b"one\n", "first").await;
+    publish(&cluster, b"two\n", "second").await;
+    let set = cluster.get("/v1/configs/app").await.ok(200);
+    assert_eq!((&set["rollout"]["version"], &set["rollout"]["base"]), (&2.into(), &1.into()));
+    let halted = cluster.post("/v1/configs/app/rollout", json!({ "action": "halt", "by": "ann" })).await.ok(200);
+    assert_eq!(halted["rollout"]["halted"], "halted by ann");
+    let back = cluster.post("/v1/configs/app/rollout", json!({ "action": "abort", "by": "ann" })).await.ok(200);
+    assert_eq!((&back["version"], &back["rollout"], &back["newest"]["author"]), (&3.into(), &json!(null), &"ann".into()));
+    cluster.post("/v1/configs/app/rollout", json!({ "action": "halt" })).await.problem(409, "LW0206");
+
+    let pinned = json!({ "machine": "m1", "version": 1, "by": "ann", "why": "old" });
+    let shown = cluster.post("/v1/configs/app/pin", pinned.clone()).await.ok(200);
+    assert_eq!(shown["pins"][0], pinned);
+    cluster.post("/v1/configs/app/pin", json!({ "machine": "m9", "version": 1 })).await.problem(404, "LW0404");
+    let member = cluster.get("/v1/configs/app/members/m1").await;
+    assert_eq!(member.status.as_u16(), 503);
+    assert_eq!((&member.json()["pinned"], &member.json()["wanted"]), (&true.into(), &1.into()));
+    cluster.post("/v1/configs/app/unpin", json!({ "machine": "m1" })).await.ok(200);
+    cluster.post("/v1/configs/app/sync", json!({ "machines": ["m9"] })).await.problem(404, "LW0404");
+    cluster.post("/v1/configs/app/sync", json!({ "machines": ["m1"] })).await.ok(200);
 }

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leaseward_http::{Api, Content, ContentError};
+use leaseward_http::{Api, Base, Content, ContentError, Ready};
 use leaseward_raft::{Later, Replica, Settings, Start, Timing};
 use leaseward_state::command::OpenMachine;
-use leaseward_state::config::Digest;
+use leaseward_state::config::delta::{InlineDelta, SharedBytes};
+use leaseward_state::config::{Digest, Manifest};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::propose::Propose;
 use leaseward_state::server::FenceLevel;
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Command, MachineName, Reply, SessionId};
+use leaseward_state::{Command, MachineName, Reply, SessionId, SetName};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -32,8 +34,20 @@ impl Memory {
     }
 }
 
+fn failed(code: &str, why: String) -> ContentError {
+    ContentError { code: code.to_owned(), why }
+}
+
 impl Content for Memory {
-    fn missing(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>> {
+    fn adopt(&self, set: SetName, machine: MachineName) -> Later<'_, Result<Digest, ContentError>> {
+        // No machine of these tests has a disk: whatever was published stands there.
+        let known = self.0.lock().unwrap();
+        let found = known.iter().find(|(_, bytes)| leaseward_sync::manifest::decode(bytes).is_ok());
+        let found = found.map(|(digest, _)| *digest).ok_or_else(|| failed("LW0404", format!("{set} on {machine}")));
+        Box::pin(async move { found })
+    }
+
+    fn lacking(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>> {
         let known = self.0.lock().unwrap();
         let missing = digests.into_iter().filter(|digest| !known.contains_key(digest)).collect();
         Box::pin(async move { Ok(missing) })
@@ -44,9 +58,34 @@ impl Content for Memory {
         Box::pin(async move { Ok(found) })
     }
 
-    fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), ContentError>> {
-        self.0.lock().unwrap().extend(blobs);
-        Box::pin(async move { Ok(()) })
+    fn keep(&self, frames: Vec<(Digest, SharedBytes)>) -> Later<'_, Result<(), ContentError>> {
+        Box::pin(async move {
+            for (digest, frame) in frames {
+                let plain = leaseward_sync::frame::unpack(digest, frame.as_slice(), Path::new("given frame"))
+                    .map_err(|error| failed(error.code(), error.to_string()))?;
+                self.0.lock().unwrap().insert(digest, plain);
+            }
+            Ok(())
+        })
+    }
+
+    fn ready(&self, base: Base, manifest: Digest) -> Later<'_, Result<Ready, ContentError>> {
+        Box::pin(async move {
+            let known = self.0.lock().unwrap();
+            let bytes = known.get(&manifest).ok_or_else(|| failed("LW0801", format!("{manifest} is not here")))?;
+            let tree = leaseward_sync::manifest::decode(bytes).map_err(|e| failed(e.code(), e.to_string()))?;
+            let fresh = leaseward_sync::delta::only_in(&tree, &Manifest::default());
+            let missing = fresh.iter().filter(|chunk| !known.contains_key(&chunk.digest)).count();
+            if missing > 0 {
+                return Err(failed("LW0801", format!("{missing} of {} blobs are nowhere", fresh.len())));
+            }
+            let (files, bytes) = tree.totals();
+            let delta = match base {
+                Base::Version(base, _) => Some(InlineDelta { base, bytes: vec![1].into() }),
+                Base::Whole | Base::Empty => None,
+            };
+            Ok(Ready { files, bytes, delta })
+        })
     }
 }
 

@@ -15,10 +15,12 @@ use nix::unistd::Pid;
 use super::namespace::Namespace;
 use super::round::{Arena, Fault, Trial};
 use super::wires::{Traffic, Wires};
-use super::{Attack, Beside, Cgroup, Deed, agent, victim};
+use super::{Attack, Beside, Cgroup, Deed, agent, suspend, victim};
 use crate::clock::BootInstant;
 use crate::files::Files;
-use crate::limits::{ATTACK_LEASE, ATTACK_LOOK, ATTACK_PACKETS_WATCH, ATTACK_PATIENCE, ATTACK_STILL};
+use crate::limits::{
+    ATTACK_LEASE, ATTACK_LOOK, ATTACK_PACKETS_WATCH, ATTACK_PATIENCE, ATTACK_SLEEP_LEASE, ATTACK_STILL,
+};
 use crate::process::Pidfd;
 use crate::protocol::{Reply, Request, Status};
 
@@ -50,7 +52,10 @@ impl Fight<'_> {
             self.wait_for_extension()?;
         }
         self.prepare(&targets)?;
-        let over_at = self.strike(&agent, &targets)?;
+        let mut over_at = self.strike(&agent, &targets)?;
+        if self.attack.beside == Beside::Suspend {
+            over_at = sleep_through(&over_at)?;
+        }
         if let Some(traffic) = &traffic {
             traffic.keep_addresses()?;
         }
@@ -66,13 +71,14 @@ impl Fight<'_> {
     fn start(&self, arena: &Arena) -> Result<(Child, Vec<Target>), Fault> {
         // Addresses are probed before they are claimed, which takes a while.
         let (kind, first) = match self.attack.beside {
-            Beside::Nothing | Beside::Terminate => (victim::FULL, 1),
+            Beside::Nothing | Beside::Terminate | Beside::Suspend => (victim::FULL, 1),
             Beside::Swarm => (victim::SWARM, 1),
             Beside::Freeze => (victim::STEADY, 1),
             Beside::Packets => (victim::FENCED, 2),
             Beside::PacketsUnfenced => (victim::FLOATING, 2),
         };
-        let agent = arena.start_agent(self.dir, self.servers, kind, first);
+        let lease = if self.attack.beside == Beside::Suspend { ATTACK_SLEEP_LEASE } else { ATTACK_LEASE };
+        let agent = arena.start_agent(self.dir, self.servers, kind, lease, first);
         let mut agent = agent.map_err(|e| Fault::Broken(format!("run {}: {e}", arena.exe().display())))?;
         let said = agent.stdout.take().ok_or_else(|| Fault::Broken("the agent has no output".into()))?;
         self.wait_until_ready(said)?;
@@ -254,6 +260,19 @@ impl Fight<'_> {
     fn stamps(&self, n: usize) -> Vec<u64> {
         let bytes = std::fs::read(self.dir.join(format!("stamps-{n}"))).unwrap_or_default();
         bytes.chunks_exact(8).map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap_or_default())).collect()
+    }
+}
+
+/// Puts the machine to sleep past every deadline. Returns from when on nothing may run: the first moment at which
+/// anything could.
+fn sleep_through(over_at: &[BootInstant]) -> Result<Vec<BootInstant>, Fault> {
+    let suspend = suspend::look().map_err(Fault::LeftOut)?;
+    let last = over_at.iter().max().copied().unwrap_or(BootInstant(0));
+    let slept = suspend.sleep_past(last).map_err(|e| Fault::LeftOut(format!("this machine does not suspend: {e}")))?;
+    match over_at.iter().all(|at| slept.covers(*at)) {
+        true => Ok(vec![slept.to; over_at.len()]),
+        // Another try would put it to sleep as often.
+        false => Err(Fault::LeftOut("the machine did not sleep while the deadlines passed".into())),
     }
 }
 

@@ -12,8 +12,7 @@ use super::offspring::{self, Offspring};
 use super::wires::Wires;
 use super::{Attack, Beside, Cgroup, WORD};
 use crate::limits::{
-    ATTACK_FIRST_DEADLINE, ATTACK_FIRST_DEADLINE_MAX, ATTACK_LEASE, ATTACK_MISSES_MAX, ATTACK_PATIENCE,
-    ATTACK_SERVERS_MAX,
+    ATTACK_FIRST_DEADLINE, ATTACK_FIRST_DEADLINE_MAX, ATTACK_MISSES_MAX, ATTACK_PATIENCE, ATTACK_SERVERS_MAX,
 };
 
 /// What an attack did to one server.
@@ -150,11 +149,18 @@ impl Arena {
         &self.exe
     }
 
-    pub(super) fn start_agent(&self, dir: &Path, servers: usize, kind: &str, first: u32) -> io::Result<Child> {
+    pub(super) fn start_agent(
+        &self,
+        dir: &Path,
+        servers: usize,
+        kind: &str,
+        lease: Duration,
+        first: u32,
+    ) -> io::Result<Child> {
         let first = Duration::from_millis(self.first_deadline_ms.load(Ordering::Relaxed).into()) * first;
         let mut command = Command::new(&self.exe);
         command.args([WORD, "agent"]).arg(dir).arg(servers.to_string());
-        command.args([ATTACK_LEASE, first].map(|time| time.as_millis().to_string()));
+        command.args([lease, first].map(|time| time.as_millis().to_string()));
         command.arg(kind).args(&self.shim_arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);

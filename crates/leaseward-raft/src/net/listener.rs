@@ -83,7 +83,9 @@ async fn connection<S: Serve>(mut stream: Box<dyn Duplex>, serve: Arc<S>) -> Res
 async fn exchange<S: Serve>(stream: Box<dyn Duplex>, serve: Arc<S>, hello: Arc<Hello>) -> Result<(), FrameError> {
     let kind = frame::message(hello.purpose);
     let (read, mut write) = split(stream);
-    let mut read = BufReader::with_capacity(64 << 10, read);
+    // There may be thousands of clients, who ask little; what is larger goes around the buffer.
+    let capacity = if hello.node.is_some() { 64 << 10 } else { 4 << 10 };
+    let mut read = BufReader::with_capacity(capacity, read);
     let (answers, mut queue) = mpsc::channel::<Vec<u8>>(FRAMES_WAITING_MAX);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {

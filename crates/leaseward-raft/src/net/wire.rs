@@ -3,11 +3,14 @@
 //! Must stay true: enums grow at the end only; mirrors of consensus types are our own (`stored.rs`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leaseward_state::config::Digest;
+use leaseward_state::config::delta::SharedBytes;
+use leaseward_state::config::spec::SetSpec;
 use leaseward_state::order::Order;
 use leaseward_state::propose::{Committed, NotCommitted};
-use leaseward_state::{FencingToken, LeaseName, MachineName, Reply, Request, Revision, SessionId, SetName};
+use leaseward_state::{FencingToken, LeaseName, MachineName, Reply, Request, Revision, ServerName, SessionId, SetName};
 use serde::{Deserialize, Serialize};
 
 use crate::stored::{Entry, LogPosition, Membership, StoredMembership, Vote};
@@ -102,8 +105,30 @@ pub struct MachineView {
     pub revision: Revision,
     /// Its servers.
     pub orders: Vec<Order>,
-    /// The newest version of each config set, with the name of its manifest.
-    pub sets: BTreeMap<SetName, (u64, Digest)>,
+    /// Its config sets.
+    pub sets: BTreeMap<SetName, SetOrder>,
+}
+
+/// What a machine should have of a config set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetOrder {
+    /// What should be live; `None`: what is there, untouched.
+    pub live: Option<VersionOrder>,
+    /// What should be ready on its disk besides.
+    pub staged: Option<VersionOrder>,
+    /// Raised when an operator asks it to begin anew.
+    pub attempt: u64,
+    /// How the set is kept.
+    pub spec: Arc<SetSpec>,
+}
+
+/// A version as a machine is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionOrder {
+    /// Its number.
+    pub number: u64,
+    /// The name of its manifest.
+    pub manifest: Digest,
 }
 
 /// How a node is.
@@ -241,7 +266,7 @@ pub enum Ask {
     Members(MemberChange),
     /// How are you?
     Status,
-    /// Which of these blobs do you lack?
+    /// Which of these blobs do you not hold durably?
     MissingBlobs(Vec<Digest>),
     /// Give me this blob.
     GetBlob(Digest),
@@ -249,6 +274,96 @@ pub enum Ask {
     PutBlobs(Vec<(Digest, Vec<u8>)>),
     /// I live. Nothing is asked.
     Ping,
+    /// Does anybody have a question to this machine? Answered when somebody has, or after a while.
+    Questions {
+        /// The machine.
+        machine: MachineName,
+    },
+    /// What a machine answers to a question.
+    Answered {
+        /// The question.
+        id: u128,
+        /// The answer.
+        told: Told,
+    },
+    /// What does this machine say to that? Answered if its agent speaks with you.
+    Told {
+        /// The machine.
+        machine: MachineName,
+        /// The question.
+        about: About,
+    },
+    /// Give me these blobs in their stored form, as many of the first ones as fit one answer.
+    GetFrames(Vec<Digest>),
+    /// Keep these blobs, in their stored form: each with its name. They are durable once [`Ask::MissingBlobs`] does not
+    /// name them any more.
+    PutFrames(Vec<(Digest, SharedBytes)>),
+    /// What makes one manifest and its chunks out of another one of this set?
+    Delta {
+        /// The set.
+        set: SetName,
+        /// The manifest that is there.
+        base: Digest,
+        /// The manifest that is wanted.
+        next: Digest,
+    },
+}
+
+/// A question to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Names the question.
+    pub id: u128,
+    /// What is asked.
+    pub about: About,
+}
+
+/// What a machine is asked, because only its agent can say it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum About {
+    /// What did a server print there?
+    Printed {
+        /// The server.
+        server: ServerName,
+        /// The last so many lines.
+        lines: u32,
+    },
+    /// What stands in a config set's directory?
+    Tree {
+        /// The set.
+        set: SetName,
+        /// Patterns of paths that are none of it.
+        ignore: Vec<String>,
+        /// Only these paths, where others have files in the directory.
+        only: Option<Vec<String>>,
+    },
+    /// Some pieces of what the last [`About::Tree`] named, as many of the first ones as fit one answer.
+    Pieces {
+        /// The set.
+        set: SetName,
+        /// Which.
+        digests: Vec<Digest>,
+    },
+}
+
+/// What a machine says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// The last lines, oldest first.
+    Lines(Vec<String>),
+    /// There is nothing of it there.
+    NotHere,
+    /// It cannot be said.
+    Failed {
+        /// The stable code of the reason.
+        code: String,
+        /// The reason.
+        why: String,
+    },
+    /// The encoded manifest of what stands there.
+    Tree(SharedBytes),
+    /// Blobs in their stored form.
+    Pieces(Vec<(Digest, SharedBytes)>),
 }
 
 /// A change of members.
@@ -292,7 +407,8 @@ pub enum Answer {
     },
     /// To [`Ask::SnapshotBegin`]: so many bytes are there.
     SnapshotAt(u64),
-    /// To [`Ask::SnapshotPiece`], [`Ask::TakeOver`], [`Ask::Members`], [`Ask::PutBlobs`], [`Ask::Ping`].
+    /// To [`Ask::SnapshotPiece`], [`Ask::TakeOver`], [`Ask::Members`], [`Ask::PutBlobs`], [`Ask::Ping`],
+    /// [`Ask::Answered`], [`Ask::PutFrames`].
     Done,
     /// To [`Ask::SnapshotEnd`].
     SnapshotInstalled {
@@ -327,6 +443,19 @@ pub enum Answer {
         /// The reason.
         why: String,
     },
+    /// To [`Ask::Questions`]; `None`: nobody has one now.
+    Question(Option<Question>),
+    /// To [`Ask::Told`]; `None`: the machine did not answer here.
+    Told(Option<Told>),
+    /// To [`Ask::GetFrames`]. What is in neither list did not fit: ask again.
+    Frames {
+        /// What is here.
+        frames: Vec<(Digest, SharedBytes)>,
+        /// What is not.
+        lacking: Vec<Digest>,
+    },
+    /// To [`Ask::Delta`]; `None`: fetch what you lack.
+    Delta(Option<SharedBytes>),
 }
 
 /// The answer to a proposal.
@@ -397,6 +526,7 @@ impl Ask {
                 | Self::SnapshotPiece { .. }
                 | Self::SnapshotEnd { .. }
                 | Self::TakeOver { .. }
+                | Self::Told { .. }
         )
     }
 }

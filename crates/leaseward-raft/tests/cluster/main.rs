@@ -3,4 +3,5 @@
 mod agree;
 mod disks;
 mod nodes;
+mod restored;
 mod upgrade;

@@ -1,5 +1,6 @@
 //! One value of every stored and sent form. What stands here is in golden files: add, never change.
 
+mod sets;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +10,12 @@ use leaseward_raft::store::AppliedTo;
 use leaseward_raft::stored::{Entry, LogPosition, Membership, Payload, StoredMembership, Vote};
 use leaseward_raft::{NodeInfo, Standing};
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
-use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, MemberSync, SyncState, Version};
-use leaseward_state::event::{Event, Recorded};
+use leaseward_state::config::delta::InlineDelta;
+use leaseward_state::config::rollout::{Rollout, RolloutStep, Steer};
+use leaseward_state::config::{
+    Chunk, Digest, DriftedPath, Manifest, ManifestEntry, ManifestNode, MemberSync, SyncState, Version,
+};
+use leaseward_state::event::{Event, Recorded, RolloutChange};
 use leaseward_state::lease::{Grant, GrantEnd, Lease, LeaseState, Waiter};
 use leaseward_state::machine::{Cordon, Machine, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
@@ -25,6 +30,7 @@ use leaseward_state::{
     Command, FencingToken, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey, Revision,
     ServerName, SessionId, SetName, Term, UnixMillis,
 };
+pub(crate) use sets::*;
 pub(crate) use wire::*;
 
 pub(crate) fn lease() -> LeaseName {
@@ -194,7 +200,14 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::GiveUp { server: server(), why: "w".into(), term: Term(2) },
         Command::ReportServer { server: server(), token: TOKEN, report: server_reports().remove(0) },
         Command::Publish {
-            sets: vec![PublishSet { set: set(), parent: Some(1), manifest: Digest([8; 32]), files: 2, bytes: 3 }],
+            sets: vec![PublishSet {
+                set: set(),
+                parent: Some(1),
+                manifest: Digest([8; 32]),
+                files: 2,
+                bytes: 3,
+                delta: Some(InlineDelta { base: 1, bytes: vec![1, 2, 3].into() }),
+            }],
             author: "a".into(),
             message: "m".into(),
         },
@@ -219,6 +232,11 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Suspect { machine: machine(), session: SessionId(3), suspected: true, term: Term(2) },
         Command::Prepare { server: server(), token: TOKEN, machine: machine(), term: Term(2) },
         Command::ReportPrepared { machine: machine(), server: server(), token: TOKEN, lacking: Some("w".into()) },
+        Command::PutSet { set: set(), spec: Box::new(set_spec()), if_version: Some(1) },
+        Command::PinSet { set: set(), machine: Some(machine()), pin: Some(pin()) },
+        Command::Resync { set: set(), machines: vec![machine()] },
+        Command::SteerRollout { set: set(), version: 2, steer: Steer::Resume, by: "w".into() },
+        Command::StepRollout { set: set(), version: 2, step: RolloutStep::Release(vec![machine()]), term: Term(2) },
     ]
 }
 
@@ -286,11 +304,19 @@ pub(crate) fn probes() -> Vec<Probe> {
 pub(crate) fn sync_states() -> Vec<SyncState> {
     vec![
         SyncState::Behind,
-        SyncState::Fetching { version: 1 },
+        SyncState::Fetching { version: 1, done: 2, total: 3, elapsed_ms: 4 },
         SyncState::OnDisk { version: 2 },
         SyncState::Applied,
         SyncState::Rejected { version: 3, why: "w".into() },
-        SyncState::Drifted { paths: vec!["p".into()] },
+        SyncState::Drifted {
+            paths: vec![DriftedPath {
+                path: "p".into(),
+                what: "content".into(),
+                owner: Some(1),
+                at: Some(UnixMillis(2)),
+            }],
+            all: 3,
+        },
         SyncState::Draining,
         SyncState::Disabled,
     ]
@@ -475,7 +501,26 @@ pub(crate) fn records() -> Vec<Record> {
             last_token: Some(TOKEN),
             last_machine: Some(machine()),
         })),
-        Record::Set(SetRecord { created: Revision(1), modified: Revision(2), head: 3 }),
+        Record::Set(SetRecord {
+            created: Revision(1),
+            modified: Revision(2),
+            head: 3,
+            spec: Arc::new(set_spec()),
+            spec_version: 4,
+            rollout: Some(Arc::new(Rollout {
+                version: 3,
+                base: 1,
+                kept: BTreeMap::from([(machine(), 2)]),
+                released: BTreeSet::from([machine()]),
+                forgiven: BTreeSet::new(),
+                halted: Some("w".into()),
+                stepped_at: UnixMillis(5),
+                stepped: Revision(6),
+            })),
+            pins: BTreeMap::from([(None, pin())]),
+            resync: BTreeMap::from([(machine(), 7)]),
+            bad: BTreeMap::from([(2, "w".into())]),
+        }),
         Record::Version(Arc::new(Version {
             number: 1,
             parent: 0,
@@ -486,6 +531,7 @@ pub(crate) fn records() -> Vec<Record> {
             message: "m".into(),
             at: UnixMillis(4),
             revision: Revision(5),
+            delta: Some(InlineDelta { base: 1, bytes: vec![1, 2, 3].into() }),
         })),
         Record::Sync(Arc::new(MemberSync {
             applied: 1,
@@ -539,6 +585,10 @@ pub(crate) fn events() -> Vec<Event> {
         Event::VotersChanged { voters: vec!["n1".into()], why: "w".into() },
         Event::MachineSuspected { machine: machine(), suspected: true },
         Event::ServerPrepared { server: server(), machine: machine(), readiness: Readiness::Ready },
+        Event::SetDefined { set: set(), version: 1 },
+        Event::SetPinned { set: set(), machine: None, pin: Some(pin()) },
+        Event::RolloutChanged { set: set(), version: 2, change: RolloutChange::Halted("w".into()) },
+        Event::Restored { from: Revision(5), generation: Generation(1) },
     ]
 }
 

@@ -1,10 +1,11 @@
 //! What nodes and clients say to each other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leaseward_raft::net::wire::{
-    Answer, Appended, Ask, Held, Hello, MachineView, MemberChange, NodeStatus, Outcome, Purpose, Renewal, Renewed,
-    Welcome,
+    About, Answer, Appended, Ask, Held, Hello, MachineView, MemberChange, NodeStatus, Outcome, Purpose, Question,
+    Renewal, Renewed, SetOrder, Told, VersionOrder, Welcome,
 };
 use leaseward_state::config::Digest;
 use leaseward_state::order::{Action, Order};
@@ -52,6 +53,12 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::GetBlob(Digest([2; 32])),
         Ask::PutBlobs(vec![(Digest([3; 32]), vec![4])]),
         Ask::Ping,
+        Ask::Questions { machine: machine() },
+        Ask::Answered { id: 1 << 98, told: told().remove(0) },
+        Ask::Told { machine: machine(), about: about().remove(0) },
+        Ask::GetFrames(vec![Digest([2; 32])]),
+        Ask::PutFrames(vec![(Digest([3; 32]), vec![4].into())]),
+        Ask::Delta { set: set(), base: Digest([5; 32]), next: Digest([6; 32]) },
     ]
 }
 
@@ -60,7 +67,15 @@ pub(crate) fn answers() -> Vec<Answer> {
     let view = MachineView {
         revision: Revision(1),
         orders: actions().into_iter().map(|action| Order { server: server(), token: TOKEN, action }).collect(),
-        sets: BTreeMap::from([(set(), (2, Digest([3; 32])))]),
+        sets: BTreeMap::from([(
+            set(),
+            SetOrder {
+                live: Some(VersionOrder { number: 2, manifest: Digest([3; 32]) }),
+                staged: None,
+                attempt: 1,
+                spec: Arc::default(),
+            },
+        )]),
     };
     let status = NodeStatus {
         node: 1,
@@ -95,7 +110,25 @@ pub(crate) fn answers() -> Vec<Answer> {
         Answer::Missing(vec![Digest([6; 32])]),
         Answer::Blob(Some(vec![7])),
         Answer::Failed { code: "LW0501".into(), why: "w".into() },
+        Answer::Question(Some(Question { id: 1 << 98, about: about().remove(0) })),
+        Answer::Told(Some(Told::NotHere)),
+        Answer::Frames { frames: vec![(Digest([3; 32]), vec![4].into())], lacking: vec![Digest([2; 32])] },
+        Answer::Delta(Some(vec![7].into())),
     ]
+}
+
+pub(crate) fn about() -> Vec<About> {
+    vec![
+        About::Printed { server: server(), lines: 10 },
+        About::Tree { set: set(), ignore: vec!["*.pid".into()], only: Some(vec!["a".into()]) },
+        About::Pieces { set: set(), digests: vec![Digest([5; 32])] },
+    ]
+}
+
+pub(crate) fn told() -> Vec<Told> {
+    let failed = Told::Failed { code: "LW0320".into(), why: "w".into() };
+    let pieces = Told::Pieces(vec![(Digest([6; 32]), vec![1].into())]);
+    vec![Told::Lines(vec!["l".into()]), Told::NotHere, failed, Told::Tree(vec![2].into()), pieces]
 }
 
 pub(crate) fn outcomes() -> Vec<Outcome> {

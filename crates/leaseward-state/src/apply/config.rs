@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use super::Outcome;
 use super::machine::not_found as no_machine;
 use crate::command::{PublishSet, Reply};
 use crate::config::{MemberSync, SyncState, Version};
 use crate::event::Event;
-use crate::limits::{ATOMIC_COMMANDS_MAX, FILES_MAX, SET_BYTES_MAX, SETS_MAX, TEXT_BYTES_MAX, VERSIONS_KEPT_MAX};
+use crate::limits::{
+    ATOMIC_COMMANDS_MAX, BAD_KEPT_MAX, DELTA_BYTES_MAX, FILES_MAX, SET_BYTES_MAX, SETS_MAX, TEXT_BYTES_MAX,
+};
 use crate::name::{MachineName, SetName};
 use crate::record::RecordKey;
 use crate::refusal::Refusal;
@@ -38,14 +38,8 @@ impl State {
         }
         let mut versions = Vec::with_capacity(sets.len());
         for publish in sets {
-            let number = self.add_version(publish, author, message);
+            let number = self.add_version(publish, author, message, events);
             versions.push((publish.set.clone(), number));
-            events.push(Event::SetPublished {
-                set: publish.set.clone(),
-                version: number,
-                author: author.to_owned(),
-                message: message.to_owned(),
-            });
         }
         Ok(Reply::Versions(versions))
     }
@@ -57,28 +51,40 @@ impl State {
                 publish.set, publish.files, publish.bytes
             )));
         }
-        let current = self.sets.get(&publish.set).map_or(0, |set| set.head);
-        if current == 0 && self.sets.len() >= SETS_MAX {
+        let known = self.sets.get(&publish.set);
+        if let Some(quota) = known.and_then(|set| set.spec.quota_bytes)
+            && publish.bytes > quota
+        {
+            return Err(Refusal::Invalid(format!(
+                "config/{} would have {} bytes, and its quota is {quota}; make it smaller, or raise `quota` with `config set`",
+                publish.set, publish.bytes
+            )));
+        }
+        let current = known.map_or(0, |set| set.head);
+        if known.is_none() && self.sets.len() >= SETS_MAX {
             return Err(Refusal::TooMany { what: "config sets".into(), max: SETS_MAX as u64 });
         }
-        match publish.parent {
-            Some(expected) if expected != current => {
+        if let Some(delta) = &publish.delta
+            && delta.bytes.as_slice().len() > DELTA_BYTES_MAX
+        {
+            let size = delta.bytes.as_slice().len();
+            let why = format!("the delta of config/{} has {size} bytes; at most {DELTA_BYTES_MAX}", publish.set);
+            return Err(Refusal::Invalid(why));
+        }
+        // Upon another version than the newest one, nobody can make anything of a delta.
+        let mut bases = publish.parent.into_iter().chain(publish.delta.iter().map(|delta| delta.base));
+        match bases.find(|base| *base != current) {
+            Some(expected) => {
                 Err(Refusal::Version { kind: "config".into(), name: publish.set.to_string(), expected, current })
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
-    fn add_version(&mut self, publish: &PublishSet, author: &str, message: &str) -> u64 {
-        let mut set = self.sets.get(&publish.set).cloned().unwrap_or_else(|| ConfigSet {
-            created: self.revision,
-            modified: self.revision,
-            head: 0,
-            versions: OrdMap::new(),
-        });
+    fn add_version(&mut self, publish: &PublishSet, author: &str, message: &str, events: &mut Vec<Event>) -> u64 {
+        let mut set = self.sets.get(&publish.set).cloned().unwrap_or_else(|| ConfigSet::new(self.revision));
         let parent = set.head;
         set.head += 1;
-        set.modified = self.revision;
         let version = Version {
             number: set.head,
             parent,
@@ -89,25 +95,39 @@ impl State {
             message: message.to_owned(),
             at: self.now,
             revision: self.revision,
+            delta: publish.delta.clone(),
         };
         set.versions.insert(set.head, Arc::new(version));
         self.touched.insert(RecordKey::Version(publish.set.clone(), set.head));
-        while set.versions.len() > VERSIONS_KEPT_MAX {
-            let Some(oldest) = set.versions.get_min().map(|(number, _)| *number) else { break };
-            set.versions.remove(&oldest);
-            self.touched.insert(RecordKey::Version(publish.set.clone(), oldest));
-        }
         let number = set.head;
-        self.sets.insert(publish.set.clone(), set);
-        self.touched.insert(RecordKey::Set(publish.set.clone()));
+        events.push(Event::SetPublished {
+            set: publish.set.clone(),
+            version: number,
+            author: author.to_owned(),
+            message: message.to_owned(),
+        });
+        self.begin_rollout(&mut set, parent, events, &publish.set);
+        self.forget_old_versions(&publish.set, &mut set);
+        self.store_set(&publish.set, set);
         number
     }
 
+    /// Forgets versions beyond those that the set keeps, the oldest first, and none that a member is to have.
+    pub(super) fn forget_old_versions(&mut self, name: &SetName, set: &mut ConfigSet) {
+        let surplus = set.versions.len().saturating_sub(set.spec.keep_versions as usize);
+        let old: Vec<u64> =
+            set.versions.keys().copied().take(surplus).filter(|number| !set.is_needed(*number)).collect();
+        for number in old {
+            set.versions.remove(&number);
+            self.touched.insert(RecordKey::Version(name.clone(), number));
+        }
+        while set.bad.len() > BAD_KEPT_MAX {
+            set.bad.pop_first();
+        }
+    }
+
     pub(super) fn remove_set(&mut self, name: &SetName, events: &mut Vec<Event>) -> Outcome {
-        let set = self
-            .sets
-            .remove(name)
-            .ok_or_else(|| Refusal::NotFound { kind: "config".into(), name: name.to_string() })?;
+        let set = self.sets.remove(name).ok_or_else(|| no_set(name))?;
         self.touched.insert(RecordKey::Set(name.clone()));
         self.touched.extend(set.versions.keys().map(|number| RecordKey::Version(name.clone(), *number)));
         let synced: Vec<_> = self.syncs.keys().filter(|(set, _)| set == name).cloned().collect();
@@ -136,16 +156,25 @@ impl State {
             if self.syncs.get(&key).is_some_and(|known| known.applied == *applied && known.state == *state) {
                 continue;
             }
+            // How many bytes came is for who looks now, not for history.
+            let known = self.syncs.get(&key);
+            let news = known.is_none_or(|known| known.applied != *applied || !known.state.is_like(state));
             let sync = MemberSync { applied: *applied, state: state.clone(), reported: self.revision, at: self.now };
             self.touched.insert(RecordKey::Sync(key.0.clone(), key.1.clone()));
             self.syncs.insert(key, Arc::new(sync));
-            events.push(Event::SyncReported {
-                machine: machine.clone(),
-                set: set.clone(),
-                applied: *applied,
-                state: state.clone(),
-            });
+            if news {
+                events.push(Event::SyncReported {
+                    machine: machine.clone(),
+                    set: set.clone(),
+                    applied: *applied,
+                    state: state.clone(),
+                });
+            }
         }
         Ok(Reply::Done)
     }
+}
+
+pub(super) fn no_set(name: &SetName) -> Refusal {
+    Refusal::NotFound { kind: "config".into(), name: name.to_string() }
 }

@@ -1,19 +1,23 @@
-//! Servers are defined, wanted, placed, reported and proven dead.
+//! Servers are defined, wanted, placed, and proven dead.
+
+mod reports;
+mod sane;
 
 use std::sync::Arc;
 
+use self::sane::{check_spec, check_version};
 use super::Outcome;
 use super::machine::not_found as no_machine;
-use crate::command::{Assign, Reply, ServerReport};
+use crate::command::{Assign, Reply};
 use crate::event::Event;
 use crate::lease::{GrantEnd, LeaseState, Waiter};
-use crate::limits::{CLIENTS_KEPT_MAX, FAILURES_KEPT_MAX, SERVERS_MAX, SPEC_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::limits::{SERVERS_MAX, TEXT_BYTES_MAX};
 use crate::name::{MachineName, ServerName};
 use crate::record::RecordKey;
 use crate::refusal::Refusal;
 use crate::server::{
-    Assignment, Cause, Certificate, Destination, Expired, Failure, FenceEarned, FenceProof, Placement, Server,
-    ServerSpec, ServerStatus, Wanted,
+    Assignment, Cause, Destination, Expired, FenceEarned, FenceProof, Placement, Server, ServerSpec, ServerStatus,
+    Wanted,
 };
 use crate::state::State;
 use crate::token::{FencingToken, Revision};
@@ -62,25 +66,6 @@ impl State {
         }
         events.push(Event::ServerDefined { server: name.clone(), version });
         Ok(Reply::Version(version))
-    }
-
-    /// An address follows one server.
-    fn check_addresses(&self, name: &ServerName, spec: &ServerSpec) -> Result<(), Refusal> {
-        for (i, address) in spec.addresses.iter().enumerate() {
-            let has = |spec: &ServerSpec| spec.addresses.iter().any(|other| other.ip == address.ip);
-            if spec.addresses[..i].iter().any(|other| other.ip == address.ip) {
-                return Err(Refusal::Invalid(format!("address {} is named twice", address.ip)));
-            }
-            let mut others = self.servers.iter().filter(|(other, _)| *other != name);
-            if let Some((other, _)) = others.find(|(_, other)| has(&other.spec)) {
-                return Err(Refusal::InUse {
-                    kind: "address".into(),
-                    name: address.ip.clone(),
-                    why: format!("it follows server/{other}: give one of them another address"),
-                });
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn remove_server(
@@ -345,150 +330,6 @@ impl State {
         }
     }
 
-    pub(super) fn report_server(
-        &mut self,
-        name: &ServerName,
-        token: FencingToken,
-        report: &ServerReport,
-        events: &mut Vec<Event>,
-    ) -> Outcome {
-        let server = self.known_server(name)?;
-        // A certificate proves the death of the copy that it names, of no other.
-        let given = match report {
-            ServerReport::Dead { certificate, .. } if certificate.token != token => certificate.token,
-            _ => token,
-        };
-        let stale =
-            || Refusal::StaleToken { lease: name.lease().to_string(), given, current: self.token(&name.lease()) };
-        if given != token {
-            return Err(stale());
-        }
-        match &server.placement {
-            Placement::Assigned(assignment) if assignment.token == token => {
-                let (server, assignment) = (server.clone(), assignment.clone());
-                self.report_assigned(name, server, assignment, report, events);
-                Ok(Reply::Done)
-            }
-            Placement::Expired(expired) if expired.token == token => {
-                let proof = match report {
-                    ServerReport::Dead { certificate, .. } if certificate.token == token => {
-                        FenceProof::Certificate(certificate.clone())
-                    }
-                    ServerReport::Absent => FenceProof::Swept,
-                    _ => return Err(stale()),
-                };
-                if expired.fence.is_none() {
-                    let mut expired = expired.clone();
-                    expired.fence = Some(proof.clone());
-                    let machine = expired.machine.clone();
-                    self.set_placement(name, Placement::Expired(expired));
-                    self.orders_changed(&machine);
-                    events.push(Event::ServerFenced { server: name.clone(), token, proof });
-                }
-                Ok(Reply::Done)
-            }
-            _ => Err(stale()),
-        }
-    }
-
-    fn report_assigned(
-        &mut self,
-        name: &ServerName,
-        mut server: Server,
-        mut assignment: Assignment,
-        report: &ServerReport,
-        events: &mut Vec<Event>,
-    ) {
-        let machine = assignment.machine.clone();
-        let reported = |status: &ServerStatus| Event::ServerReported {
-            server: name.clone(),
-            machine: machine.clone(),
-            token: assignment.token,
-            status: status.clone(),
-        };
-        match report {
-            ServerReport::Status { status, restarts } => {
-                if assignment.status == *status && assignment.restarts == *restarts {
-                    return;
-                }
-                events.push(reported(status));
-                assignment.status = status.clone();
-                assignment.restarts = *restarts;
-                if matches!(status, ServerStatus::Running { .. }) {
-                    assignment.ready = true;
-                    assignment.back_to = None;
-                }
-                server.placement = Placement::Assigned(assignment);
-            }
-            ServerReport::Crashed { restarts, why } => {
-                let status = ServerStatus::Restarting { why: cut(why) };
-                if assignment.status == status && assignment.restarts == *restarts {
-                    return;
-                }
-                events.push(reported(&status));
-                self.count_failure(&mut server, &assignment, restarts.saturating_sub(1), why, false);
-                assignment.status = status;
-                assignment.restarts = *restarts;
-                server.placement = Placement::Assigned(assignment);
-            }
-            ServerReport::Dead { certificate, failure } => {
-                if let Some(why) = failure {
-                    self.count_failure(&mut server, &assignment, assignment.restarts, why, false);
-                }
-                self.stopped(name, server, assignment, failure.as_deref(), Some(certificate), events);
-                return;
-            }
-            ServerReport::Clients(clients) => {
-                let mut clients = clients.clone();
-                clients.truncate(CLIENTS_KEPT_MAX);
-                if server.clients == clients {
-                    return;
-                }
-                server.clients = clients;
-            }
-            ServerReport::Absent => {
-                self.stopped(name, server, assignment, None, None, events);
-                return;
-            }
-            ServerReport::NotStarted { why } => {
-                self.count_failure(&mut server, &assignment, assignment.restarts, why, false);
-                self.stopped(name, server, assignment, Some(why), None, events);
-                return;
-            }
-        }
-        self.put(name, server);
-    }
-
-    /// The copy is dead and its lease is free.
-    fn stopped(
-        &mut self,
-        name: &ServerName,
-        mut server: Server,
-        assignment: Assignment,
-        why: Option<&str>,
-        certificate: Option<&Certificate>,
-        events: &mut Vec<Event>,
-    ) {
-        // What cannot be started where it was moved to goes back to where it worked.
-        let back = assignment.back_to.clone().filter(|_| why.is_some());
-        let back = back.map(|machine| Destination { machine, cause: Cause::RolledBack, back_to: None });
-        server.placement = Placement::Unplaced { next: assignment.moving.clone().or(back) };
-        self.put(name, server);
-        self.drop_from_session(&name.lease(), assignment.session);
-        self.leases.remove(&name.lease());
-        self.touched.insert(RecordKey::Lease(name.lease()));
-        self.orders_changed(&assignment.machine);
-        events.push(Event::LeaseEnded { lease: name.lease(), token: assignment.token, why: GrantEnd::Released });
-        let exit =
-            certificate.map_or_else(|| "nothing of it was here".to_owned(), |certificate| certificate.exit.to_string());
-        events.push(Event::ServerStopped {
-            server: name.clone(),
-            machine: assignment.machine,
-            token: assignment.token,
-            why: cut(why.unwrap_or(&exit)),
-        });
-    }
-
     /// The machine's session is over, so its right to run the server is; the copy may live on for a while.
     ///
     /// A session that did not run out of time may have been renewed a moment ago, so the copy's deadline may lie a whole
@@ -552,24 +393,6 @@ impl State {
         self.server(name).ok_or_else(|| Refusal::NotFound { kind: "server".into(), name: name.to_string() })
     }
 
-    /// Counts a failure once per token and restart, however often it is reported.
-    fn count_failure(&self, server: &mut Server, assignment: &Assignment, attempt: u32, why: &str, machine_lost: bool) {
-        let counted = |failure: &Failure| failure.token == assignment.token && failure.attempt == attempt;
-        if server.failures.iter().any(counted) {
-            return;
-        }
-        server.failures.push(Failure {
-            token: assignment.token,
-            attempt,
-            machine: assignment.machine.clone(),
-            at: self.now,
-            why: cut(why),
-            machine_lost,
-        });
-        let surplus = server.failures.len().saturating_sub(FAILURES_KEPT_MAX);
-        server.failures.drain(..surplus);
-    }
-
     /// Returns the revision that expired a server's last assignment, if its fence is still open.
     #[must_use]
     pub fn unfenced_since(&self, name: &ServerName) -> Option<Revision> {
@@ -582,32 +405,6 @@ impl State {
 
 fn in_use(name: &ServerName, why: &str) -> Refusal {
     Refusal::InUse { kind: "server".into(), name: name.to_string(), why: why.into() }
-}
-
-fn check_version(name: &ServerName, server: Option<&Server>, expected: Option<u64>) -> Result<(), Refusal> {
-    let current = server.map_or(0, |server| server.version);
-    match expected {
-        Some(0) if current != 0 => Err(Refusal::Exists { kind: "server".into(), name: name.to_string() }),
-        Some(expected) if expected != current => {
-            Err(Refusal::Version { kind: "server".into(), name: name.to_string(), expected, current })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_spec(spec: &ServerSpec) -> Result<(), Refusal> {
-    if spec.command.first().is_none_or(String::is_empty) {
-        return Err(Refusal::Invalid("a server needs a command".into()));
-    }
-    let texts = spec.command.iter().chain(&spec.stop_command).map(String::len).sum::<usize>()
-        + spec.environment.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
-        + spec.hooks.values().flat_map(|hook| &hook.command).map(String::len).sum::<usize>()
-        + spec.mounts.iter().flat_map(|mount| &mount.options).map(String::len).sum::<usize>()
-        + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    if texts > SPEC_BYTES_MAX {
-        return Err(Refusal::Invalid(format!("a specification has at most {SPEC_BYTES_MAX} bytes of text")));
-    }
-    Ok(())
 }
 
 pub(super) fn cut(text: &str) -> String {

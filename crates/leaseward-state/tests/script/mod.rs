@@ -1,13 +1,14 @@
 //! The script language: one line, one entry. `parse.rs` reads it, `show.rs` writes what came of it.
 
 mod parse;
+mod sets;
 mod show;
 
 use std::error::Error;
 
 use goldenscript::{Argument, Context, Runner};
 use leaseward_state::{Entry, FencingToken, Generation, MachineName, Request, RequestKey, Revision, State, Term};
-use leaseward_state::{ServerName, UnixMillis};
+use leaseward_state::{ServerName, SetName, UnixMillis};
 
 use parse::Words;
 
@@ -42,6 +43,7 @@ impl Runner for Story {
             "state" => show::state(&self.state),
             "ledger" => self.ledger(&mut words)?,
             "orders" => show::orders(&self.state.orders(&MachineName::new(words.next("machine")?)?)),
+            "wanted" => sets::wanted(&self.state, &SetName::new(words.next("set")?)?),
             "flood" => self.flood(&mut words)?,
             _ => self.entry(&mut words)?,
         };

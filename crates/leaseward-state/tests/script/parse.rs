@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
+use leaseward_state::config::delta::InlineDelta;
 use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::machine::{Cordon, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
@@ -78,7 +79,7 @@ impl Words {
         Ok(self.next(what)?.parse()?)
     }
 
-    fn rest(&mut self) -> Vec<String> {
+    pub(crate) fn rest(&mut self) -> Vec<String> {
         std::mem::take(&mut self.plain)
     }
 
@@ -248,7 +249,10 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
             let token = words.number("token")?.map_or_else(|| token_of(state, &server), FencingToken);
             Command::Settle { server, token, fence: proof(words)?, term }
         }
-        other => return Err(format!("nobody knows how to {other}").into()),
+        other => match super::sets::command(other, words, term)? {
+            Some(command) => command,
+            None => return Err(format!("nobody knows how to {other}").into()),
+        },
     })
 }
 
@@ -384,7 +388,8 @@ fn report(words: &mut Words, state: &State) -> Read<Command> {
     Ok(Command::ReportServer { server, token, report })
 }
 
-/// `app@0`: from parent 0; `app`: from whatever it is; `app@0:files:bytes`.
+/// `app@0`: from parent 0; `app`: from whatever it is; `app@0:files:bytes`; `app:1:10:3/500`: with a delta of 500
+/// bytes upon version 3.
 fn publish(text: &str) -> Read<PublishSet> {
     let mut parts = text.split(':');
     let name = parts.next().unwrap_or_default();
@@ -395,7 +400,13 @@ fn publish(text: &str) -> Read<PublishSet> {
         manifest: Digest([7; 32]),
         files: parts.next().map_or(Ok(1), str::parse)?,
         bytes: parts.next().map_or(Ok(10), str::parse)?,
+        delta: parts.next().map(delta).transpose()?,
     })
+}
+
+fn delta(text: &str) -> Read<InlineDelta> {
+    let (base, size) = text.split_once('/').ok_or("BASE/BYTES")?;
+    Ok(InlineDelta { base: base.parse()?, bytes: vec![5; size.parse()?].into() })
 }
 
 /// `app:3:applied`.

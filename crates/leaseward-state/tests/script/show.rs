@@ -86,6 +86,18 @@ pub(crate) fn state(state: &State) -> String {
             all => format!("{all:?}"),
         };
         out += &format!("config {name} head={} {kept}\n", set.head);
+        if set.spec_version > 0 {
+            out += &format!("  policy v{}\n", set.spec_version);
+        }
+        if let Some(rollout) = &set.rollout {
+            out += &format!("  {}\n", plain(rollout));
+        }
+        for (machine, pin) in &set.pins {
+            out += &format!("  {} {}\n", plain(machine), plain(pin));
+        }
+        for (version, why) in &set.bad {
+            out += &format!("  v{version} failed: {why}\n");
+        }
     }
     for ((set, machine), sync) in state.syncs() {
         out += &format!("sync {set} {machine} {} {} @{}\n", sync.applied, plain(&sync.state), sync.reported);

@@ -222,7 +222,7 @@ fn report(dice: &mut Dice, state: &State) -> Command {
 
 fn publish(dice: &mut Dice) -> PublishSet {
     let parent = dice.chance(30).then(|| dice.below(4));
-    PublishSet { set: dice.set(), parent, manifest: Digest([1; 32]), files: 1, bytes: 1 }
+    PublishSet { set: dice.set(), parent, manifest: Digest([1; 32]), files: 1, bytes: 1, delta: None }
 }
 
 fn atomic(dice: &mut Dice, state: &State) -> Command {

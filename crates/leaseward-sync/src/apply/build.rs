@@ -6,12 +6,14 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 use rustix::fs::Mode;
 
+use super::Owner;
 use super::plan::{Action, Lender, Origin, Plan};
-use super::record::Stamp;
+use super::record::{Record, Stamp};
 use super::step::{Step, Steps};
 use crate::digest_of;
 use crate::dir::{Dir, Parents, read_piece};
@@ -34,8 +36,14 @@ pub struct Applied {
 
 pub(crate) struct Build<'a> {
     pub(crate) root: &'a Dir,
+    /// The directory that the root stands in.
+    pub(crate) parent: &'a Dir,
+    /// Where the record of the tree goes, and under which name.
+    pub(crate) state_dir: &'a Dir,
+    pub(crate) record: &'a str,
     pub(crate) lenders: &'a [Lender],
     pub(crate) plan: &'a Plan,
+    pub(crate) owner: Option<Owner>,
     pub(crate) steps: &'a mut Steps,
     pub(crate) source: &'a mut Source<'a>,
     pub(crate) done: Applied,
@@ -43,11 +51,13 @@ pub(crate) struct Build<'a> {
 
 impl Build<'_> {
     /// Builds the tree, durable when this returns, and returns how each file looked when its content was known.
-    pub(crate) fn run(&mut self, manifest: &Manifest) -> Result<Vec<Stamp>> {
+    pub(crate) fn run(&mut self, manifest: &Arc<Manifest>) -> Result<Vec<Stamp>> {
         let fresh = self.plan.actions.iter().filter(|action| matches!(action, Action::Write | Action::Directory));
         let each = fresh.count() < SYNC_EACH_MAX;
         let mut expected = vec![Stamp::default(); manifest.entries.len()];
         let mut parents = Parents::new(self.root);
+        let lenders = self.lenders;
+        let mut from: Vec<Parents<'_>> = lenders.iter().map(|lender| Parents::new(&lender.root)).collect();
         for (i, entry) in manifest.entries.iter().enumerate() {
             let (dir, name) = parents.of(&entry.path)?;
             match &entry.node {
@@ -60,36 +70,36 @@ impl Build<'_> {
                     dir.symlink(target, name)?;
                 }
                 ManifestNode::File { .. } => {
-                    expected[i] = self.file(dir, name, &entry.node, self.plan.actions[i], each)?;
+                    expected[i] = match self.plan.actions[i] {
+                        Action::Link(origin) => self.link(dir, name, origin, &mut from[origin.tree])?,
+                        _ => None,
+                    }
+                    .map_or_else(|| self.write(dir, name, &entry.node, each), Ok)?;
                 }
             }
         }
         self.finish_directories(manifest, each)?;
+        self.steps.before(Step::SaveRecord)?;
+        let record = Record::unproven(Arc::clone(manifest));
+        // The sync of a file system is for all that was written to it.
+        let alone = each || !self.root.is_on_device_of(self.state_dir)? || self.state_dir.stat(self.record)?.is_some();
+        record.save(self.state_dir, self.record, alone)?;
         self.steps.before(Step::SyncTree)?;
         if each {
             self.root.sync()?;
+            self.steps.before(Step::SyncParent)?;
+            self.parent.sync()?;
         } else {
             self.root.sync_file_system()?;
         }
         Ok(expected)
     }
 
-    fn file(&mut self, dir: &Dir, name: &str, node: &ManifestNode, action: Action, sync: bool) -> Result<Stamp> {
-        if let Action::Link(origin) = action
-            && let Some(stamp) = self.link(dir, name, origin)?
-        {
-            self.done.linked += 1;
-            return Ok(stamp);
-        }
-        self.write(dir, name, node, sync)
-    }
-
     /// Links the proven file at `origin`. `None` if it cannot be linked or is no longer what was proven.
-    fn link(&mut self, dir: &Dir, name: &str, origin: Origin) -> Result<Option<Stamp>> {
+    fn link(&mut self, dir: &Dir, name: &str, origin: Origin, from: &mut Parents<'_>) -> Result<Option<Stamp>> {
         let lender = &self.lenders[origin.tree];
         let Some(proven) = lender.proven[origin.entry] else { return Ok(None) };
-        let mut parents = Parents::new(&lender.root);
-        let Ok((from, from_name)) = parents.of(&lender.record.manifest.entries[origin.entry].path) else {
+        let Ok((from, from_name)) = from.of(&lender.record.manifest.entries[origin.entry].path) else {
             return Ok(None);
         };
         self.steps.before(Step::LinkFile)?;
@@ -98,6 +108,7 @@ impl Build<'_> {
         }
         let stat = dir.stat(name)?;
         if stat.is_some_and(|stat| Stamp::of(&stat).same_data(&proven)) {
+            self.done.linked += 1;
             return Ok(Some(proven));
         }
         dir.unlink(name)?;
@@ -124,6 +135,9 @@ impl Build<'_> {
             return Err(Error::illegal(path, "its chunks are not its content"));
         }
         self.steps.before(Step::FinishFile)?;
+        if let Some(owner) = self.owner {
+            crate::dir::give(&file, owner.user, owner.group, &path)?;
+        }
         finish(&file, *mode, sync, &path)?;
         self.done.written += 1;
         Ok(Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", path))?))
@@ -157,6 +171,9 @@ impl Build<'_> {
         for entry in manifest.entries.iter().rev() {
             let ManifestNode::Directory { mode } = &entry.node else { continue };
             let dir = self.root.child(&entry.path)?;
+            if let Some(owner) = self.owner {
+                dir.give_to(owner.user, owner.group)?;
+            }
             dir.set_mode(*mode)?;
             if sync {
                 dir.sync()?;

@@ -1,17 +1,21 @@
 //! Comparing a directory with what should be in it.
 //!
-//! Must stay true: every file is read and hashed, so nothing that an inode claims is believed.
+//! Must stay true: a file whose inode looks exactly as it did when its content was proven is the same; every other one
+//! is read and hashed. Without stamps every file is. Ignored paths are no difference.
 //! Left out on purpose: owners and extended attributes, which a manifest does not hold.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use leaseward_state::config::{Manifest, ManifestNode};
 use rustix::fs::Stat;
 
+use super::record::Stamp;
 use crate::dir::{Dir, Kind, hash_file, kind, link_target};
 use crate::error::Result;
-use crate::limits::DRIFTS_MAX;
+use crate::limits::{DRIFTS_MAX, STAMP_OLD_ENOUGH};
+use crate::patterns::Patterns;
 
 /// One difference between a directory and its version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +24,16 @@ pub struct Drift {
     pub path: String,
     /// What is different.
     pub kind: DriftKind,
+    /// The user whose file it is now; `None` if it is gone.
+    pub owner: Option<u32>,
+    /// When it was changed last, in milliseconds of wall-clock time; `None` if it is gone.
+    pub at: Option<u64>,
+}
+
+impl Drift {
+    pub(crate) fn of(path: &str, kind: DriftKind) -> Self {
+        Self { path: path.to_owned(), kind, owner: None, at: None }
+    }
 }
 
 /// How a path differs from its version.
@@ -35,37 +49,89 @@ pub enum DriftKind {
     Mode,
 }
 
+impl DriftKind {
+    /// Returns it as people read it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Content => "content",
+            Self::Mode => "mode",
+        }
+    }
+}
+
 /// Returns how `root` differs from `manifest`, by ascending path, at most [`DRIFTS_MAX`] differences.
-pub(crate) fn compare(root: &Dir, manifest: &Manifest) -> Result<Vec<Drift>> {
-    let mut wanted: BTreeMap<&str, &ManifestNode> =
-        manifest.entries.iter().map(|entry| (entry.path.as_str(), &entry.node)).collect();
+/// `stamps` say how the inodes looked when their content was proven; what is proven again is noted there.
+pub(crate) fn compare(
+    root: &Dir,
+    manifest: &Manifest,
+    ignore: &Patterns,
+    mut stamps: Option<&mut [Stamp]>,
+) -> Result<Vec<Drift>> {
+    let mut wanted: BTreeMap<&str, (usize, &ManifestNode)> =
+        manifest.entries.iter().enumerate().map(|(i, entry)| (entry.path.as_str(), (i, &entry.node))).collect();
     let mut drifts = Vec::new();
     root.walk(&mut |path, dir, name, stat| {
-        let kind = match wanted.remove(path) {
-            Some(node) => differs(node, dir, name, stat)?,
+        let known = wanted.remove(path);
+        if ignore.ignores(path) {
+            return Ok(());
+        }
+        let kind = match known {
             None => Some(DriftKind::Extra),
+            Some((i, node)) => {
+                let proven = stamps.as_deref_mut().map(|stamps| &mut stamps[i]);
+                match differs(node, dir, name, stat, proven) {
+                    // It went away, or became something else, while it was looked at.
+                    Err(crate::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                        Some(DriftKind::Missing)
+                    }
+                    found => found?,
+                }
+            }
         };
         if let Some(kind) = kind
             && drifts.len() < DRIFTS_MAX
         {
-            drifts.push(Drift { path: path.to_owned(), kind });
+            let at = stat.st_ctime.saturating_mul(1000).saturating_add(stat.st_ctime_nsec as i64 / 1_000_000);
+            let (owner, at) = (Some(stat.st_uid), u64::try_from(at).ok());
+            drifts.push(Drift { path: path.to_owned(), kind, owner, at });
         }
         Ok(())
     })?;
-    drifts.extend(wanted.keys().map(|path| Drift { path: (*path).to_owned(), kind: DriftKind::Missing }));
+    let gone = wanted.keys().filter(|path| !ignore.ignores(path));
+    drifts.extend(gone.map(|path| Drift::of(path, DriftKind::Missing)));
     drifts.sort_unstable();
     drifts.truncate(DRIFTS_MAX);
     Ok(drifts)
 }
 
-fn differs(node: &ManifestNode, dir: &Dir, name: &OsStr, stat: &Stat) -> Result<Option<DriftKind>> {
+pub(crate) fn differs(
+    node: &ManifestNode,
+    dir: &Dir,
+    name: &OsStr,
+    stat: &Stat,
+    proven: Option<&mut Stamp>,
+) -> Result<Option<DriftKind>> {
     let (same, mode) = match node {
         ManifestNode::Directory { mode } => (kind(stat) == Kind::Directory, Some(*mode)),
         ManifestNode::Symlink { target } => (kind(stat) == Kind::Symlink && link_target(dir, name)? == *target, None),
         ManifestNode::File { mode, size, digest, .. } => {
-            let same = kind(stat) == Kind::File
-                && stat.st_size as u64 == *size
-                && hash_file(&mut dir.file(name)?, &dir.path().join(name))? == *digest;
+            let now = Stamp::of(stat);
+            let known = proven.as_ref().is_some_and(|stamp| **stamp == now) && kind(stat) == Kind::File;
+            let same = known
+                || (kind(stat) == Kind::File
+                    && stat.st_size as u64 == *size
+                    && hash_file(&mut dir.file(name)?, &dir.path().join(name))? == *digest);
+            // A stamp proves something only if no later edit can bear it: the clock of the file system has passed it.
+            if let Some(stamp) = proven
+                && same
+                && !known
+                && is_old_enough(stat)
+            {
+                *stamp = now;
+            }
             (same, Some(*mode))
         }
     };
@@ -74,4 +140,10 @@ fn differs(node: &ManifestNode, dir: &Dir, name: &OsStr, stat: &Stat) -> Result<
         Some(mode) if stat.st_mode & 0o7777 != mode => Some(DriftKind::Mode),
         _ => None,
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the kernel stamps inodes by the wall clock")]
+fn is_old_enough(stat: &Stat) -> bool {
+    let Ok(changed) = u64::try_from(stat.st_ctime) else { return false };
+    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(changed)).is_ok_and(|age| age > STAMP_OLD_ENOUGH)
 }

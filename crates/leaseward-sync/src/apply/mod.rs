@@ -2,11 +2,14 @@
 //!
 //! Must stay true: the live path holds the old or the new version, whole, at every moment and after every death; a
 //! version is durable before it is live; whatever cannot be proven to be ours is left alone.
-//! The order: plan, check space, `Building`, build next to the live tree, sync, retire the older kept tree, stamp,
-//! `Staged`, exchange, sync the parent, keep the old tree, `Idle`.
-//! Left out on purpose: in-place switching of single files, owners, hooks, and which version is wanted.
+//! The order: plan, check space, build next to the live tree with its record, sync, look at it again, `Staged`, exchange,
+//! put the older kept tree aside, keep the old tree, sync the parent. Then the version is live. What is left can wait:
+//! `Idle`, removing the tree put aside, stamps.
+//! What programs write themselves (ignored paths) is carried from the old tree to the new one.
+//! Left out on purpose: switching single files in place (`inplace.rs`), hooks, and which version is wanted.
 
 mod build;
+mod carry;
 mod drift;
 mod lock;
 mod plan;
@@ -16,23 +19,27 @@ mod slot;
 mod step;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use leaseward_state::config::{Chunk, Digest, Manifest};
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 
 pub use self::build::Applied;
 use self::build::{Build, Source};
+pub(crate) use self::drift::differs;
 pub use self::drift::{Drift, DriftKind};
-use self::lock::Lock;
+pub(crate) use self::lock::Lock;
 use self::plan::{Lender, Plan, plan, unmet};
-use self::record::{Record, stamp_tree};
+pub(crate) use self::record::Stamp;
+use self::record::{Record, check_tree, settled_stamps};
 use self::slot::{Phase, Slots, Standing, State, root_id};
 use self::step::{Step, Steps};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
 use crate::limits::RESERVE_BYTES;
 use crate::manifest::{check, encode};
+use crate::patterns::Patterns;
 use crate::space::{self, Space};
-use crate::{BlobStore, digest_of};
+use crate::{BlobStore, Scanned, digest_of};
 
 /// Where one set lives on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +76,46 @@ pub struct Applier {
     names: Names,
     slots: Slots,
     reserve: u64,
+    ignore: Patterns,
+    owner: Option<Owner>,
+    ready: Option<Ready>,
+    /// The record of the live tree, with stamps that were proven again since it was written.
+    known: Mutex<Option<(Standing, Arc<Record>)>>,
+    /// The plan that was made last, for whoever asks what a version takes and then puts it on the disk.
+    planned: Option<Planned>,
+    /// How the files of the tree that was switched to last looked when their content was known.
+    unfinished: Option<Vec<Stamp>>,
     steps: Steps,
     _lock: Lock,
+}
+
+/// Whom the files of a set belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's number.
+    pub user: u32,
+    /// The group's number.
+    pub group: u32,
+}
+
+/// A tree that stands next to the live one, whole and durable.
+#[derive(Debug)]
+struct Ready {
+    wanted: Live,
+    manifest: Arc<Manifest>,
+    /// How each file looked when its content was known.
+    expected: Vec<Stamp>,
+    exists: bool,
+    done: Applied,
+}
+
+/// A plan for a manifest.
+#[derive(Debug)]
+struct Planned {
+    manifest: Digest,
+    plan: Plan,
+    lenders: Vec<Lender>,
+    exists: bool,
 }
 
 /// The names in the parent directory.
@@ -114,7 +159,21 @@ impl Applier {
         let state_dir = Dir::open(&dirs.state_dir)?;
         let lock = Lock::take(&dirs.state_dir.join("lock"))?;
         let slots = Slots::open(&state_dir)?;
-        let mut applier = Self { parent, state_dir, names, slots, reserve: RESERVE_BYTES, steps, _lock: lock };
+        let mut applier = Self {
+            parent,
+            state_dir,
+            names,
+            slots,
+            reserve: RESERVE_BYTES,
+            ignore: Patterns::default(),
+            owner: None,
+            ready: None,
+            known: Mutex::default(),
+            planned: None,
+            unfinished: None,
+            steps,
+            _lock: lock,
+        };
         applier.recover()?;
         Ok(applier)
     }
@@ -123,6 +182,16 @@ impl Applier {
     #[must_use]
     pub fn with_reserve(self, bytes: u64) -> Self {
         Self { reserve: bytes, ..self }
+    }
+
+    /// Says which paths programs write themselves, and whom everything belongs to (`None`: whoever this is). Holds from
+    /// the next apply on.
+    pub fn keep(&mut self, ignore: Patterns, owner: Option<Owner>) {
+        self.ignore = ignore;
+        if self.owner != owner {
+            self.planned = None;
+        }
+        self.owner = owner;
     }
 
     /// Returns the version that is live, as verified when the set was opened or last applied.
@@ -137,6 +206,16 @@ impl Applier {
         self.slots.state().previous.map(|tree| Live { version: tree.version, manifest: tree.manifest })
     }
 
+    /// Returns the tree that is live, to read chunks of it; each is verified. `None` if nothing is, or if somebody put
+    /// another tree there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn live_tree(&self) -> Result<Option<Scanned>> {
+        let lender = self.lender(&self.slots.state().live, &self.names.live)?;
+        Ok(lender.map(|lender| Scanned::of(Arc::clone(&lender.record.manifest), lender.root)))
+    }
+
     /// Returns how the live tree differs from its version, by ascending path. Reads every file. Empty if nothing is
     /// live.
     ///
@@ -145,12 +224,46 @@ impl Applier {
     /// that are not UTF-8.
     pub fn verify(&self) -> Result<Vec<Drift>> {
         let Some(live) = &self.slots.state().live else { return Ok(Vec::new()) };
-        let gone = || vec![Drift { path: String::new(), kind: DriftKind::Missing }];
-        let Some(record) = Record::load(&self.state_dir, live) else { return Ok(gone()) };
+        let gone = || vec![Drift::of("", DriftKind::Missing)];
+        let Some(record) = self.record(live) else { return Ok(gone()) };
         if self.parent.stat(&self.names.live)?.is_none() {
             return Ok(gone());
         }
-        drift::compare(&self.parent.child(&self.names.live)?, &record.manifest)
+        drift::compare(&self.parent.child(&self.names.live)?, &record.manifest, &self.ignore, None)
+    }
+
+    /// As [`Applier::verify`], and reads only files whose inodes no longer look as they did: a look at 10,000 files costs
+    /// some 20 ms. Sees every kind of change, since an edit moves ctime and nobody can put that back.
+    ///
+    /// # Errors
+    /// As [`Applier::verify`].
+    pub fn scan(&mut self) -> Result<Vec<Drift>> {
+        let Some(live) = self.slots.state().live else { return Ok(Vec::new()) };
+        let gone = || vec![Drift::of("", DriftKind::Missing)];
+        if root_id(&self.parent, &self.names.live)? != Some(live.root) {
+            // Another directory stands there: only its content can tell.
+            return if self.parent.stat(&self.names.live)?.is_none() { Ok(gone()) } else { self.verify() };
+        }
+        let Some(mut record) = self.record(&live) else { return Ok(gone()) };
+        // Nobody else has it: what is proven again is noted in place.
+        self.know(None);
+        let root = self.parent.child(&self.names.live)?;
+        let manifest = Arc::clone(&record.manifest);
+        let stamps = &mut Arc::make_mut(&mut record).stamps;
+        let found = drift::compare(&root, &manifest, &self.ignore, Some(stamps));
+        self.know(Some((live, record)));
+        found
+    }
+
+    /// Returns the directories of the live version, for those who watch them; empty if nothing is live.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let Some(manifest) = self.live_manifest() else { return Vec::new() };
+        let root = self.target();
+        let directories = manifest.entries.iter().filter(|entry| {
+            matches!(entry.node, ManifestNode::Directory { .. }) && !self.ignore.ignores(&entry.path)
+        });
+        std::iter::once(root.clone()).chain(directories.map(|entry| root.join(&entry.path))).collect()
     }
 
     /// Returns what `manifest` takes: which chunks must be fetched, and how much space, which is checked.
@@ -160,9 +273,15 @@ impl Applier {
     /// [`Error::Io`].
     pub fn needs(&self, manifest: &Manifest) -> Result<Needs> {
         check(manifest)?;
-        let (plan, _, _) = self.prepare(manifest)?;
-        let fetch = plan.fetch.iter().map(|(digest, size)| Chunk { digest: *digest, size: *size }).collect();
-        Ok(Needs { fetch, space: plan.need })
+        Ok(self.prepare(manifest)?.0.needs())
+    }
+
+    /// As [`Applier::needs`], for a manifest that was checked and whose name is known, and keeps the plan.
+    pub(crate) fn plan_for(&mut self, name: Digest, manifest: &Manifest) -> Result<Needs> {
+        let (plan, lenders, exists) = self.prepare(manifest)?;
+        let needs = plan.needs();
+        self.planned = Some(Planned { manifest: name, plan, lenders, exists });
+        Ok(needs)
     }
 
     /// Makes `manifest` the live version, with chunks that this disk lacks from `source`. Does nothing if it is live.
@@ -183,17 +302,178 @@ impl Applier {
         if self.live() == Some(wanted) && self.target_is_ours()? {
             return Ok(Applied::default());
         }
-        let outcome = self.switch_to(wanted, manifest, source);
+        self.rebuild(version, manifest, source)
+    }
+
+    /// As [`Applier::apply`], even if that version is live: what somebody changed by hand is put right. What stood there
+    /// is kept as the previous tree.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`].
+    pub fn rebuild(
+        &mut self,
+        version: u64,
+        manifest: &Manifest,
+        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+    ) -> Result<Applied> {
+        self.stage(version, manifest, source)?;
+        let done = self.switch()?;
+        self.finish_if_possible()?;
+        Ok(done)
+    }
+
+    /// Puts `manifest` on the disk next to the live tree, whole and durable, and switches nothing. Does nothing if it
+    /// stands there already. What is staged is forgotten when the set is opened again, or another version is staged.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`].
+    pub fn stage(
+        &mut self,
+        version: u64,
+        manifest: &Manifest,
+        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        check(manifest)?;
+        let wanted = Live { version, manifest: digest_of(&encode(manifest)) };
+        self.stage_known(wanted, &Arc::new(manifest.clone()), source)
+    }
+
+    /// As [`Applier::stage`], for a manifest that was checked and bears the name that is wanted.
+    pub(crate) fn stage_known(
+        &mut self,
+        wanted: Live,
+        manifest: &Arc<Manifest>,
+        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        if self.ready.as_ref().is_some_and(|ready| ready.wanted == wanted) {
+            return Ok(());
+        }
+        self.ready = None;
+        self.finish_if_possible()?;
+        let outcome = self.build(wanted, manifest, source);
+        self.cleaned_up(outcome)
+    }
+
+    /// Returns the version that stands next to the live one, and where.
+    #[must_use]
+    pub fn staged(&self) -> Option<(Live, PathBuf)> {
+        self.ready.as_ref().map(|ready| (ready.wanted, self.parent.path().join(&self.names.next)))
+    }
+
+    /// Makes what was staged live, in one step, and durably. [`Applier::finish`] does what can wait.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`]; [`Error::Changed`] if nothing is staged.
+    pub fn switch(&mut self) -> Result<Applied> {
+        let outcome = self.switch_to_ready();
+        self.cleaned_up(outcome)
+    }
+
+    /// Does what the last switch left to be done: removes the tree that was kept until then, and proves the live one, so
+    /// that the next look and the next apply need not read it. Does nothing if nothing is left.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`]; then opening the set again does it, or the next apply.
+    pub fn finish(&mut self) -> Result<()> {
+        let Some(expected) = self.unfinished.take() else { return Ok(()) };
+        let state = *self.slots.state();
+        self.write_state(state)?;
+        for name in [&self.names.next, &self.names.gone] {
+            self.steps.before(Step::RemoveTree)?;
+            self.parent.remove_tree(name)?;
+        }
+        self.drop_records()?;
+        let Some(live) = state.live else { return Ok(()) };
+        let Some(record) = self.record(&live) else { return Ok(()) };
+        // After the last link of ours went, as that moves ctime.
+        self.steps.before(Step::Stamp)?;
+        let root = self.parent.child(&self.names.live)?;
+        let probe = self.parent.mkdir(&self.names.gone)?;
+        let stamps = settled_stamps(&root, &record.manifest, &expected, &probe);
+        self.steps.before(Step::RemoveTree)?;
+        self.parent.remove_tree(&self.names.gone)?;
+        let record = Arc::new(Record { manifest: Arc::clone(&record.manifest), stamps: stamps? });
+        self.know(Some((live, Arc::clone(&record))));
+        self.steps.before(Step::SaveRecord)?;
+        record.save(&self.state_dir, &record::name(live.version, live.manifest), true)
+    }
+
+    /// What is left then costs time later, and nothing else.
+    fn finish_if_possible(&mut self) -> Result<()> {
+        match self.finish() {
+            #[cfg(test)]
+            Err(Error::Killed) => Err(Error::Killed),
+            Err(error) => {
+                tracing::warn!(target = %self.names.live, %error, "could not clean up after a switch");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Forgets what was staged.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn unstage(&mut self) -> Result<()> {
+        match self.ready.take() {
+            Some(_) => self.recover(),
+            None => Ok(()),
+        }
+    }
+
+    fn cleaned_up<T>(&mut self, outcome: Result<T>) -> Result<T> {
         #[cfg(test)]
         if matches!(outcome, Err(Error::Killed)) {
             return outcome;
         }
-        if outcome.is_err()
-            && let Err(error) = self.recover()
-        {
-            tracing::warn!(target = %self.names.live, %error, "could not clean up after a failed apply");
+        if outcome.is_err() {
+            self.ready = None;
+            if let Err(error) = self.recover() {
+                tracing::warn!(target = %self.names.live, %error, "could not clean up after a failed apply");
+            }
         }
         outcome
+    }
+
+    /// Returns the manifest of the version that was live before, if its tree is kept.
+    #[must_use]
+    pub fn previous_manifest(&self) -> Option<(Live, Arc<Manifest>)> {
+        let previous = self.slots.state().previous?;
+        let record = self.record(&previous)?;
+        Some((Live { version: previous.version, manifest: previous.manifest }, Arc::clone(&record.manifest)))
+    }
+
+    /// Returns the manifest of the version that is live.
+    #[must_use]
+    pub fn live_manifest(&self) -> Option<Arc<Manifest>> {
+        let live = self.slots.state().live?;
+        self.record(&live).map(|record| Arc::clone(&record.manifest))
+    }
+
+    /// Returns the record of a tree. The one of the live tree is read once.
+    fn record(&self, tree: &Standing) -> Option<Arc<Record>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, record)) = &*known
+            && of == tree
+        {
+            return Some(Arc::clone(record));
+        }
+        let record = Arc::new(Record::load(&self.state_dir, tree)?);
+        if self.slots.state().live == Some(*tree) {
+            *known = Some((*tree, Arc::clone(&record)));
+        }
+        Some(record)
+    }
+
+    fn know(&self, record: Option<(Standing, Arc<Record>)>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = record;
+    }
+
+    /// Returns where the set lives.
+    #[must_use]
+    pub fn target(&self) -> PathBuf {
+        self.parent.path().join(&self.names.live)
     }
 
     /// As [`Applier::apply`], with chunks from a store.
@@ -219,13 +499,14 @@ impl Applier {
         if self.target_is_ours()? {
             lenders.extend(self.lender(&self.slots.state().live, &self.names.live)?);
         }
-        lenders.iter_mut().for_each(|lender| lender.prove(&unmet(manifest, None)));
+        let owner = self.owner;
+        lenders.iter_mut().for_each(|lender| lender.prove(&unmet(manifest, None), owner));
         let mut planned = plan(manifest, &lenders);
         // The kept tree shares inodes that were linked since, so it costs hashing: only for what the live one lacks.
         if !planned.fetch.is_empty()
             && let Some(mut lender) = self.lender(&self.slots.state().previous, &self.names.previous)?
         {
-            lender.prove(&unmet(manifest, Some(&planned)));
+            lender.prove(&unmet(manifest, Some(&planned)), owner);
             lenders.push(lender);
             planned = plan(manifest, &lenders);
         }
@@ -238,7 +519,7 @@ impl Applier {
         if root_id(&self.parent, name)? != Some(tree.root) {
             return Ok(None);
         }
-        let Some(record) = Record::load(&self.state_dir, tree) else { return Ok(None) };
+        let Some(record) = self.record(tree) else { return Ok(None) };
         Ok(Some(Lender::new(self.parent.child(name)?, record)))
     }
 
@@ -248,36 +529,73 @@ impl Applier {
         Ok(root.names()?.is_empty() || equal(&root, manifest)?)
     }
 
-    fn switch_to(&mut self, wanted: Live, manifest: &Manifest, source: &mut Source<'_>) -> Result<Applied> {
-        let (plan, lenders, exists) = self.prepare(manifest)?;
-        let before = *self.slots.state();
-        self.write_state(State { phase: Phase::Building, next: None, ..before })?;
+    fn build(&mut self, wanted: Live, manifest: &Arc<Manifest>, source: &mut Source<'_>) -> Result<()> {
+        let (plan, lenders, exists) = self.plan_of(wanted.manifest, manifest)?;
         let root = self.make_root(exists)?;
         let mut build = Build {
             root: &root,
+            parent: &self.parent,
+            state_dir: &self.state_dir,
+            record: &record::name(wanted.version, wanted.manifest),
             lenders: &lenders,
             plan: &plan,
+            owner: self.owner,
             steps: &mut self.steps,
             source: &mut |digest| source(digest),
             done: Applied::default(),
         };
         let expected = build.run(manifest)?;
         let done = build.done;
-        self.steps.before(Step::SyncParent)?;
-        self.parent.sync()?;
-        drop(lenders);
-        // Before the stamps are taken: removing links moves ctime.
-        self.retire_previous()?;
-        self.steps.before(Step::Stamp)?;
-        let stamps = stamp_tree(&root, manifest, &expected)?;
-        self.steps.before(Step::SaveRecord)?;
-        let record = Record { manifest: manifest.clone(), stamps };
-        record.save(&self.state_dir, &record::name(wanted.version, wanted.manifest))?;
+        self.ready = Some(Ready { wanted, manifest: Arc::clone(manifest), expected, exists, done });
+        Ok(())
+    }
+
+    /// Returns the plan that was made for this manifest, if things still are so, or a new one. A file that was changed
+    /// since is found when it is linked or read.
+    fn plan_of(&mut self, name: Digest, manifest: &Manifest) -> Result<(Plan, Vec<Lender>, bool)> {
+        match self.planned.take() {
+            Some(planned) if planned.manifest == name && planned.exists == self.target_is_ours()? => {
+                let Planned { plan, lenders, exists, .. } = planned;
+                space::fits(plan.need, space::free(&self.parent, self.parent.path(), self.reserve)?)?;
+                Ok((plan, lenders, exists))
+            }
+            _ => self.prepare(manifest),
+        }
+    }
+
+    fn switch_to_ready(&mut self) -> Result<Applied> {
+        let Some(Ready { wanted, manifest, expected, exists, done }) = self.ready.take() else {
+            return Err(self.changed(&self.names.next));
+        };
+        let before = *self.slots.state();
+        let root = self.parent.child(&self.names.next)?;
+        if exists {
+            carry::carry(&self.parent.child(&self.names.live)?, &root, &manifest, &self.ignore)?;
+        }
+        self.steps.before(Step::Check)?;
+        check_tree(&root, &manifest, &expected)?;
         let next = root_id(&self.parent, &self.names.next)?.ok_or_else(|| self.changed(&self.names.next))?;
         let next = Standing { version: wanted.version, manifest: wanted.manifest, root: next };
-        self.write_state(State { phase: Phase::Staged, next: Some(next), previous: None, ..before })?;
+        self.write_state(State { phase: Phase::Staged, next: Some(next), ..before })?;
         self.exchange(exists)?;
-        self.recover()?;
+        if exists {
+            // What a program wrote between the first look and the switch.
+            carry::carry(&self.parent.child(&self.names.next)?, &root, &manifest, &self.ignore)?;
+        }
+        self.put_aside_previous()?;
+        let displaced = root_id(&self.parent, &self.names.next)?;
+        let previous = before.live.filter(|live| Some(live.root) == displaced);
+        if previous.is_some() {
+            self.steps.before(Step::KeepPrevious)?;
+            self.parent.rename(&self.names.next, &self.names.previous)?;
+        }
+        self.steps.before(Step::SyncParent)?;
+        self.parent.sync()?;
+        // The disk says so from here on, and whoever opens it reads that from the staged state.
+        self.slots.note(State { phase: Phase::Idle, live: Some(next), previous, next: None });
+        self.planned = None;
+        self.know(Some((next, Arc::new(Record::unproven(manifest)))));
+        self.unfinished = Some(expected);
         Ok(done)
     }
 
@@ -298,6 +616,9 @@ impl Applier {
             // Only root may give a directory away; others keep their own.
             let _ = rustix::fs::fchown(&root, Some(owner), Some(group));
         }
+        if let Some(owner) = self.owner {
+            root.give_to(owner.user, owner.group)?;
+        }
         root.set_mode(mode)?;
         Ok(root)
     }
@@ -309,8 +630,7 @@ impl Applier {
         } else {
             self.parent.rename(&self.names.next, &self.names.live)?;
         }
-        self.steps.before(Step::SyncParent)?;
-        self.parent.sync()
+        Ok(())
     }
 
     fn write_state(&mut self, state: State) -> Result<()> {
@@ -321,7 +641,7 @@ impl Applier {
 
 /// Returns whether `root` holds exactly `manifest`. What may not be in a set at all is a difference.
 fn equal(root: &Dir, manifest: &Manifest) -> Result<bool> {
-    match drift::compare(root, manifest) {
+    match drift::compare(root, manifest, &Patterns::default(), None) {
         Ok(drifts) => Ok(drifts.is_empty()),
         Err(Error::IllegalTree { .. }) => Ok(false),
         Err(error) => Err(error),

@@ -5,9 +5,11 @@
 //! Left out on purpose: reflinks. They would keep the previous version from in-place edits; on ext4 there are none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 
+use super::{Needs, Owner};
 use super::record::{Record, Stamp};
 use crate::dir::{Dir, Kind, Parents, hash_file, kind};
 use crate::error::Result;
@@ -36,7 +38,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Lender {
     pub(crate) root: Dir,
-    pub(crate) record: Record,
+    pub(crate) record: Arc<Record>,
     /// For each entry: the stamp with which its content was proven, if it was.
     pub(crate) proven: Vec<Option<Stamp>>,
 }
@@ -54,20 +56,27 @@ pub(crate) struct Plan {
     pub(crate) need: Space,
 }
 
+impl Plan {
+    pub(crate) fn needs(&self) -> Needs {
+        let fetch = self.fetch.iter().map(|(digest, size)| Chunk { digest: *digest, size: *size }).collect();
+        Needs { fetch, space: self.need }
+    }
+}
+
 impl Lender {
-    pub(crate) fn new(root: Dir, record: Record) -> Self {
+    pub(crate) fn new(root: Dir, record: Arc<Record>) -> Self {
         let proven = vec![None; record.manifest.entries.len()];
         Self { root, record, proven }
     }
 
     /// Proves the content of every file that could give something of `wanted`. Errors mean "not proven".
-    pub(crate) fn prove(&mut self, wanted: &HashSet<Digest>) {
+    pub(crate) fn prove(&mut self, wanted: &HashSet<Digest>, owner: Option<Owner>) {
         let mut parents = Parents::new(&self.root);
         for (i, entry) in self.record.manifest.entries.iter().enumerate() {
             let ManifestNode::File { digest, mode, chunks, .. } = &entry.node else { continue };
             if wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest)) {
                 let stamp = &self.record.stamps[i];
-                self.proven[i] = prove_file(&mut parents, &entry.path, *mode, *digest, stamp).ok().flatten();
+                self.proven[i] = prove_file(&mut parents, &entry.path, (*mode, owner), *digest, stamp).ok().flatten();
             }
         }
     }
@@ -76,13 +85,17 @@ impl Lender {
 fn prove_file(
     parents: &mut Parents<'_>,
     path: &str,
-    mode: u32,
+    (mode, owner): (u32, Option<Owner>),
     digest: Digest,
     stamp: &Stamp,
 ) -> Result<Option<Stamp>> {
     let (dir, name) = parents.of(path)?;
     let Some(stat) = dir.stat(name)? else { return Ok(None) };
     if kind(&stat) != Kind::File || stat.st_mode & 0o7777 != mode {
+        return Ok(None);
+    }
+    // A file that is to belong to somebody else needs an inode of its own.
+    if owner.is_some_and(|owner| (stat.st_uid, stat.st_gid) != (owner.user, owner.group)) {
         return Ok(None);
     }
     let now = Stamp::of(&stat);

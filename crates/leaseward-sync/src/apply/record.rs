@@ -2,9 +2,11 @@
 //!
 //! Must stay true: an inode that looks as its stamp says has the content that the manifest says. An edit in place
 //! moves ctime, and nobody can put that back; so another ctime means "hash it", not "it changed".
-//! A stamp is taken only after the file system's clock has passed it, so that a later edit cannot look the same.
+//! A stamp is kept only after the file system's clock has passed it, so that a later edit cannot look the same. Until then
+//! a record has none, and whoever wants to know reads the file.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use leaseward_state::config::{Digest, Manifest, ManifestNode};
 use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
@@ -46,8 +48,8 @@ impl Stamp {
 /// A tree that Leaseward made.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    pub(crate) manifest: Manifest,
-    /// One for each entry of the manifest.
+    pub(crate) manifest: Arc<Manifest>,
+    /// One for each entry of the manifest; the default one proves nothing.
     pub(crate) stamps: Vec<Stamp>,
 }
 
@@ -57,8 +59,14 @@ pub(crate) fn name(version: u64, digest: Digest) -> String {
 }
 
 impl Record {
-    /// Makes the record durable in `dir`.
-    pub(crate) fn save(&self, dir: &Dir, name: &str) -> Result<()> {
+    /// Returns the record of a tree of which nothing is proven yet.
+    pub(crate) fn unproven(manifest: Arc<Manifest>) -> Self {
+        let stamps = vec![Stamp::default(); manifest.entries.len()];
+        Self { manifest, stamps }
+    }
+
+    /// Writes the record to `dir`; durable when this returns, unless somebody else will `sync`.
+    pub(crate) fn save(&self, dir: &Dir, name: &str, sync: bool) -> Result<()> {
         let text = manifest::encode(&self.manifest);
         let mut bytes = Vec::with_capacity(24 + text.len() + self.stamps.len() * STAMP);
         bytes.extend_from_slice(&MAGIC);
@@ -79,14 +87,14 @@ impl Record {
         let written = (|| {
             let mut file = dir.create(temporary)?;
             file.write_all(&bytes).map_err(at("write", &path))?;
-            file.sync_all().map_err(at("sync", &path))
+            if sync { file.sync_all().map_err(at("sync", &path)) } else { Ok(()) }
         })();
         if written.is_err() {
             dir.unlink(temporary)?;
         }
         written?;
         rustix::fs::renameat(dir, temporary, dir, name).map_err(at("name", dir.path().join(name)))?;
-        dir.sync()
+        if sync { dir.sync() } else { Ok(()) }
     }
 
     /// Returns the record of `tree`, if it is there and whole.
@@ -103,7 +111,7 @@ impl Record {
         }
         let manifest = manifest::decode(text).ok()?;
         let stamps: Vec<Stamp> = stamps.chunks_exact(STAMP).map(decode_stamp).collect();
-        (stamps.len() == manifest.entries.len()).then_some(Self { manifest, stamps })
+        (stamps.len() == manifest.entries.len()).then(|| Self { manifest: Arc::new(manifest), stamps })
     }
 }
 
@@ -113,20 +121,27 @@ fn decode_stamp(bytes: &[u8]) -> Stamp {
     Stamp { inode: word(0), size: word(1), mtime: time(2), ctime: time(4) }
 }
 
-/// Returns the stamps of the finished tree at `root`. `expected` holds how each file looked when its content was
-/// known; a file that no longer looks so was changed by somebody, since Leaseward is done with it.
-pub(crate) fn stamp_tree(root: &Dir, tree: &Manifest, expected: &[Stamp]) -> Result<Vec<Stamp>> {
-    let stamps = read_stamps(root, tree)?;
-    for ((entry, stamp), expected) in tree.entries.iter().zip(&stamps).zip(expected) {
-        if !stamp.same_data(expected) {
-            return Err(Error::Changed { path: root.path().join(&entry.path) });
-        }
+/// Returns an error unless every file at `root` is the one that was put there, with its data. `expected` holds how each
+/// looked when its content was known: Leaseward is done with them, so another look is somebody's doing.
+pub(crate) fn check_tree(root: &Dir, tree: &Manifest, expected: &[Stamp]) -> Result<()> {
+    let found = read_stamps(root, tree)?;
+    match (0..found.len()).find(|i| !found[*i].same_data(&expected[*i])) {
+        Some(i) => Err(Error::Changed { path: root.path().join(&tree.entries[i].path) }),
+        None => Ok(()),
     }
-    settle(root, &stamps)?;
+}
+
+/// Returns the stamps of the tree at `root`, once nothing of ours touches its inodes any more. A file that is no longer
+/// what was `expected`, or that is changed meanwhile, gets none: it has to be read. `probe` is a directory beside it.
+pub(crate) fn settled_stamps(root: &Dir, tree: &Manifest, expected: &[Stamp], probe: &Dir) -> Result<Vec<Stamp>> {
+    let stamps = read_stamps(root, tree)?;
+    settle(probe, &stamps)?;
     // Again, as something may have changed in the tick that has now passed.
-    let settled = read_stamps(root, tree)?;
-    if let Some(i) = (0..stamps.len()).find(|i| settled[*i] != stamps[*i]) {
-        return Err(Error::Changed { path: root.path().join(&tree.entries[i].path) });
+    let mut settled = read_stamps(root, tree)?;
+    for (i, stamp) in settled.iter_mut().enumerate() {
+        if *stamp != stamps[i] || !stamp.same_data(&expected[i]) {
+            *stamp = Stamp::default();
+        }
     }
     Ok(settled)
 }
@@ -140,25 +155,24 @@ fn read_stamps(root: &Dir, tree: &Manifest) -> Result<Vec<Stamp>> {
             continue;
         }
         let (dir, name) = parents.of(&entry.path)?;
-        let stat = dir.stat(name)?.ok_or_else(|| Error::Changed { path: dir.path().join(name) })?;
-        stamps.push(Stamp::of(&stat));
+        stamps.push(dir.stat(name)?.as_ref().map_or_else(Stamp::default, Stamp::of));
     }
     Ok(stamps)
 }
 
 /// Waits until the file system stamps changes with a later time than the newest of `stamps`.
-fn settle(root: &Dir, stamps: &[Stamp]) -> Result<()> {
+fn settle(probe: &Dir, stamps: &[Stamp]) -> Result<()> {
     let newest = stamps.iter().map(|stamp| stamp.ctime).max().unwrap_or_default();
     for _ in 0..SETTLE_TRIES {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let same = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: same, last_modification: now };
-        rustix::fs::futimens(root, &times).map_err(at("touch", root.path()))?;
-        if Stamp::of(&root.own_stat()?).ctime > newest {
+        rustix::fs::futimens(probe, &times).map_err(at("touch", probe.path()))?;
+        if Stamp::of(&probe.own_stat()?).ctime > newest {
             return Ok(());
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     // A clock that was set back. Such stamps are no proof, so say that the tree must be looked at again.
-    Err(Error::Changed { path: root.path().to_owned() })
+    Err(Error::Changed { path: probe.path().to_owned() })
 }

@@ -1,7 +1,8 @@
 //! What to make of the disk after a death at any moment.
 //!
 //! Must stay true: [`decide`] is pure; the live tree is never touched, only trees with our own suffixes are moved or
-//! removed; running it again after a death in the middle of it gives the same answer.
+//! removed; running it again after a death in the middle of it gives the same answer. What a switch leaves to be done after
+//! it ([`Applier::finish`]) is work that a recovery would do as well.
 
 use super::record::{self, Record};
 use super::slot::{Phase, RootId, Standing, State, root_id};
@@ -44,8 +45,9 @@ pub(crate) fn decide(state: &State, found: Found) -> Verdict {
 }
 
 impl Applier {
-    /// Finishes or cleans up, from what the state file and the disk say. Also the last part of every apply.
+    /// Finishes or cleans up, from what the state file and the disk say.
     pub(super) fn recover(&mut self) -> Result<()> {
+        (self.planned, self.unfinished) = (None, None);
         let state = *self.slots.state();
         let found = Found {
             live: root_id(&self.parent, &self.names.live)?,
@@ -93,20 +95,24 @@ impl Applier {
     }
 
     /// Removes the older kept tree.
-    pub(super) fn retire_previous(&mut self) -> Result<()> {
+    fn retire_previous(&mut self) -> Result<()> {
+        self.put_aside_previous()?;
+        self.steps.before(Step::RemoveTree)?;
+        self.parent.remove_tree(&self.names.gone)
+    }
+
+    /// Takes its name from the older kept tree, so that a half-removed one never counts as the kept one.
+    pub(super) fn put_aside_previous(&mut self) -> Result<()> {
         self.steps.before(Step::RemoveTree)?;
         self.parent.remove_tree(&self.names.gone)?;
         if self.parent.stat(&self.names.previous)?.is_some() {
-            // Under another name first, so that a half-removed tree never counts as the kept one.
             self.steps.before(Step::RetirePrevious)?;
             self.parent.rename(&self.names.previous, &self.names.gone)?;
-            self.steps.before(Step::RemoveTree)?;
-            self.parent.remove_tree(&self.names.gone)?;
         }
         Ok(())
     }
 
-    fn drop_records(&mut self) -> Result<()> {
+    pub(super) fn drop_records(&mut self) -> Result<()> {
         let state = self.slots.state();
         let kept: Vec<String> = [state.live, state.previous]
             .into_iter()

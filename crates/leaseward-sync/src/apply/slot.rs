@@ -70,6 +70,8 @@ pub(crate) struct Slots {
     path: std::path::PathBuf,
     generation: u64,
     state: State,
+    /// What the file says. The state may be ahead of it, where the disk itself tells the rest.
+    written: State,
 }
 
 impl Slots {
@@ -90,7 +92,7 @@ impl Slots {
             tracing::warn!(path = %path.display(), "no slot of the state file is valid: starting without state");
         }
         let (generation, state) = newest.unwrap_or((0, State::EMPTY));
-        Ok(Self { file, path, generation, state })
+        Ok(Self { file, path, generation, state, written: state })
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -99,7 +101,8 @@ impl Slots {
 
     /// Makes `state` durable. Writes nothing if it is the state already.
     pub(crate) fn write(&mut self, state: State) -> Result<()> {
-        if state == self.state {
+        if state == self.written {
+            self.state = state;
             return Ok(());
         }
         let generation = self.generation + 1;
@@ -108,7 +111,13 @@ impl Slots {
         self.file.sync_data().map_err(at("sync", &self.path))?;
         self.generation = generation;
         self.state = state;
+        self.written = state;
         Ok(())
+    }
+
+    /// Takes `state` for the state, and leaves it to a later [`Slots::write`] to make it durable.
+    pub(crate) fn note(&mut self, state: State) {
+        self.state = state;
     }
 }
 

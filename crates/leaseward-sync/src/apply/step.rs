@@ -18,6 +18,7 @@ pub(crate) enum Step {
     FinishFile,
     SyncTree,
     RetirePrevious,
+    Check,
     Stamp,
     SaveRecord,
     Switch,

@@ -1,17 +1,23 @@
-//! Getting the blobs of a version onto this machine.
+//! Getting a version onto this machine: as what changed since the live one, or else the blobs that are not here.
 //!
 //! Must stay true: what is stored is verified; what was stored stays when the rest fails, so the next attempt fetches
-//! only what is left. Bounded: so many fetches at one time, one blob in memory each.
+//! only what is left. A small delta is no more to fetch again, and is not stored. Bounded: so many questions at one time, each
+//! for so many bytes; a delta within its own limits.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use leaseward_state::config::Digest;
+use leaseward_state::config::{Chunk, Digest, Manifest};
+use leaseward_state::name::SetName;
 use tokio::task::JoinSet;
 
-use super::{Blob, Source};
-use crate::BlobStore;
+use super::disk::Disk;
+use super::{Blob, Source, WantedVersion};
+use crate::delta::Delta;
 use crate::error::Error;
-use crate::limits::CORRUPT_TRIES;
+use crate::limits::{CORRUPT_TRIES, DELTA_HELD_BYTES_MAX, DELTA_SENT_BYTES_MAX, FRAMES_ASKED_MAX, FRAMES_BYTES_MAX};
+use crate::{BlobStore, empty_tree, frame, manifest};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -48,50 +54,272 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Fetches all of `digests` into `store`. Cancel safe: what was stored stays.
-pub(crate) async fn fetch_all(
-    source: &Arc<dyn Source>,
-    store: &Arc<BlobStore>,
-    digests: Vec<Digest>,
-    parallel: usize,
-) -> Result<(), Failure> {
-    let mut running = JoinSet::new();
-    let mut waiting = digests.into_iter();
-    loop {
-        while running.len() < parallel
-            && let Some(digest) = waiting.next()
-        {
-            running.spawn(fetch_one(Arc::clone(source), Arc::clone(store), digest));
+/// Plain chunks that are in no store, by name.
+pub(crate) type Made = HashMap<Digest, Vec<u8>>;
+
+/// Where the blobs of a set come from and go to.
+#[derive(Clone)]
+pub(crate) struct Fetch {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) disk: Arc<Mutex<Disk>>,
+    pub(crate) store: Arc<BlobStore>,
+    pub(crate) set: SetName,
+    /// Questions at one time.
+    pub(crate) parallel: usize,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// How far a fetch is.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Returns the bytes that came, and those that were lacking.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+}
+
+impl Fetch {
+    /// Fetches what this machine lacks of a version and returns its manifest, and the chunks that came with a small delta:
+    /// they are not in the cache. Cancel safe: what was stored stays.
+    pub(crate) async fn version(&self, want: WantedVersion) -> Result<(Arc<Manifest>, Made), Failure> {
+        let (tree, made) = match self.cached(want.manifest).await? {
+            Some(tree) => (Arc::new(tree), Made::new()),
+            None => match self.by_delta(want).await {
+                Some(got) => got,
+                None => (Arc::new(self.whole_manifest(want.manifest).await?), Made::new()),
+            },
+        };
+        let (fetch, manifest) = (self.clone(), Arc::clone(&tree));
+        let (made, missing) = blocking(move || {
+            let missing = fetch.missing(want.manifest, &manifest, &made)?;
+            Ok((made, missing))
+        })
+        .await?;
+        self.all(missing).await?;
+        Ok((tree, made))
+    }
+
+    /// Fetches the manifest of a version, if it is not here, and returns it. What comes with it goes to the cache. Cancel
+    /// safe.
+    pub(crate) async fn manifest(&self, want: WantedVersion) -> Result<Manifest, Failure> {
+        if let Some(tree) = self.cached(want.manifest).await? {
+            return Ok(tree);
         }
-        match running.join_next().await {
-            None => return Ok(()),
-            Some(Ok(outcome)) => outcome?,
-            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Some(Err(error)) => return Err(Failure::Source(error.to_string())),
+        let Some((tree, made)) = self.by_delta(want).await else { return self.whole_manifest(want.manifest).await };
+        let store = Arc::clone(&self.store);
+        let kept = blocking(move || {
+            store.put_plain(made.iter().map(|(digest, bytes)| (*digest, bytes.as_slice())))?;
+            // The manifest last: it says that the rest is here.
+            store.put_plain(std::iter::once((want.manifest, manifest::encode(&tree).as_slice())))?;
+            Ok(Arc::unwrap_or_clone(tree))
+        });
+        Ok(kept.await?)
+    }
+
+    /// Fetches those of these chunks that are not in the cache. Cancel safe: what was stored stays.
+    pub(crate) async fn chunks(&self, chunks: Vec<Chunk>) -> Result<(), Failure> {
+        let store = Arc::clone(&self.store);
+        let lacking = blocking(move || {
+            // Read and not only looked for, as the manifest is.
+            let lacking = chunks.into_iter().filter(|chunk| store.get(chunk.digest).is_err());
+            Ok(lacking.map(|Chunk { digest, size }| Piece { digest, size }).collect())
+        });
+        self.all(lacking.await?).await
+    }
+
+    /// Returns a manifest from the cache, if it is there and whole: the cache is not synced, so a power cut may have damaged
+    /// it.
+    async fn cached(&self, digest: Digest) -> Result<Option<Manifest>, Failure> {
+        let store = Arc::clone(&self.store);
+        match blocking(move || manifest::decode(&store.get(digest)?)).await {
+            Ok(tree) => Ok(Some(tree)),
+            Err(Error::BlobMissing { .. } | Error::BlobCorrupt { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn whole_manifest(&self, digest: Digest) -> Result<Manifest, Failure> {
+        fetch_pieces(&self.source, &self.store, vec![Piece { digest, size: 0 }], 0).await?;
+        let store = Arc::clone(&self.store);
+        Ok(blocking(move || manifest::decode(&store.get(digest)?)).await?)
+    }
+
+    /// Returns the manifest and the chunks that the live version lacks, if the source gives a delta that fits. Many chunks
+    /// go to the cache instead of memory.
+    async fn by_delta(&self, want: WantedVersion) -> Option<(Arc<Manifest>, Made)> {
+        let disk = Arc::clone(&self.disk);
+        let live = blocking(move || Ok(disk.lock().unwrap_or_else(PoisonError::into_inner).live())).await;
+        let base = match live {
+            Ok(Some(live)) => live.manifest,
+            // Nothing is live: what can be made out of nothing, is.
+            _ => empty_tree(),
+        };
+        let bytes = self.source.delta(&self.set, base, want.manifest).await?;
+        let (fetch, set) = (self.clone(), &self.set);
+        match blocking(move || fetch.take_delta(bytes.as_slice(), base, want.manifest)).await {
+            Ok(got) => Some(got),
+            Err(error) => {
+                tracing::info!(%set, version = want.number, %error, "the delta does not fit what is here: fetching");
+                None
+            }
+        }
+    }
+
+    fn take_delta(&self, bytes: &[u8], base: Digest, next: Digest) -> Result<(Arc<Manifest>, Made), Error> {
+        let why = |why: &str| Error::BadDelta { why: why.to_owned() };
+        if bytes.len() > DELTA_SENT_BYTES_MAX {
+            return Err(why("it is longer than it may be"));
+        }
+        let delta = Delta::open(bytes)?;
+        if (delta.base(), delta.next()) != (base, next) {
+            return Err(why("it is for other versions"));
+        }
+        let lent = self.disk.lock().unwrap_or_else(PoisonError::into_inner).live_tree()?;
+        let decoded = match &lent {
+            Some(lent) => delta.decode(lent.manifest(), &mut |chunk: Chunk| lent.read(chunk.digest))?,
+            None => {
+                delta.decode(&Manifest::default(), &mut |chunk| Err(Error::BlobMissing { digest: chunk.digest }))?
+            }
+        };
+        if decoded.chunks().map(|(_, bytes)| bytes.len()).sum::<usize>() <= DELTA_HELD_BYTES_MAX {
+            let made = decoded.chunks().map(|(digest, bytes)| (digest, bytes.to_vec())).collect();
+            return Ok((Arc::new(decoded.manifest), made));
+        }
+        self.store.put_plain(decoded.chunks())?;
+        // The manifest last: it says that the rest is here.
+        self.store.put_plain(std::iter::once((next, decoded.encoded.as_slice())))?;
+        Ok((Arc::new(decoded.manifest), Made::new()))
+    }
+
+    /// Returns the chunks of a version that are nowhere on this machine.
+    fn missing(&self, name: Digest, tree: &Manifest, made: &Made) -> Result<Vec<Piece>, Error> {
+        let needs = self.disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, tree)?;
+        let mut missing = Vec::new();
+        for Chunk { digest, size } in needs.fetch {
+            // Read and not only looked for, as the manifest is.
+            if !made.contains_key(&digest) && self.store.get(digest).is_err() {
+                missing.push(Piece { digest, size });
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Fetches all of `pieces`. Cancel safe: what was stored stays.
+    async fn all(&self, pieces: Vec<Piece>) -> Result<(), Failure> {
+        let bytes = |pieces: &[Piece]| pieces.iter().map(|piece| u64::from(piece.size)).sum::<u64>();
+        self.progress.total.fetch_add(bytes(&pieces), Ordering::Relaxed);
+        let mut running: JoinSet<Result<(), Failure>> = JoinSet::new();
+        let mut waiting = batches(pieces, FRAMES_BYTES_MAX / 2).into_iter().enumerate();
+        loop {
+            while running.len() < self.parallel
+                && let Some((turn, batch)) = waiting.next()
+            {
+                let (source, store) = (Arc::clone(&self.source), Arc::clone(&self.store));
+                let (progress, size) = (Arc::clone(&self.progress), bytes(&batch));
+                running.spawn(async move {
+                    fetch_pieces(&source, &store, batch, turn).await?;
+                    progress.done.fetch_add(size, Ordering::Relaxed);
+                    Ok(())
+                });
+            }
+            match running.join_next().await {
+                None => return Ok(()),
+                Some(Ok(outcome)) => outcome?,
+                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Some(Err(error)) => return Err(Failure::Source(error.to_string())),
+            }
         }
     }
 }
 
-/// Fetches one blob into `store`, verified.
-pub(crate) async fn fetch_one(source: Arc<dyn Source>, store: Arc<BlobStore>, digest: Digest) -> Result<(), Failure> {
+/// A blob that is wanted, and its plain size as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    digest: Digest,
+    size: u32,
+}
+
+/// Cuts what is wanted into questions of about so many plain bytes, in order.
+fn batches(pieces: Vec<Piece>, bytes: usize) -> Vec<Vec<Piece>> {
+    let mut batches: Vec<Vec<Piece>> = Vec::new();
+    let mut left = 0;
+    for piece in pieces {
+        match batches.last_mut() {
+            Some(last) if left >= piece.size as usize && last.len() < FRAMES_ASKED_MAX => last.push(piece),
+            _ => {
+                left = bytes;
+                batches.push(vec![piece]);
+            }
+        }
+        left = left.saturating_sub(piece.size as usize);
+    }
+    batches
+}
+
+/// Fetches some blobs into `store`, verified. `turn` says which voter is asked first.
+async fn fetch_pieces(
+    source: &Arc<dyn Source>,
+    store: &Arc<BlobStore>,
+    pieces: Vec<Piece>,
+    mut turn: usize,
+) -> Result<(), Failure> {
+    let mut left: Vec<Digest> = pieces.iter().map(|piece| piece.digest).collect();
     let mut tries = 0;
-    loop {
-        let blob = source.fetch(digest).await.map_err(|error| Failure::Source(error.to_string()))?;
-        let keep = Arc::clone(&store);
-        let stored = blocking(move || match blob {
-            Blob::Plain(bytes) => keep.put(digest, &bytes),
-            Blob::Frame(bytes) => keep.put_frame(digest, &bytes),
-        })
-        .await;
-        match stored {
+    while !left.is_empty() {
+        let blobs = source.fetch_many(&left, turn).await.map_err(|error| Failure::Source(error.to_string()))?;
+        if blobs.is_empty() {
+            return Err(Failure::Source("the source gives nothing".to_owned()));
+        }
+        let got: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+        let keep = Arc::clone(store);
+        match blocking(move || keep_blobs(&keep, blobs)).await {
             Err(error @ (Error::BlobCorrupt { .. } | Error::TooLarge { .. })) => {
                 tries += 1;
-                tracing::warn!(%digest, %error, "the source gave wrong bytes: refused");
+                turn += 1;
+                tracing::warn!(%error, "the source gave wrong bytes: refused");
                 if tries > CORRUPT_TRIES {
                     return Err(Failure::Source(error.to_string()));
                 }
             }
-            other => return Ok(other?),
+            Err(error) => return Err(error.into()),
+            Ok(()) => left.retain(|digest| !got.contains(digest)),
         }
+    }
+    Ok(())
+}
+
+fn keep_blobs(store: &BlobStore, blobs: Vec<(Digest, Blob)>) -> Result<(), Error> {
+    let mut frames = Vec::with_capacity(blobs.len());
+    for (digest, blob) in blobs {
+        frames.push((
+            digest,
+            match blob {
+                Blob::Plain(bytes) => frame::pack(&bytes)?.into(),
+                Blob::Frame(bytes) => bytes,
+            },
+        ));
+    }
+    store.put_frames(&frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest_of;
+
+    #[test]
+    fn questions_are_of_about_equal_bytes() {
+        let piece = |size: u32| Piece { digest: digest_of(&size.to_le_bytes()), size };
+        let sizes = |batches: Vec<Vec<Piece>>| -> Vec<Vec<u32>> {
+            batches.iter().map(|batch| batch.iter().map(|piece| piece.size).collect()).collect()
+        };
+        let pieces = [3, 4, 5, 20, 1, 1].map(piece).to_vec();
+        assert_eq!(sizes(batches(pieces, 10)), [vec![3, 4], vec![5], vec![20], vec![1, 1]]);
+        assert_eq!(batches(Vec::new(), 10), Vec::<Vec<Piece>>::new());
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! Must stay true: it compares wanted with live and never counts on having seen every change; it goes to the wanted
 //! version and to no other; a set that nobody wants anything of is left alone; it reports changes only.
-//! One task owns each set. Left out on purpose: who decides what is wanted, draining, reload hooks, drift scans.
+//! One task owns each set. Left out on purpose: who decides what is wanted, and how a machine leaves its load balancer.
 
+mod disk;
 mod fetch;
+mod hear;
+mod prepare;
 mod task;
 
 use std::collections::BTreeMap;
@@ -13,14 +16,18 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use leaseward_state::config::delta::SharedBytes;
+use leaseward_state::config::spec::SetSpec;
 use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use self::task::SetTask;
+use self::task::{Now, SetTask};
 use crate::apply::SetDirs;
 use crate::limits::{FETCHES_PARALLEL, FETCHES_PARALLEL_MAX, RESERVE_BYTES};
+use crate::render::Facts;
+use crate::secret::Keys;
 
 /// The version of a set that this machine should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +38,21 @@ pub struct WantedVersion {
     pub manifest: Digest,
 }
 
+/// What this machine should have of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedSet {
+    /// What should be live; `None`: what is there, untouched.
+    pub live: Option<WantedVersion>,
+    /// What should be ready on the disk besides, checked and not live.
+    pub staged: Option<WantedVersion>,
+    /// Raised when an operator asks for everything to be looked at and tried anew.
+    pub attempt: u64,
+    /// How the set is kept.
+    pub spec: Arc<SetSpec>,
+}
+
 /// What this machine should have. A set that is not in it is left as it is.
-pub type Wanted = BTreeMap<SetName, WantedVersion>;
+pub type Wanted = BTreeMap<SetName, WantedSet>;
 
 /// How far a set is on this machine. Sent when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +71,7 @@ pub enum Blob {
     /// The plain bytes.
     Plain(Vec<u8>),
     /// The stored form, as [`crate::BlobStore::get_frame`] returns it.
-    Frame(Vec<u8>),
+    Frame(SharedBytes),
 }
 
 /// Why a source could not give a blob.
@@ -67,15 +87,66 @@ pub struct FetchError {
 /// A fetch under way. Dropping it gives it up.
 pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Blob, FetchError>> + Send + 'a>>;
 
-/// Where blobs come from: any voter, nearest first.
+/// Several blobs under way. Dropping it gives them up.
+pub type FetchingMany<'a> = Pin<Box<dyn Future<Output = Result<Vec<(Digest, Blob)>, FetchError>> + Send + 'a>>;
+
+/// A delta under way. Dropping it gives it up.
+pub type FetchingDelta<'a> = Pin<Box<dyn Future<Output = Option<SharedBytes>> + Send + 'a>>;
+
+/// Where blobs come from: any voter, nearest first. Everything must end in bounded time and be cancel safe, since a newer
+/// version ends it.
 pub trait Source: Send + Sync + 'static {
-    /// Fetches a blob. Must end in bounded time; must be cancel safe, since a newer version ends it.
+    /// Fetches a blob.
     fn fetch(&self, digest: Digest) -> Fetching<'_>;
+
+    /// Fetches some of these blobs, one at least. Questions with different `turn`s go to different voters where that is
+    /// no longer way.
+    fn fetch_many<'a>(&'a self, digests: &'a [Digest], turn: usize) -> FetchingMany<'a> {
+        let _ = turn;
+        Box::pin(async move {
+            let Some(first) = digests.first() else { return Ok(Vec::new()) };
+            Ok(vec![(*first, self.fetch(*first).await?)])
+        })
+    }
+
+    /// Returns what makes the manifest `next` and its chunks out of `base`, if somebody knows.
+    fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> FetchingDelta<'a> {
+        let _ = (set, base, next);
+        Box::pin(async { None })
+    }
+}
+
+/// What takes this machine out of its load balancer and puts it back.
+pub trait Gate: Send + Sync + 'static {
+    /// Takes the machine out because of a set. Returns when its sessions have ended, or after `within`.
+    fn leave<'a>(&'a self, set: &'a SetName, within: std::time::Duration) -> Leaving<'a>;
+
+    /// Puts the machine back, as far as this set is concerned.
+    fn come_back(&self, set: &SetName);
+}
+
+/// A machine that leaves its load balancer.
+pub type Leaving<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// No load balancer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ungated;
+
+impl Gate for Ungated {
+    fn leave<'a>(&'a self, _: &'a SetName, _: std::time::Duration) -> Leaving<'a> {
+        Box::pin(async {})
+    }
+
+    fn come_back(&self, _: &SetName) {}
 }
 
 /// How this machine keeps its sets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MemberConfig {
+    /// What its config depends on.
+    pub facts: Facts,
+    /// The keys that it holds.
+    pub keys: Keys,
     /// Sets live at `<config_dir>/<set>`. Made if it is not there.
     pub config_dir: PathBuf,
     /// What Leaseward knows about its trees, and chunks of versions that are not complete.
@@ -93,6 +164,8 @@ impl MemberConfig {
     #[must_use]
     pub fn new(config_dir: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
         Self {
+            facts: Facts::default(),
+            keys: Keys::default(),
             config_dir: config_dir.into(),
             state_dir: state_dir.into(),
             targets: BTreeMap::new(),
@@ -127,10 +200,11 @@ impl Member {
         config: MemberConfig,
         wanted: watch::Receiver<Wanted>,
         source: Arc<dyn Source>,
+        gate: Arc<dyn Gate>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(config, wanted, source, reports, stopped));
+        let task = tokio::spawn(run(config, wanted, source, gate, reports, stopped));
         Self { stop, task }
     }
 
@@ -147,6 +221,7 @@ async fn run(
     config: MemberConfig,
     mut wanted: watch::Receiver<Wanted>,
     source: Arc<dyn Source>,
+    gate: Arc<dyn Gate>,
     reports: mpsc::Sender<Report>,
     mut stopped: oneshot::Receiver<()>,
 ) {
@@ -154,6 +229,7 @@ async fn run(
     let (copy, watching) = watch::channel(Wanted::new());
     let mut targets = BTreeMap::new();
     let mut tasks = JoinSet::new();
+    let (facts, keys) = (Arc::new(config.facts.clone()), Arc::new(config.keys.clone()));
     loop {
         let now = wanted.borrow_and_update().clone();
         for set in now.keys() {
@@ -173,10 +249,10 @@ async fn run(
                     reports: reports.clone(),
                     parallel: config.parallel_fetches.clamp(1, FETCHES_PARALLEL_MAX),
                     reserve: config.reserve_bytes,
-                    opened: None,
-                    live: None,
-                    last: None,
-                    said: None,
+                    gate: Arc::clone(&gate),
+                    facts: Arc::clone(&facts),
+                    keys: Arc::clone(&keys),
+                    now: Now::default(),
                 }
                 .run(),
             );

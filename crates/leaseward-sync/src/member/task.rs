@@ -1,28 +1,49 @@
-//! One set on this machine: from what is live to what is wanted.
+//! One set on this machine: from what is live to what is wanted, and what somebody changed by hand meanwhile.
 //!
-//! Must stay true: a switch that has begun is waited for; a fetch is given up as soon as another version is wanted.
-//! After a failure it waits and tries again, longer each time and never longer than the limit; a version that can
-//! never be applied is not tried again.
+//! Must stay true: a switch that has begun is waited for; a fetch is given up as soon as something else is wanted.
+//! After a failure it waits and tries again, longer each time and never longer than the limit. A version that can never
+//! be applied, or that its reload refused, is not tried again until an operator asks or something else is wanted.
+//! A version whose reload fails is taken back at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use leaseward_state::config::{Manifest, SyncState};
+use leaseward_state::config::spec::{DrainRule, DriftRule};
+use leaseward_state::config::{DriftedPath, Manifest, ManifestNode, SyncState};
 use leaseward_state::name::SetName;
+use leaseward_state::token::UnixMillis;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
-use super::fetch::{Failure, blocking, fetch_all, fetch_one};
-use super::{Report, Source, Wanted, WantedVersion};
-use crate::apply::{Applier, Live, SetDirs};
+use super::disk::Disk;
+use super::fetch::{Failure, Fetch, Progress, blocking};
+use super::hear::Watch;
+use super::prepare::{Member, Prepared, environment};
+use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
+use crate::BlobStore;
+use crate::apply::{Drift, Live, SetDirs};
 use crate::error::{Error, Result};
-use crate::limits::{RETRY_FIRST, RETRY_LONGEST};
-use crate::{BlobStore, manifest};
+use crate::limits::{DRIFTS_REPORTED_MAX, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
+use crate::patterns::Patterns;
+use crate::program::Run;
+use crate::render::{self, Facts};
+use crate::secret::Keys;
 
 /// The open set. Locked on blocking threads only.
 #[derive(Clone)]
 pub(crate) struct Opened {
-    applier: Arc<Mutex<Applier>>,
-    store: Arc<BlobStore>,
+    pub(crate) disk: Arc<Mutex<Disk>>,
+    pub(crate) store: Arc<BlobStore>,
+}
+
+impl Opened {
+    fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Disk) -> Result<T> + Send + 'static,
+    ) -> impl Future<Output = Result<T>> {
+        let disk = Arc::clone(&self.disk);
+        blocking(move || work(&mut disk.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
 }
 
 pub(crate) struct SetTask {
@@ -32,32 +53,57 @@ pub(crate) struct SetTask {
     pub(crate) clash: Option<SetName>,
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) source: Arc<dyn Source>,
+    pub(crate) gate: Arc<dyn Gate>,
     pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) parallel: usize,
     pub(crate) reserve: u64,
-    pub(crate) opened: Option<Opened>,
-    /// What is live, as the applier said last; nothing before it was opened.
-    pub(crate) live: Option<Live>,
-    pub(crate) last: Option<Report>,
+    pub(crate) now: Now,
+}
+
+/// What the task knows.
+#[derive(Default)]
+pub(crate) struct Now {
+    opened: Option<Opened>,
+    /// What is live; nothing before the set was opened.
+    live: Option<Live>,
+    /// The published version that is known to be live as this member should have it.
+    settled: Option<WantedVersion>,
+    /// The operator's attempt that was made last.
+    attempt: Option<u64>,
+    /// The version whose reload failed here, in which attempt.
+    refused: Option<(WantedVersion, u64)>,
+    last: Option<Report>,
     /// The failure that was logged last, so that a repeated one is not.
-    pub(crate) said: Option<String>,
+    said: Option<String>,
+    watch: Option<Watch>,
 }
 
 enum Outcome {
-    Live,
+    /// Nothing is left to do but to look now and then.
+    Settled,
     Superseded,
     Failed(Failure),
+}
+
+enum Waited {
+    Again,
+    Changed,
+    Look,
+    Ended,
 }
 
 impl SetTask {
     pub(crate) async fn run(mut self) {
         let mut pause = RETRY_FIRST;
         loop {
-            let want = self.wanted.borrow_and_update().get(&self.set).copied();
-            let wait = match want {
-                None => None,
-                Some(want) => match self.attempt(want).await {
-                    Outcome::Superseded => {
+            let want = self.wanted.borrow_and_update().get(&self.set).cloned();
+            let mut again = None;
+            let mut look = None;
+            if let Some(want) = &want {
+                match self.attempt(want).await {
+                    Ok(Outcome::Superseded) => {
                         pause = RETRY_FIRST;
                         // Nobody wants anything any more once the sender is gone.
                         if self.wanted.has_changed().is_err() {
@@ -65,114 +111,442 @@ impl SetTask {
                         }
                         continue;
                     }
-                    Outcome::Live => None,
-                    Outcome::Failed(failure) => {
+                    Ok(Outcome::Settled) => look = want.live.map(|_| Duration::from_millis(want.spec.scan_each_ms)),
+                    Ok(Outcome::Failed(failure)) | Err(failure) => {
                         self.failed(want, &failure).await;
-                        let again = !matches!(&failure, Failure::Local(error) if !error.is_retryable());
-                        again.then_some(pause)
+                        let for_ever = matches!(&failure, Failure::Local(error) if !error.is_retryable());
+                        again = (!for_ever).then_some(pause);
                     }
-                },
-            };
-            pause = if wait.is_some() { (pause * 2).min(RETRY_LONGEST) } else { RETRY_FIRST };
-            match self.wait(want, wait).await {
+                }
+            }
+            pause = if again.is_some() { (pause * 2).min(RETRY_LONGEST) } else { RETRY_FIRST };
+            let next_look = look.map(|each| Instant::now() + each);
+            match self.wait(want.as_ref(), again, next_look).await {
                 Waited::Again => {}
                 Waited::Changed => pause = RETRY_FIRST,
                 Waited::Ended => return,
+                Waited::Look => {
+                    if let Some(want) = &want
+                        && let Err(failure) = self.look(want, false).await
+                    {
+                        tracing::warn!(set = %self.set, %failure, "cannot look for changes");
+                    }
+                }
             }
         }
     }
 
-    /// Waits until something else is wanted, or for `pause`.
-    async fn wait(&mut self, want: Option<WantedVersion>, pause: Option<Duration>) -> Waited {
+    /// Waits until something else is wanted, for `pause`, or until it is time to look.
+    async fn wait(&mut self, want: Option<&WantedSet>, pause: Option<Duration>, look: Option<Instant>) -> Waited {
         let set = &self.set;
-        let changed = self.wanted.wait_for(|wanted| wanted.get(set).copied() != want);
+        let changed = self.wanted.wait_for(|wanted| wanted.get(set) != want);
         let pause = async {
             match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
+                Some(pause) => sleep(pause).await,
                 None => std::future::pending().await,
+            }
+        };
+        let watch = &self.now.watch;
+        let look = async {
+            let Some(look) = look else { return std::future::pending().await };
+            let heard = async {
+                match watch {
+                    Some(watch) => {
+                        if watch.changed().await.is_err() {
+                            std::future::pending::<()>().await;
+                        }
+                        // Who edits one file edits the next.
+                        sleep(WATCH_SETTLES).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = heard => {}
+                () = sleep_until(look) => {}
             }
         };
         tokio::select! {
             changed = changed => if changed.is_ok() { Waited::Changed } else { Waited::Ended },
             () = pause => Waited::Again,
+            () = look => Waited::Look,
         }
     }
 
-    async fn attempt(&mut self, want: WantedVersion) -> Outcome {
-        match self.try_attempt(want).await {
-            Ok(outcome) => outcome,
-            Err(failure) => Outcome::Failed(failure),
-        }
-    }
-
-    async fn try_attempt(&mut self, want: WantedVersion) -> Result<Outcome, Failure> {
+    async fn attempt(&mut self, want: &WantedSet) -> Result<Outcome, Failure> {
         if let Some(other) = &self.clash {
             let why = format!("its target overlaps the one of set {other}");
             return Err(Error::illegal(&self.dirs.target, why).into());
         }
-        let opened = self.open().await?;
-        let goal = Live { version: want.number, manifest: want.manifest };
-        if self.live == Some(goal) {
-            self.report(SyncState::Applied).await;
-            return Ok(Outcome::Live);
+        if want.live.is_none() && want.staged.is_none() {
+            self.now.settled = None;
+            self.report(SyncState::Disabled).await;
+            return Ok(Outcome::Settled);
         }
-        self.progress(SyncState::Fetching { version: want.number }, want.number).await;
-        let mut watching = self.wanted.clone();
-        let fetched = tokio::select! {
-            fetched = fetch_version(&self.source, &opened, want, self.parallel) => fetched?,
-            _ = watching.wait_for(|wanted| wanted.get(&self.set) != Some(&want)) => return Ok(Outcome::Superseded),
-        };
-        self.progress(SyncState::OnDisk { version: want.number }, want.number).await;
-        if self.wanted.borrow().get(&self.set) != Some(&want) {
-            return Ok(Outcome::Superseded);
+        let opened = self.open(want).await?;
+        // The first attempt of this run is no request: it was answered by an earlier one, or there was none.
+        let asked = self.now.attempt.replace(want.attempt).is_some_and(|last| last != want.attempt);
+        let drifted = self.now.last.as_ref().is_some_and(|last| matches!(last.state, SyncState::Drifted { .. }));
+        if asked {
+            // What is said now is an answer, also if it was said before.
+            self.now.last = None;
         }
-        let done = blocking({
-            let opened = opened.clone();
-            move || apply(&opened, want, &fetched)
-        });
-        self.live = done.await?;
-        tracing::info!(set = %self.set, version = want.number, "version applied");
-        self.said = None;
-        self.report(SyncState::Applied).await;
-        Ok(Outcome::Live)
+        if want.staged.is_none() || want.staged == want.live {
+            let live = want.live.map_or(0, |live| live.number);
+            opened.with(move |disk| disk.unstage_other(live)).await?;
+        }
+        if let Some(goal) = want.live {
+            if self.now.settled != Some(goal) || asked {
+                match self.bring(want, goal, &opened, asked, drifted).await? {
+                    Outcome::Settled => {}
+                    other => return Ok(other),
+                }
+            }
+            if asked || drifted {
+                self.look(want, asked).await?;
+            } else {
+                self.report(SyncState::Applied).await;
+            }
+        }
+        match want.staged {
+            Some(staged) if want.live != Some(staged) => self.hold_ready(want, staged, &opened).await,
+            _ => Ok(Outcome::Settled),
+        }
     }
 
-    async fn open(&mut self) -> Result<Opened> {
-        if let Some(opened) = &self.opened {
-            return Ok(opened.clone());
+    /// Makes a version live.
+    async fn bring(
+        &mut self,
+        want: &WantedSet,
+        goal: WantedVersion,
+        opened: &Opened,
+        asked: bool,
+        drifted: bool,
+    ) -> Result<Outcome, Failure> {
+        let plain = Live { version: goal.number, manifest: goal.manifest };
+        if !render::is_needed(&want.spec) && self.now.live == Some(plain) {
+            self.settle(goal, opened).await;
+            return Ok(Outcome::Settled);
+        }
+        if self.now.refused == Some((goal, want.attempt)) && !asked {
+            let why = self.now.said.clone().unwrap_or_default();
+            return Err(Error::ReloadFailed { why }.into());
+        }
+        let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(Outcome::Superseded) };
+        if self.now.live == Some(prepared.wanted) {
+            self.settle(goal, opened).await;
+            return Ok(Outcome::Settled);
+        }
+        self.stage(want, &prepared, opened).await?;
+        if want.spec.reload.is_some() && !self.drains(want) {
+            // What comes now may take its time.
+            self.progress(SyncState::OnDisk { version: goal.number }, goal.number).await;
+        }
+        if !self.still_wanted(|wanted| wanted.live == Some(goal)) {
+            return Ok(Outcome::Superseded);
+        }
+        if self.drains(want) {
+            self.report(SyncState::Draining).await;
+            // A machine without any version was never in.
+            let within = if self.now.live.is_some() { want.spec.drain_ms } else { 0 };
+            self.gate.leave(&self.set, Duration::from_millis(within)).await;
+        }
+        let switched = self.switch(want, goal, opened).await;
+        if self.drains(want) || self.now.live.is_some() {
+            self.gate.come_back(&self.set);
+        }
+        switched?;
+        tracing::info!(set = %self.set, version = goal.number, "version applied");
+        self.now.said = None;
+        self.now.refused = None;
+        self.now.settled = Some(goal);
+        let deaf = self.now.watch.take();
+        self.listen(opened).await;
+        if !asked && !drifted {
+            // Before what can wait.
+            self.report(SyncState::Applied).await;
+        }
+        self.finish(opened, deaf).await;
+        self.clean(want, goal, opened).await;
+        Ok(Outcome::Settled)
+    }
+
+    /// Does what a switch left to be done. To end a watch takes time, too.
+    async fn finish(&self, opened: &Opened, deaf: Option<Watch>) {
+        let finished = opened.with(move |disk| {
+            drop(deaf);
+            disk.finish()
+        });
+        if let Err(error) = finished.await {
+            tracing::warn!(set = %self.set, %error, "what a switch left is not cleaned up");
+        }
+    }
+
+    fn drains(&self, want: &WantedSet) -> bool {
+        match want.spec.drain {
+            DrainRule::Never => false,
+            DrainRule::First => self.now.live.is_none(),
+            DrainRule::Always => true,
+        }
+    }
+
+    /// Has a version ready beside the live one.
+    async fn hold_ready(
+        &mut self,
+        want: &WantedSet,
+        staged: WantedVersion,
+        opened: &Opened,
+    ) -> Result<Outcome, Failure> {
+        if opened.with(|disk| Ok(disk.staged())).await?.is_some_and(|ready| ready.version == staged.number) {
+            self.report(SyncState::OnDisk { version: staged.number }).await;
+            return Ok(Outcome::Settled);
+        }
+        let Some(prepared) = self.fetch(want, staged, opened).await? else { return Ok(Outcome::Superseded) };
+        if let Err(failure) = self.stage(want, &prepared, opened).await {
+            return Ok(Outcome::Failed(failure));
+        }
+        self.now.said = None;
+        self.report(SyncState::OnDisk { version: staged.number }).await;
+        Ok(Outcome::Settled)
+    }
+
+    /// Fetches a version, and says how far it is; `None` if something else is wanted meanwhile.
+    async fn fetch(
+        &mut self,
+        want: &WantedSet,
+        goal: WantedVersion,
+        opened: &Opened,
+    ) -> Result<Option<Prepared>, Failure> {
+        let progress = Arc::new(Progress::default());
+        let fetch = Fetch {
+            source: Arc::clone(&self.source),
+            disk: Arc::clone(&opened.disk),
+            store: Arc::clone(&opened.store),
+            set: self.set.clone(),
+            parallel: self.parallel,
+            progress: Arc::clone(&progress),
+        };
+        let member = self.member(want);
+        let began = Instant::now();
+        let mut watching = self.wanted.clone();
+        let set = self.set.clone();
+        let mut fetching = std::pin::pin!(member.fetch(&fetch, goal));
+        // Without the lock that it returns.
+        let mut superseded =
+            std::pin::pin!(async { drop(watching.wait_for(|wanted| wanted.get(&set) != Some(want)).await) });
+        let mut tick = interval_at(began + PROGRESS_AFTER, PROGRESS_EACH);
+        loop {
+            tokio::select! {
+                fetched = &mut fetching => return fetched.map(Some),
+                () = &mut superseded => return Ok(None),
+                _ = tick.tick() => {
+                    let (done, total) = progress.read();
+                    let elapsed_ms = began.elapsed().as_millis() as u64;
+                    let state = SyncState::Fetching { version: goal.number, done, total, elapsed_ms };
+                    self.progress(state, goal.number).await;
+                }
+            }
+        }
+    }
+
+    fn member(&self, want: &WantedSet) -> Member {
+        Member {
+            set: self.set.clone(),
+            spec: Arc::clone(&want.spec),
+            facts: Arc::clone(&self.facts),
+            keys: Arc::clone(&self.keys),
+        }
+    }
+
+    async fn stage(&self, want: &WantedSet, prepared: &Prepared, opened: &Opened) -> Result<(), Failure> {
+        let (member, prepared, opened) = (self.member(want), prepared.clone(), opened.clone());
+        Ok(blocking(move || prepared.stage(&opened, &member)).await?)
+    }
+
+    /// Makes what is staged live and has it loaded; takes it back if that fails.
+    async fn switch(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<(), Failure> {
+        let (member, working) = (self.member(want), opened.clone());
+        let before = self.now.live.map_or(0, |live| live.version);
+        let done = blocking(move || {
+            let mut disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            disk.switch()?;
+            let loaded = load(&member, &disk, goal.number, before);
+            if loaded.is_err() {
+                go_back(&member, &mut disk, &working.store, goal.number);
+            }
+            Ok((loaded, disk.live()))
+        })
+        .await;
+        // What could be switched and what not is the disk's to say.
+        let live = opened.with(|disk| Ok(disk.live())).await?;
+        self.now.live = live;
+        let (loaded, _) = done?;
+        let Err(why) = loaded else { return Ok(()) };
+        self.now.refused = Some((goal, want.attempt));
+        self.now.settled = None;
+        self.finish(opened, None).await;
+        Err(Failure::Local(Error::ReloadFailed { why }))
+    }
+
+    /// Looks whether somebody changed files by hand, and does what the set's rule says.
+    async fn look(&mut self, want: &WantedSet, deep: bool) -> Result<(), Failure> {
+        let (Some(opened), Some(goal)) = (self.now.opened.clone(), want.live) else { return Ok(()) };
+        if self.now.settled != Some(goal) {
+            return Ok(());
+        }
+        let drifts = opened.with(move |disk| disk.drifts(deep)).await?;
+        if drifts.is_empty() {
+            self.report(SyncState::Applied).await;
+        } else {
+            let paths = drifts.iter().take(DRIFTS_REPORTED_MAX).map(told).collect();
+            tracing::warn!(set = %self.set, files = drifts.len(), first = %drifts[0].path, "files were changed by hand");
+            self.report(SyncState::Drifted { paths, all: drifts.len() as u64 }).await;
+            // What an operator asks for by name is put right whatever the rule says.
+            if want.spec.drift == DriftRule::Repair || deep {
+                self.repair(want, goal, &opened).await?;
+            }
+        }
+        self.listen(&opened).await;
+        Ok(())
+    }
+
+    async fn repair(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<(), Failure> {
+        let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(()) };
+        self.stage(want, &prepared, opened).await?;
+        self.switch(want, goal, opened).await?;
+        self.now.settled = Some(goal);
+        let deaf = self.now.watch.take();
+        self.listen(opened).await;
+        self.report(SyncState::Applied).await;
+        self.finish(opened, deaf).await;
+        Ok(())
+    }
+
+    async fn settle(&mut self, goal: WantedVersion, opened: &Opened) {
+        self.now.settled = Some(goal);
+        self.listen(opened).await;
+    }
+
+    /// Hears of changes from now on; what was heard before was our own.
+    async fn listen(&mut self, opened: &Opened) {
+        let watched = opened.with(|disk| Ok(disk.directories())).await.ok().map(|dirs| Watch::new(&dirs));
+        self.now.watch = match watched {
+            Some(Ok(watch)) => Some(watch),
+            Some(Err(error)) => {
+                tracing::info!(set = %self.set, %error, "changes by hand are found by looking only");
+                None
+            }
+            None => None,
+        };
+    }
+
+    async fn open(&mut self, want: &WantedSet) -> Result<Opened> {
+        let layout = want.spec.layout;
+        if let Some(opened) = &self.now.opened {
+            if opened.with(|disk| Ok(disk.layout())).await? == layout {
+                let opened = opened.clone();
+                self.keep(want, &opened).await?;
+                return Ok(opened);
+            }
+            // The set is kept in another way from now on. The lock goes with the old one.
+            self.now = Now { last: self.now.last.take(), ..Now::default() };
         }
         let (dirs, reserve) = (self.dirs.clone(), self.reserve);
         let (opened, live) = blocking(move || {
             if let Some(parent) = dirs.target.parent() {
                 std::fs::create_dir_all(parent).map_err(crate::error::at("make directory", parent))?;
             }
-            let applier = Applier::open(&dirs)?.with_reserve(reserve);
+            let disk = Disk::open(&dirs, layout, reserve)?;
             let store = BlobStore::open_cache(&dirs.state_dir.join("blobs"))?.with_floor(reserve);
-            let live = applier.live();
-            Ok((Opened { applier: Arc::new(Mutex::new(applier)), store: Arc::new(store) }, live))
+            let live = disk.live();
+            Ok((Opened { disk: Arc::new(Mutex::new(disk)), store: Arc::new(store) }, live))
         })
         .await?;
-        self.live = live;
-        self.opened = Some(opened.clone());
+        self.now.live = live;
+        self.keep(want, &opened).await?;
+        self.now.opened = Some(opened.clone());
+        if live.is_none() && want.spec.drain != DrainRule::Never {
+            // A machine without any version is of no use to anybody yet.
+            self.gate.leave(&self.set, Duration::ZERO).await;
+        }
         Ok(opened)
     }
 
-    async fn failed(&mut self, want: WantedVersion, failure: &Failure) {
+    async fn keep(&self, want: &WantedSet, opened: &Opened) -> Result<()> {
+        let ignore = Patterns::new(&want.spec.ignore)?;
+        let owner = match &want.spec.owner {
+            None => None,
+            Some(owner) => Some(crate::owner::find(owner)?),
+        };
+        opened
+            .with(move |disk| {
+                disk.keep(ignore, owner);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Forgets cached blobs that no longer help. What cannot be removed is tried after the next version.
+    async fn clean(&self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
+        let (working, rendered) = (opened.clone(), render::is_needed(&want.spec));
+        let cleaned = blocking(move || {
+            let disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = std::collections::BTreeSet::new();
+            let keep = |kept: &mut std::collections::BTreeSet<_>, tree: &Manifest| {
+                for entry in &tree.entries {
+                    if let ManifestNode::File { chunks, .. } = &entry.node {
+                        kept.extend(chunks.iter().map(|chunk| chunk.digest));
+                    }
+                }
+            };
+            // What the version was made from is read again, and what was replaced in place is the way back.
+            if rendered && let Ok(published) = working.store.get(goal.manifest) {
+                keep(&mut kept, &crate::manifest::decode(&published)?);
+                kept.insert(goal.manifest);
+            }
+            if disk.layout() == leaseward_state::config::spec::Layout::Files
+                && let Some((_, previous)) = disk.previous_manifest()
+            {
+                keep(&mut kept, &previous);
+            }
+            drop(disk);
+            for digest in working.store.digests()?.flatten() {
+                if !kept.contains(&digest) {
+                    let _ = working.store.remove(digest);
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = cleaned.await {
+            tracing::debug!(set = %self.set, %error, "the cache is not cleaned");
+        }
+    }
+
+    fn still_wanted(&self, is: impl Fn(&WantedSet) -> bool) -> bool {
+        self.wanted.borrow().get(&self.set).is_some_and(is)
+    }
+
+    async fn failed(&mut self, want: &WantedSet, failure: &Failure) {
+        let version = match (want.live, want.staged) {
+            (Some(live), Some(staged)) if self.now.settled == Some(live) => staged.number,
+            (Some(live), _) => live.number,
+            (None, staged) => staged.map_or(0, |staged| staged.number),
+        };
         let why = failure.to_string();
-        if self.said.as_ref() == Some(&why) {
-            tracing::debug!(set = %self.set, version = want.number, why, "still not applied");
+        if self.now.said.as_ref() == Some(&why) {
+            tracing::debug!(set = %self.set, version, why, "still not applied");
         } else {
-            tracing::warn!(set = %self.set, version = want.number, why, "version not applied");
-            self.said = Some(why.clone());
+            tracing::warn!(set = %self.set, version, why, "version not applied");
+            self.now.said = Some(why.clone());
         }
         if matches!(failure, Failure::Local(_)) {
-            self.report(SyncState::Rejected { version: want.number, why }).await;
+            self.report(SyncState::Rejected { version, why }).await;
         }
     }
 
     /// Reports progress, but not over a refusal of the same version: that stands until it is applied.
     async fn progress(&mut self, state: SyncState, version: u64) {
-        let refused = self.last.as_ref().is_some_and(
+        let refused = self.now.last.as_ref().is_some_and(
             |last| matches!(&last.state, SyncState::Rejected { version: refused, .. } if *refused == version),
         );
         // A retry after the source failed does not go back from "on disk".
@@ -182,66 +556,42 @@ impl SetTask {
     }
 
     async fn report(&mut self, state: SyncState) {
-        let applied = self.live.map_or(0, |live| live.version);
+        let applied = self.now.live.map_or(0, |live| live.version);
         let report = Report { set: self.set.clone(), applied, state };
-        if self.last.as_ref() != Some(&report) {
-            self.last = Some(report.clone());
+        if self.now.last.as_ref() != Some(&report) {
+            self.now.last = Some(report.clone());
             // Whoever no longer listens does not stop the sync.
             let _ = self.reports.send(report).await;
         }
     }
 }
 
-enum Waited {
-    Again,
-    Changed,
-    Ended,
+/// Runs the set's reload.
+fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), String> {
+    let Some(hook) = &member.spec.reload else { return Ok(()) };
+    let target = disk.target();
+    Run { hook, environment: environment(&member.set, version, before), target: &target, tree: &target }.to_end()
 }
 
-/// Fetches what this machine lacks of a version and returns its manifest. Cancel safe.
-async fn fetch_version(
-    source: &Arc<dyn Source>,
-    opened: &Opened,
-    want: WantedVersion,
-    parallel: usize,
-) -> Result<Manifest, Failure> {
-    let store = &opened.store;
-    let read = |store: &Arc<BlobStore>| {
-        let store = Arc::clone(store);
-        blocking(move || store.get(want.manifest))
-    };
-    let bytes = match read(store).await {
-        Err(Error::BlobMissing { .. } | Error::BlobCorrupt { .. }) => {
-            fetch_one(Arc::clone(source), Arc::clone(store), want.manifest).await?;
-            read(store).await?
-        }
-        other => other?,
-    };
-    let cached = opened.clone();
-    let (tree, missing) = blocking(move || {
-        let tree = manifest::decode(&bytes)?;
-        let applier = cached.applier.lock().unwrap_or_else(PoisonError::into_inner);
-        let needs = applier.needs(&tree)?;
-        let mut missing = Vec::new();
-        for chunk in needs.fetch {
-            // Read and not only looked for: the cache is not synced, so a power cut may have damaged it.
-            if cached.store.get(chunk.digest).is_err() {
-                missing.push(chunk.digest);
-            }
-        }
-        Ok((tree, missing))
-    })
-    .await?;
-    fetch_all(source, store, missing, parallel).await?;
-    Ok(tree)
-}
-
-fn apply(opened: &Opened, want: WantedVersion, tree: &Manifest) -> Result<Option<Live>> {
-    let mut applier = opened.applier.lock().unwrap_or_else(PoisonError::into_inner);
-    applier.apply_from(want.number, tree, &opened.store)?;
-    // The tree holds them all now. What cannot be removed is tried after the next version.
-    for digest in opened.store.digests()?.flatten() {
-        let _ = opened.store.remove(digest);
+/// Makes the version from before live again, as it was. What is left of the attempt is said in the log only: the report
+/// names the reason why it was needed.
+fn go_back(member: &Member, disk: &mut Disk, store: &BlobStore, failed: u64) {
+    let Some((before, manifest)) = disk.previous_manifest() else { return };
+    let back = disk
+        .stage(before, &manifest, &mut |digest| store.get(digest), store)
+        .and_then(|()| disk.switch())
+        .map_err(|error| error.to_string());
+    match back.and_then(|_| load(member, disk, before.version, failed)) {
+        Ok(()) => tracing::warn!(set = %member.set, version = failed, back_to = before.version, "taken back"),
+        Err(why) => tracing::error!(set = %member.set, version = failed, why, "could not be taken back"),
     }
-    Ok(applier.live())
+}
+
+fn told(drift: &Drift) -> DriftedPath {
+    DriftedPath {
+        path: drift.path.clone(),
+        what: drift.kind.word().to_owned(),
+        owner: drift.owner,
+        at: drift.at.map(UnixMillis),
+    }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use leaseward_node::attack::{self, Arena, Attack, Cell, Fault, MATRIX, PACKETS, Trial, Verdict};
+use leaseward_node::attack::{self, Arena, Attack, Cell, Fault, MATRIX, PACKETS, SUSPENDED, Trial, Verdict, suspend};
+use leaseward_node::limits::ATTACK_SERVERS_MAX;
 use leaseward_node::{checkup, watchdog};
 use leaseward_state::server::FenceLevel;
 use serde::Serialize;
@@ -32,13 +33,14 @@ struct Matrix {
     level: String,
     why_not_next: String,
     cells: Vec<Cell>,
-    network_fence: NetworkFence,
+    network_fence: Special,
+    suspend: Special,
     watchdog: Watchdog,
 }
 
-/// What the attack on the network fence has shown.
+/// What an attack has shown that not every machine allows.
 #[derive(Debug, Serialize)]
-struct NetworkFence {
+struct Special {
     measured: bool,
     /// Why it was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,12 +64,14 @@ struct Watchdog {
 /// One attack and what it has shown so far, or why it is left out.
 struct Row {
     attack: Attack,
+    /// How often it is to be tried.
+    trials: usize,
     result: Result<Vec<Trial>, String>,
 }
 
 impl Row {
-    fn is_short_of(&self, trials: usize) -> bool {
-        self.result.as_ref().is_ok_and(|done| done.len() < trials)
+    fn is_short(&self) -> bool {
+        self.result.as_ref().is_ok_and(|done| done.len() < self.trials)
     }
 
     fn cell(&self) -> Option<Cell> {
@@ -76,15 +80,17 @@ impl Row {
 }
 
 pub(super) async fn run(output: &Output, doctor: DoctorArguments) -> Result<u8, Diagnostic> {
-    let (trials, allowed) = (doctor.trials as usize, leaseward_node::fence::level(true));
+    let allowed = leaseward_node::fence::level(true);
     let rows = match allowed {
         // No shim would start.
         FenceLevel::F0 => Vec::new(),
-        _ => attacks(&super::data(&doctor), trials, doctor.budget, allowed).await?,
+        _ => {
+            attacks(&super::data(&doctor), plan(doctor.trials as usize, allowed, doctor.suspend), doctor.budget).await?
+        }
     };
-    let is_short = rows.iter().any(|row| row.is_short_of(trials));
+    let is_short = rows.iter().any(Row::is_short);
     if is_short {
-        eprintln!("the budget is over: not every attack was tried {trials} times");
+        eprintln!("the budget is over: not every attack was tried {} times", doctor.trials);
     }
     let matrix = Matrix::of(allowed, &rows, doctor.watchdog.as_deref());
     let fails = matrix.level == FenceLevel::F0.to_string() || is_short;
@@ -92,21 +98,32 @@ pub(super) async fn run(output: &Output, doctor: DoctorArguments) -> Result<u8, 
     Ok(u8::from(fails))
 }
 
+impl Special {
+    /// Returns what a row has shown; there is none where no server can be fenced.
+    fn of(row: Option<&Row>) -> Self {
+        let left_out =
+            row.map_or(Some("no server can be fenced here"), |row| row.result.as_ref().err().map(String::as_str));
+        let cell = row.and_then(Row::cell);
+        Self { measured: cell.is_some(), left_out: left_out.map(str::to_owned), cell }
+    }
+
+    fn measured(&self) -> Result<&Cell, &str> {
+        self.cell.as_ref().ok_or(self.left_out.as_deref().unwrap_or_default())
+    }
+}
+
 impl Matrix {
     fn of(allowed: FenceLevel, rows: &[Row], device: Option<&Path>) -> Self {
-        let (packets, attacks): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.attack == PACKETS);
-        let cells: Vec<Cell> = attacks.iter().filter_map(|row| row.cell()).collect();
-        let left_out = packets
-            .first()
-            .map_or(Some("no server can be fenced here"), |row| row.result.as_ref().err().map(String::as_str));
-        let cell = packets.first().and_then(|row| row.cell());
-        let measured = cell.as_ref().ok_or(left_out.unwrap_or_default());
+        let special = |attack: Attack| Special::of(rows.iter().find(|row| row.attack == attack));
+        let (network_fence, suspend) = (special(PACKETS), special(SUSPENDED));
+        let usual = rows.iter().filter(|row| row.attack != PACKETS && row.attack != SUSPENDED);
+        let cells: Vec<Cell> = usual.filter_map(Row::cell).collect();
         let watchdog = Watchdog::look(device);
-        let verdict = attack::verdict(allowed, &cells).with_packets(measured).with_watchdog(&watchdog.fact);
+        let whole: Vec<Cell> = cells.iter().chain(&suspend.cell).cloned().collect();
+        let verdict = attack::verdict(allowed, &whole);
+        let verdict = verdict.with_packets(network_fence.measured()).with_watchdog(&watchdog.fact);
         let Verdict { level, why_not_next } = verdict;
-        let left_out = left_out.map(str::to_owned);
-        let network_fence = NetworkFence { measured: cell.is_some(), left_out, cell };
-        Self { level: level.to_string(), why_not_next, cells, network_fence, watchdog }
+        Self { level: level.to_string(), why_not_next, cells, network_fence, suspend, watchdog }
     }
 }
 
@@ -138,10 +155,14 @@ fn print(output: &Output, matrix: &Matrix) -> Result<(), Diagnostic> {
                 column("EPSILON P50 MS", |of| field(of, "epsilon_p50_ms")),
                 column("MAX", |of| field(of, "epsilon_max_ms")),
             ];
-            let rows: Vec<&Cell> = matrix.cells.iter().chain(&matrix.network_fence.cell).collect();
+            let rows: Vec<&Cell> =
+                matrix.cells.iter().chain(&matrix.network_fence.cell).chain(&matrix.suspend.cell).collect();
             printer::list(output, &json!({ "items": rows }), &columns)?;
             if let Some(why) = &matrix.network_fence.left_out {
                 printer::line(&format!("Network fence: not measured: {why}."));
+            }
+            if let Some(why) = &matrix.suspend.left_out {
+                printer::line(&format!("Suspend: not measured: {why}."));
             }
             printer::line(&format!("Watchdog: {}.", matrix.watchdog.fact));
             let set = if matrix.level == "F3" { ", if its agent has `machine.network_fence = true`" } else { "" };
@@ -155,12 +176,7 @@ fn print(output: &Output, matrix: &Matrix) -> Result<(), Diagnostic> {
 }
 
 /// Carries out every attack, on a thread of its own; an interruption calls it off and waits until all is cleaned up.
-async fn attacks(
-    data: &Path,
-    trials: usize,
-    budget: Option<Duration>,
-    allowed: FenceLevel,
-) -> Result<Vec<Row>, Diagnostic> {
+async fn attacks(data: &Path, rows: Vec<Row>, budget: Option<Duration>) -> Result<Vec<Row>, Diagnostic> {
     let exe = std::env::current_exe().map_err(|error| broken(format!("find this program: {error}")))?;
     let corner = Corner::of(data)?;
     let (interrupted, mut interrupts) = mpsc::channel(1);
@@ -177,7 +193,7 @@ async fn attacks(
         let until = budget.and_then(|budget| Instant::now().checked_add(budget));
         Arena::new(exe, dir, None)
             .map_err(|error| Fault::Broken(error.to_string()))
-            .and_then(|arena| rounds(&arena, trials, until, allowed, &seen))
+            .and_then(|arena| rounds(&arena, rows, until, &seen))
     });
     loop {
         let attacked = tokio::select! {
@@ -199,38 +215,45 @@ fn hangup_is_ignored() -> bool {
     ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & 1 == 1)
 }
 
-/// A round of each attack after the other, until all are done or time is up.
-fn rounds(
-    arena: &Arena,
-    trials: usize,
-    until: Option<Instant>,
-    allowed: FenceLevel,
-    abandon: &AtomicBool,
-) -> Result<Vec<Row>, Fault> {
-    let row = |attack: &Attack| Row { attack: *attack, result: Ok(Vec::new()) };
+/// Returns what is to be tried, and how often; or why it is not.
+fn plan(trials: usize, allowed: FenceLevel, suspends: bool) -> Vec<Row> {
+    let row = |attack: &Attack| Row { attack: *attack, trials, result: Ok(Vec::new()) };
+    let left_out = |attack: Attack, why| Row { attack, trials, result: Err(why) };
     let mut rows: Vec<Row> = MATRIX.iter().map(row).collect();
     rows.push(match allowed {
         FenceLevel::F2 => row(&PACKETS),
-        lesser => {
-            Row { attack: PACKETS, result: Err(format!("F3 is F2 and more, and this user gets {lesser}: run as root")) }
-        }
+        lesser => left_out(PACKETS, format!("F3 is F2 and more, and this user gets {lesser}: run as root")),
     });
+    rows.push(match (suspend::look(), suspends) {
+        (Err(why), _) => left_out(SUSPENDED, why),
+        (Ok(_), false) => left_out(SUSPENDED, "it puts this machine to sleep: only with --suspend".into()),
+        // Once is enough to see what the clocks do, and takes several seconds.
+        (Ok(_), true) => Row { trials: trials.min(ATTACK_SERVERS_MAX), ..row(&SUSPENDED) },
+    });
+    rows
+}
+
+/// A round of each attack after the other, until all are done or time is up.
+fn rounds(arena: &Arena, mut rows: Vec<Row>, until: Option<Instant>, abandon: &AtomicBool) -> Result<Vec<Row>, Fault> {
     let is_over = || until.is_some_and(|until| Instant::now() >= until);
-    let mut progress = Progress::start(rows.iter().filter(|row| row.result.is_ok()).count(), trials);
-    while rows.iter().any(|row| row.is_short_of(trials)) && !is_over() {
-        for row in rows.iter_mut().filter(|row| row.is_short_of(trials)) {
+    let trials = rows.first().map_or(0, |row| row.trials);
+    let tried = || rows.iter().filter(|row| row.result.is_ok());
+    let mut progress = Progress::start(tried().count(), trials);
+    progress.leave_out(tried().map(|row| trials - row.trials).sum());
+    while rows.iter().any(Row::is_short) && !is_over() {
+        for row in rows.iter_mut().filter(|row| row.is_short()) {
             if is_over() {
                 break;
             }
             let Ok(done) = &mut row.result else { continue };
-            match arena.some(&row.attack, trials - done.len(), abandon) {
+            match arena.some(&row.attack, row.trials - done.len(), abandon) {
                 Ok(more) => {
                     progress.advance(more.len());
                     done.extend(more);
                 }
                 Err(Fault::LeftOut(why)) => {
                     progress.say(&format!("left out: {}: {why}", row.attack.name));
-                    progress.leave_out(trials - done.len());
+                    progress.leave_out(row.trials - done.len());
                     row.result = Err(why);
                 }
                 Err(fault) => return Err(fault),

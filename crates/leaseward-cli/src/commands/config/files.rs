@@ -1,0 +1,485 @@
+//! Files of a set: reading, changing, comparing, importing and exporting them.
+
+use std::io::{Read, Write, stdin, stdout};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use leaseward_http::model::{
+    AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
+    ManifestListing,
+};
+use leaseward_sync::secret::{Key, is_sealed};
+use reqwest::Method;
+use serde_json::{Value, json};
+use similar::TextDiff;
+
+use super::version_columns;
+use crate::args::{PublishArguments, PutArguments};
+use crate::diagnostic::Diagnostic;
+use crate::printer::{self, Output, column, field, line, wide};
+use crate::publish::Prepared;
+use crate::session::{Session, person};
+
+/// The time to live of the lease under which a file is edited; it is renewed while the editor is open.
+const EDIT_TTL: &str = "30s";
+const EDIT_RENEWED_EACH: Duration = Duration::from_secs(8);
+
+fn failed(what: &Path) -> impl FnOnce(std::io::Error) -> Diagnostic + '_ {
+    move |error| Diagnostic::new("LW0104", format!("{}: {error}", what.display()))
+}
+
+fn key_of(path: Option<PathBuf>) -> Result<Option<Key>, Diagnostic> {
+    path.map(|path| Key::read(&path)).transpose().map_err(|error| Diagnostic::new(error.code(), error.to_string()))
+}
+
+fn opened(key: Option<&Key>, path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Diagnostic> {
+    match key {
+        Some(key) => key.open(path, &bytes).map_err(|error| Diagnostic::new(error.code(), error.to_string())),
+        None => Ok(bytes),
+    }
+}
+
+async fn newest(session: &Session, set: &str, version: Option<u64>) -> Result<u64, Diagnostic> {
+    match version {
+        Some(version) => Ok(version),
+        None => Ok(session.api.get::<ConfigSet>(&format!("/v1/configs/{set}")).await?.version),
+    }
+}
+
+async fn file(session: &Session, set: &str, version: u64, path: &str) -> Result<Vec<u8>, Diagnostic> {
+    session.api.get_bytes(&format!("/v1/configs/{set}/versions/{version}/files/{path}")).await
+}
+
+pub(super) async fn get(
+    session: &Session,
+    set: &str,
+    path: Option<String>,
+    version: Option<u64>,
+    key: Option<PathBuf>,
+) -> Result<(), Diagnostic> {
+    let version = newest(session, set, version).await?;
+    match path {
+        Some(path) => {
+            let bytes = file(session, set, version, &path).await?;
+            if key.is_none() && is_sealed(&bytes) {
+                return Err(Diagnostic::new("LW0804", format!("{path} is encrypted"))
+                    .hint("--key FILE      show it with the set's key"));
+            }
+            stdout().write_all(&opened(key_of(key)?.as_ref(), &path, bytes)?).ok();
+            Ok(())
+        }
+        None => {
+            let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+            let columns = [
+                column("PATH", |entry| field(entry, "path")),
+                column("KIND", |entry| field(entry, "kind")),
+                column("MODE", |entry| field(entry, "mode")),
+                column("SIZE", |entry| field(entry, "size")),
+                wide("DIGEST", |entry| field(entry, "digest")),
+            ];
+            match session.output {
+                Output::Table | Output::Wide | Output::Name => {
+                    printer::list(&session.output, &json!({ "items": listing.entries }), &columns)
+                }
+                _ => printer::object(&session.output, &listing, &columns),
+            }
+        }
+    }
+}
+
+pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> Result<(), Diagnostic> {
+    let PublishArguments { set, from, tar, from_member, key, message, if_version } = arguments;
+    let version = match (from, tar, from_member) {
+        (Some(from), _, _) => publish_dir(session, &set, &from, key, message, if_version).await?,
+        (None, Some(tar), _) => {
+            let temp = Temporary::new()?;
+            let unpacked = temp.0.join("tree");
+            std::fs::create_dir(&unpacked).map_err(failed(&unpacked))?;
+            let archive = std::fs::File::open(&tar).map_err(failed(&tar))?;
+            let mut archive = tar::Archive::new(archive);
+            // Nothing is written outside: the crate refuses paths that lead out.
+            archive.unpack(&unpacked).map_err(failed(&tar))?;
+            publish_dir(session, &set, &unpacked, key, message, if_version).await?
+        }
+        (None, None, Some(machine)) => {
+            let ask = AdoptFiles { machine, parent: if_version, author: person(), message };
+            session.api.call(Method::POST, &format!("/v1/configs/{set}/adopt"), Some(&ask)).await?
+        }
+        (None, None, None) => return Err(Diagnostic::new("LW0104", "nothing says what to publish")),
+    };
+    eprintln!("✓ {set} v{}", version.version);
+    printer::object(&session.output, &version, &version_columns())
+}
+
+async fn publish_dir(
+    session: &Session,
+    set: &str,
+    from: &Path,
+    key: Option<PathBuf>,
+    message: String,
+    if_version: Option<u64>,
+) -> Result<ConfigVersion, Diagnostic> {
+    let sealed = match key_of(key)? {
+        None => None,
+        Some(key) => {
+            let temp = Temporary::new()?;
+            let to = temp.0.join("tree");
+            seal(&key, from, &to, "")?;
+            Some((temp, to))
+        }
+    };
+    let from = sealed.as_ref().map_or(from, |(_, sealed)| sealed);
+    let mut prepared = Prepared::of(&session.api, from).await?;
+    eprintln!("{set}: {}", prepared.summary());
+    prepared.send(&session.api).await?;
+    prepared.commit(&session.api, set, if_version, person(), message).await
+}
+
+/// Writes a directory with every file encrypted.
+fn seal(key: &Key, from: &Path, to: &Path, above: &str) -> Result<(), Diagnostic> {
+    std::fs::create_dir(to).map_err(failed(to))?;
+    for entry in std::fs::read_dir(from).map_err(failed(from))? {
+        let entry = entry.map_err(failed(from))?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|name| Diagnostic::new("LW0804", format!("{}: its name is not UTF-8", name.to_string_lossy())))?;
+        let path = if above.is_empty() { name.clone() } else { format!("{above}/{name}") };
+        let (here, there) = (entry.path(), to.join(&name));
+        let kind = entry.file_type().map_err(failed(&here))?;
+        if kind.is_dir() {
+            seal(key, &here, &there, &path)?;
+        } else if kind.is_symlink() {
+            symlink(std::fs::read_link(&here).map_err(failed(&here))?, &there).map_err(failed(&there))?;
+        } else {
+            let plain = std::fs::read(&here).map_err(failed(&here))?;
+            let sealed = key.seal(&path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
+            write_new(&there, &sealed, 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Diagnostic> {
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed(path))?;
+    file.write_all(bytes).map_err(failed(path))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed(path))
+}
+
+pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<(), Diagnostic> {
+    let PutArguments { set, path, from, text, remove, mode, batch, message, if_version } = arguments;
+    let changes = match (batch, path) {
+        (Some(batch), _) => read_batch(&batch)?,
+        (None, Some(path)) => {
+            let bytes = match (from, text) {
+                (Some(from), _) if from == Path::new("-") => {
+                    let mut bytes = Vec::new();
+                    stdin().read_to_end(&mut bytes).map_err(failed(Path::new("standard input")))?;
+                    Some(bytes)
+                }
+                (Some(from), _) => Some(std::fs::read(&from).map_err(failed(&from))?),
+                (None, text) => text.map(String::into_bytes),
+            };
+            if bytes.is_none() && !remove && mode.is_none() {
+                return Err(Diagnostic::new("LW0104", format!("nothing says what becomes of {path}"))
+                    .hint("--from FILE, --text TEXT, --mode MODE or --remove"));
+            }
+            vec![change_of(path, bytes, mode, remove)]
+        }
+        (None, None) => return Err(Diagnostic::new("LW0104", "nothing says which file")),
+    };
+    let ask = ChangeFiles { parent: if_version, changes, author: person(), message };
+    let version: ConfigVersion =
+        session.api.call(Method::POST, &format!("/v1/configs/{set}/changes"), Some(&ask)).await?;
+    eprintln!("✓ {set} v{}", version.version);
+    printer::object(&session.output, &version, &version_columns())
+}
+
+fn change_of(path: String, bytes: Option<Vec<u8>>, mode: Option<String>, remove: bool) -> FileChange {
+    let mut change = FileChange { path, mode, remove, ..FileChange::default() };
+    match bytes.map(String::from_utf8) {
+        Some(Ok(text)) => change.content = Some(text),
+        Some(Err(bytes)) => {
+            use base64::Engine as _;
+            change.base64 = Some(base64::prelude::BASE64_STANDARD.encode(bytes.as_bytes()));
+        }
+        None => {}
+    }
+    change
+}
+
+fn read_batch(path: &Path) -> Result<Vec<FileChange>, Diagnostic> {
+    let text = std::fs::read_to_string(path).map_err(failed(path))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| {
+            serde_json::from_str(line)
+                .map_err(|error| Diagnostic::new("LW0104", format!("{}:{}: {error}", path.display(), number + 1)))
+        })
+        .collect()
+}
+
+pub(super) async fn edit(session: &Session, set: &str, path: &str, message: String) -> Result<(), Diagnostic> {
+    let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "vi".into());
+    let api = &session.api;
+    let opened: Value =
+        api.call(Method::POST, "/v1/sessions", Some(&json!({ "name": person(), "ttl": EDIT_TTL }))).await?;
+    let id = opened["id"].as_str().or_else(|| opened["session"].as_str()).unwrap_or_default().to_owned();
+    let lease = format!("config-edit/{set}");
+    let ask = json!({ "session": id, "holder": person() });
+    let held: Result<Value, Diagnostic> = api.call(Method::PUT, &format!("/v1/leases/{lease}"), Some(&ask)).await;
+    let outcome = match held {
+        Ok(held) => {
+            let token = field(&held, "token");
+            let renewing = api.clone();
+            let renewed = id.clone();
+            let renew = tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(EDIT_RENEWED_EACH).await;
+                    let ask = json!({ "sessions": [{ "session": renewed }] });
+                    let _: Result<Value, _> = renewing.call(Method::POST, "/v1/leases:renew", Some(&ask)).await;
+                }
+            });
+            let done = edit_held(session, set, path, message, &editor, (&lease, &token)).await;
+            renew.abort();
+            done
+        }
+        Err(error) => Err(error.hint("somebody edits this set now; see who: leaseward lease get config-edit/SET")),
+    };
+    let _: Result<Value, _> = api.call(Method::DELETE, &format!("/v1/sessions/{id}"), None::<&()>).await;
+    outcome
+}
+
+async fn edit_held(
+    session: &Session,
+    set: &str,
+    path: &str,
+    message: String,
+    editor: &str,
+    (lease, token): (&str, &str),
+) -> Result<(), Diagnostic> {
+    let version = newest(session, set, None).await?;
+    let before = match file(session, set, version, path).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.code == "LW0404" => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    if is_sealed(&before) {
+        return Err(Diagnostic::new("LW0804", format!("{path} is encrypted"))
+            .hint("edit the plain directory and publish it with --key"));
+    }
+    let temp = Temporary::new()?;
+    let draft = temp.0.join(Path::new(path).file_name().unwrap_or_default());
+    write_new(&draft, &before, 0o600)?;
+    let script = format!("{editor} \"$1\"");
+    let status = tokio::process::Command::new("sh").args(["-c", &script, "sh"]).arg(&draft).status().await;
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => return Err(Diagnostic::new("LW0104", format!("{editor}: {status}; nothing was published"))),
+        Err(error) => return Err(Diagnostic::new("LW0104", format!("{editor}: {error}; nothing was published"))),
+    }
+    let after = std::fs::read(&draft).map_err(failed(&draft))?;
+    if after == before {
+        eprintln!("nothing was changed");
+        return Ok(());
+    }
+    print_text_diff(path, &before, &after);
+    let changes = vec![change_of(path.to_owned(), Some(after), None, false)];
+    let ask = ChangeFiles { parent: Some(version), changes, author: person(), message };
+    let fence = [("Leaseward-Fence", format!("{lease};{token}"))];
+    let made: ConfigVersion =
+        session.api.send(Method::POST, &format!("/v1/configs/{set}/changes"), Some(&ask), &fence).await?;
+    eprintln!("✓ {set} v{}", made.version);
+    Ok(())
+}
+
+pub(super) async fn diff(session: &Session, set: &str, from: u64, to: Option<u64>) -> Result<u8, Diagnostic> {
+    let to = newest(session, set, to).await?;
+    let diff: ConfigDiff = session.api.get(&format!("/v1/configs/{set}/diff?from={from}&to={to}")).await?;
+    match session.output {
+        Output::Table | Output::Wide => {
+            for changed in &diff.files {
+                let letter = match changed.kind {
+                    FileDiffKind::Added => 'A',
+                    FileDiffKind::Removed => 'D',
+                    FileDiffKind::Changed => 'M',
+                };
+                let modes = match (&changed.old, &changed.new) {
+                    (Some(old), Some(new)) if old.mode != new.mode => {
+                        format!("  {} → {}", old.mode.as_deref().unwrap_or("-"), new.mode.as_deref().unwrap_or("-"))
+                    }
+                    _ => String::new(),
+                };
+                line(&format!("{letter} {}{modes}", changed.path));
+                let text = async |entry: &Option<FileEntry>, version: u64| match entry {
+                    Some(entry) if entry.kind == FileKind::File => file(session, set, version, &changed.path).await,
+                    _ => Ok(Vec::new()),
+                };
+                let is_file =
+                    |entry: &Option<FileEntry>| entry.as_ref().is_some_and(|entry| entry.kind == FileKind::File);
+                let digest = |entry: &Option<FileEntry>| entry.as_ref().and_then(|entry| entry.digest.clone());
+                if (is_file(&changed.old) || is_file(&changed.new)) && digest(&changed.old) != digest(&changed.new) {
+                    print_text_diff(&changed.path, &text(&changed.old, from).await?, &text(&changed.new, to).await?);
+                }
+            }
+        }
+        _ => printer::object(&session.output, &diff, &[column("PATH", |diff| field(diff, "files.path"))])?,
+    }
+    Ok(u8::from(!diff.files.is_empty()))
+}
+
+/// Prints how two texts differ; of secrets and other bytes only that they do.
+fn print_text_diff(path: &str, old: &[u8], new: &[u8]) {
+    if is_sealed(old) || is_sealed(new) {
+        line(&format!("  {path} is encrypted: changed"));
+        return;
+    }
+    match (std::str::from_utf8(old), std::str::from_utf8(new)) {
+        (Ok(old), Ok(new)) => {
+            let diff = TextDiff::from_lines(old, new);
+            print!("{}", diff.unified_diff().context_radius(2).missing_newline_hint(false));
+        }
+        _ => line(&format!("  {path} is not text: {} bytes, {} bytes before", new.len(), old.len())),
+    }
+}
+
+pub(super) async fn pull(
+    session: &Session,
+    set: &str,
+    to: Option<PathBuf>,
+    tar: Option<PathBuf>,
+    version: Option<u64>,
+    key: Option<PathBuf>,
+) -> Result<(), Diagnostic> {
+    let (version, key) = (newest(session, set, version).await?, key_of(key)?);
+    let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+    match (to, tar) {
+        (Some(to), _) => {
+            std::fs::create_dir_all(&to).map_err(failed(&to))?;
+            if std::fs::read_dir(&to).map_err(failed(&to))?.next().is_some() {
+                return Err(Diagnostic::new("LW0104", format!("{} is not empty", to.display())));
+            }
+            for entry in &listing.entries {
+                let place = to.join(&entry.path);
+                match entry.kind {
+                    FileKind::Directory => std::fs::create_dir(&place).map_err(failed(&place))?,
+                    FileKind::Symlink => {
+                        symlink(entry.target.as_deref().unwrap_or_default(), &place).map_err(failed(&place))?;
+                    }
+                    FileKind::File => {
+                        let bytes = file(session, set, version, &entry.path).await?;
+                        write_new(&place, &opened(key.as_ref(), &entry.path, bytes)?, mode(entry))?;
+                    }
+                }
+            }
+            // The deepest first: a mode may forbid to go on below.
+            for entry in listing.entries.iter().rev().filter(|entry| entry.kind == FileKind::Directory) {
+                let place = to.join(&entry.path);
+                std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode(entry)))
+                    .map_err(failed(&place))?;
+            }
+            eprintln!("✓ {set} v{version} in {}", to.display());
+        }
+        (None, Some(tar)) => {
+            let out = std::fs::File::create(&tar).map_err(failed(&tar))?;
+            let mut archive = tar::Builder::new(std::io::BufWriter::new(out));
+            for entry in &listing.entries {
+                let mut header = tar::Header::new_gnu();
+                header.set_mode(mode(entry));
+                header.set_mtime(0);
+                let bytes = match entry.kind {
+                    FileKind::Directory => {
+                        header.set_entry_type(tar::EntryType::Directory);
+                        Vec::new()
+                    }
+                    FileKind::Symlink => {
+                        header.set_entry_type(tar::EntryType::Symlink);
+                        header.set_size(0);
+                        let target = entry.target.as_deref().unwrap_or_default();
+                        archive.append_link(&mut header, &entry.path, target).map_err(failed(&tar))?;
+                        continue;
+                    }
+                    FileKind::File => {
+                        let bytes = file(session, set, version, &entry.path).await?;
+                        opened(key.as_ref(), &entry.path, bytes)?
+                    }
+                };
+                header.set_size(bytes.len() as u64);
+                archive.append_data(&mut header, &entry.path, bytes.as_slice()).map_err(failed(&tar))?;
+            }
+            archive.into_inner().and_then(|mut out| out.flush()).map_err(failed(&tar))?;
+            eprintln!("✓ {set} v{version} in {}", tar.display());
+        }
+        (None, None) => {
+            return Err(Diagnostic::new("LW0104", "nothing says where to").hint("--to DIR or --tar FILE"));
+        }
+    }
+    Ok(())
+}
+
+fn mode(entry: &FileEntry) -> u32 {
+    entry.mode.as_ref().and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o644)
+}
+
+pub(super) async fn verify(session: &Session, set: &str, dir: &Path, version: Option<u64>) -> Result<u8, Diagnostic> {
+    let version = newest(session, set, version).await?;
+    let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+    let place = dir.to_owned();
+    let scanned = tokio::task::spawn_blocking(move || leaseward_sync::scan(&place))
+        .await
+        .map_err(|error| Diagnostic::new("LW0600", error.to_string()))?
+        .map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
+    let here: std::collections::BTreeMap<String, FileEntry> = leaseward_http::model::entries(scanned.manifest())
+        .into_iter()
+        .map(|entry| (entry.path.clone(), entry))
+        .collect();
+    let mut there: std::collections::BTreeMap<&str, &FileEntry> =
+        listing.entries.iter().map(|entry| (entry.path.as_str(), entry)).collect();
+    let mut differences = 0;
+    let mut say = |what: &str, path: &str| {
+        differences += 1;
+        line(&format!("{what:<8} {path}"));
+    };
+    for (path, found) in &here {
+        match there.remove(path.as_str()) {
+            None => say("extra", path),
+            Some(wanted) if wanted == found => {}
+            Some(wanted) if wanted.digest == found.digest && wanted.kind == found.kind => say("mode", path),
+            Some(_) => say("content", path),
+        }
+    }
+    there.keys().for_each(|path| say("missing", path));
+    match differences {
+        0 => eprintln!("✓ {} is {set} v{version}", dir.display()),
+        count => eprintln!("✖ {} differs from {set} v{version} in {count} paths", dir.display()),
+    }
+    Ok(u8::from(differences > 0))
+}
+
+/// A directory that goes away with this value.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self, Diagnostic> {
+        let base = std::env::temp_dir();
+        for attempt in 0..1000u32 {
+            let path = base.join(format!("leaseward-{}-{attempt}", std::process::id()));
+            let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path);
+            match made {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(&path)(error)),
+            }
+        }
+        Err(Diagnostic::new("LW0600", format!("no directory can be made in {}", base.display())))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed is the system's to clean.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

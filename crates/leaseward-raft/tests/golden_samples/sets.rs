@@ -1,0 +1,65 @@
+//! How config sets are kept and go round.
+
+use std::collections::BTreeMap;
+
+use leaseward_state::config::rollout::{Pin, RolloutStep};
+use leaseward_state::config::spec::{DrainRule, DriftRule, Layout, RolloutRule, SetHook, SetSpec};
+use leaseward_state::event::RolloutChange;
+
+use super::machine;
+
+pub(crate) fn pin() -> Pin {
+    Pin { version: Some(1), by: "w".into(), why: "x".into() }
+}
+
+pub(crate) fn set_spec() -> SetSpec {
+    let hook = SetHook { command: vec!["nginx".into(), "-t".into()], timeout_ms: 1000 };
+    SetSpec {
+        members: BTreeMap::from([("zone".into(), "a".into())]),
+        layout: Layout::Files,
+        check: Some(hook.clone()),
+        reload: Some(hook),
+        drift: DriftRule::Repair,
+        scan_each_ms: 1000,
+        ignore: vec!["*.pid".into()],
+        overlays: true,
+        templates: true,
+        key: Some("k".into()),
+        owner: Some("app:app".into()),
+        drain: DrainRule::Always,
+        drain_ms: 2000,
+        rollout: RolloutRule {
+            canaries: 1,
+            canary_labels: BTreeMap::from([("role".into(), "canary".into())]),
+            max_unavailable: 2,
+            bake_ms: 3000,
+            staged: true,
+            max_failed: 4,
+            roll_back: true,
+        },
+        quota_bytes: Some(5),
+        keep_versions: 6,
+    }
+}
+
+pub(crate) fn rollout_steps() -> Vec<RolloutStep> {
+    let why = || "w".to_owned();
+    vec![
+        RolloutStep::Release(vec![machine()]),
+        RolloutStep::Halt(why()),
+        RolloutStep::RollBack(why()),
+        RolloutStep::Finish,
+    ]
+}
+
+pub(crate) fn rollout_changes() -> Vec<RolloutChange> {
+    let why = || "w".to_owned();
+    vec![
+        RolloutChange::Begun,
+        RolloutChange::Released(vec![machine()]),
+        RolloutChange::Halted(why()),
+        RolloutChange::Resumed(why()),
+        RolloutChange::RolledBack(why()),
+        RolloutChange::Finished,
+    ]
+}

@@ -1,0 +1,533 @@
+//! Replacing single files where they stand, for directories that are shared with other files and for programs that
+//! cannot follow a switch of directories.
+//!
+//! Must stay true: whole new files are staged and a journal of what will be done is durable before the first file is
+//! replaced; after a death the journal is played to its end, so the set is the old or the new version once it is opened
+//! again. Nothing is replaced or removed that was not proven to be ours. Readers may see old and new files side by side
+//! for the moment that the renames take: that is what [`crate::Applier`] is better at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
+use rustix::fs::Mode;
+
+use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
+use crate::dir::{Dir, Kind, Parents, give, kind};
+use crate::error::{Error, Result, at};
+use crate::limits::{DRIFTS_MAX, RESERVE_BYTES, SYNC_EACH_MAX};
+use crate::manifest::{check, decode, encode};
+use crate::patterns::Patterns;
+use crate::space;
+use crate::{Applied, BlobStore, SetDirs, digest_of};
+
+/// Where new files wait, inside the target, so that they are on its file system.
+const STAGE: &str = ".leaseward-stage";
+const JOURNAL: &str = "journal";
+const LIVE: &str = "live.files";
+const PREVIOUS: &str = "previous.files";
+
+/// Applies versions of one set file by file. Its methods block on the disk. One process at a time: it holds a lock.
+#[derive(Debug)]
+pub struct InPlace {
+    target: PathBuf,
+    state_dir: Dir,
+    live: Option<(u64, Manifest)>,
+    ready: Option<(u64, Manifest, Vec<Op>, Applied)>,
+    ignore: Patterns,
+    owner: Option<Owner>,
+    reserve: u64,
+    _lock: Lock,
+}
+
+/// One step of a switch. Each may be taken twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Op {
+    /// A directory is there, with this mode.
+    Directory(String, u32),
+    /// The staged file of this number stands at the path.
+    Put(u64, String),
+    /// The file or link is gone.
+    Remove(String),
+    /// The directory is gone, if nobody else has something in it.
+    RemoveDirectory(String),
+}
+
+impl InPlace {
+    /// Opens a set and finishes what a death interrupted.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process has it open, [`Error::Io`], [`Error::DiskFull`].
+    pub fn open(dirs: &SetDirs) -> Result<Self> {
+        std::fs::create_dir_all(&dirs.target).map_err(at("make directory", &dirs.target))?;
+        std::fs::create_dir_all(&dirs.state_dir).map_err(at("make directory", &dirs.state_dir))?;
+        let lock = Lock::take(&dirs.state_dir.join("lock"))?;
+        let target = dirs.target.canonicalize().map_err(at("find", &dirs.target))?;
+        let state_dir = Dir::open(&dirs.state_dir)?;
+        let mut this = Self {
+            target,
+            state_dir,
+            live: None,
+            ready: None,
+            ignore: Patterns::default(),
+            owner: None,
+            reserve: RESERVE_BYTES,
+            _lock: lock,
+        };
+        if let Some((version, manifest, ops)) = this.read_journal() {
+            tracing::info!(target = %this.target.display(), version, "an interrupted switch is played to its end");
+            this.play(version, &manifest, &ops)?;
+        }
+        this.live = this.read_version(LIVE);
+        let root = this.root()?;
+        root.remove_tree(STAGE)?;
+        Ok(this)
+    }
+
+    /// Returns it with another reserve: the free bytes that an apply must leave.
+    #[must_use]
+    pub fn with_reserve(self, bytes: u64) -> Self {
+        Self { reserve: bytes, ..self }
+    }
+
+    /// Says which paths programs write themselves, and whom everything belongs to. Holds from the next apply on.
+    pub fn keep(&mut self, ignore: Patterns, owner: Option<Owner>) {
+        self.ignore = ignore;
+        self.owner = owner;
+    }
+
+    /// Returns the version that is live.
+    #[must_use]
+    pub fn live(&self) -> Option<Live> {
+        self.live.as_ref().map(|(version, manifest)| Live { version: *version, manifest: digest_of(&encode(manifest)) })
+    }
+
+    /// Returns the manifest of the version that is live.
+    #[must_use]
+    pub fn live_manifest(&self) -> Option<Manifest> {
+        self.live.as_ref().map(|(_, manifest)| manifest.clone())
+    }
+
+    /// Returns the version that was live before, with its manifest.
+    #[must_use]
+    pub fn previous_manifest(&self) -> Option<(Live, Manifest)> {
+        let (version, manifest) = self.read_version(PREVIOUS)?;
+        Some((Live { version, manifest: digest_of(&encode(&manifest)) }, manifest))
+    }
+
+    /// Returns what is live, to be read from.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn live_tree(&self) -> Result<Option<crate::Scanned>> {
+        match &self.live {
+            Some((_, manifest)) => Ok(Some(crate::Scanned::of(std::sync::Arc::new(manifest.clone()), self.root()?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the directories that hold files of the set, for those who watch them.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let Some((_, manifest)) = &self.live else { return Vec::new() };
+        let above = |entry: &ManifestEntry| entry.path.rsplit_once('/').map(|(above, _)| above.to_owned());
+        let all: BTreeSet<_> = manifest.entries.iter().map(above).collect();
+        all.into_iter().map(|above| above.map_or(self.target.clone(), |above| self.target.join(above))).collect()
+    }
+
+    /// Forgets what was staged.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn unstage(&mut self) -> Result<()> {
+        match self.ready.take() {
+            Some(_) => self.root()?.remove_tree(STAGE),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns where the set lives.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Returns how the files of the live version differ from it. Other files in the directory are none of ours.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn verify(&self) -> Result<Vec<Drift>> {
+        let Some((_, manifest)) = &self.live else { return Ok(Vec::new()) };
+        let root = self.root()?;
+        let mut drifts = Vec::new();
+        for entry in &manifest.entries {
+            if self.ignore.ignores(&entry.path) || drifts.len() >= DRIFTS_MAX {
+                continue;
+            }
+            if let Some(kind) = difference(&root, entry)? {
+                let mut drift = Drift::of(&entry.path, kind);
+                if let Ok(stat) = std::fs::symlink_metadata(self.target.join(&entry.path)) {
+                    use std::os::unix::fs::MetadataExt as _;
+                    drift.owner = Some(stat.uid());
+                    drift.at = u64::try_from(stat.ctime() * 1000).ok();
+                }
+                drifts.push(drift);
+            }
+        }
+        Ok(drifts)
+    }
+
+    /// Returns which chunks a version takes that stand in no file here, and what space, which is checked.
+    ///
+    /// # Errors
+    /// [`Error::NotEnoughSpace`], [`Error::TargetNotOurs`], [`Error::IllegalTree`], [`Error::Io`].
+    pub fn needs(&self, manifest: &Manifest) -> Result<crate::Needs> {
+        check(manifest)?;
+        let root = self.root()?;
+        let mut needs = crate::Needs::default();
+        let mut seen = BTreeSet::new();
+        for entry in self.changed(&root, manifest)? {
+            needs.space.inodes += 1;
+            needs.space.bytes += crate::limits::BLOCK_BYTES;
+            if let ManifestNode::File { size, chunks, .. } = &entry.node {
+                needs.space.bytes += *size;
+                needs.fetch.extend(chunks.iter().filter(|chunk| seen.insert(chunk.digest)));
+            }
+        }
+        space::fits(needs.space, space::free(&root, &self.target, self.reserve)?)?;
+        needs.fetch.sort_unstable_by_key(|chunk| chunk.digest);
+        Ok(needs)
+    }
+
+    /// Puts every new file of `manifest` on the disk beside its place, whole and durable, and replaces nothing. What it
+    /// will replace is kept in `cache`, for the way back.
+    ///
+    /// # Errors
+    /// As [`InPlace::needs`]; [`Error::BlobCorrupt`]; [`Error::DiskFull`]; what `source` returns.
+    pub fn stage(
+        &mut self,
+        version: u64,
+        manifest: &Manifest,
+        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+        cache: &BlobStore,
+    ) -> Result<()> {
+        if self.ready.as_ref().is_some_and(|(ready, tree, ..)| (*ready, tree) == (version, manifest)) {
+            return Ok(());
+        }
+        self.ready = None;
+        self.needs(manifest)?;
+        let root = self.root()?;
+        root.remove_tree(STAGE)?;
+        let stage = root.mkdir(STAGE)?;
+        let staged = self.stage_into(&root, &stage, manifest, source, cache);
+        match staged {
+            Ok((ops, done)) => self.ready = Some((version, manifest.clone(), ops, done)),
+            Err(error) => {
+                root.remove_tree(STAGE)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether this version is staged.
+    #[must_use]
+    pub fn staged(&self) -> Option<Live> {
+        let (version, manifest, ..) = self.ready.as_ref()?;
+        Some(Live { version: *version, manifest: digest_of(&encode(manifest)) })
+    }
+
+    /// Puts what was staged in its places.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`]: before the journal is durable the old version is whole; after it, opening the
+    /// set again finishes the new one. [`Error::Changed`] if nothing is staged.
+    pub fn switch(&mut self) -> Result<Applied> {
+        let Some((version, manifest, ops, done)) = self.ready.take() else {
+            return Err(Error::Changed { path: self.target.clone() });
+        };
+        self.write_durably(JOURNAL, &journal(version, &manifest, &ops))?;
+        self.play(version, &manifest, &ops)?;
+        self.live = Some((version, manifest));
+        Ok(done)
+    }
+
+    fn root(&self) -> Result<Dir> {
+        Dir::open(&self.target)
+    }
+
+    /// Returns the entries that are not on the disk as they should be. A file in the way that is not ours is refused.
+    fn changed<'a>(&self, root: &Dir, manifest: &'a Manifest) -> Result<Vec<&'a ManifestEntry>> {
+        let ours: BTreeMap<&str, &ManifestNode> = self
+            .live
+            .iter()
+            .flat_map(|(_, manifest)| &manifest.entries)
+            .map(|entry| (entry.path.as_str(), &entry.node))
+            .collect();
+        let mut changed = Vec::new();
+        for entry in &manifest.entries {
+            match difference(root, entry)? {
+                None => continue,
+                Some(DriftKind::Missing) => {}
+                Some(_) if ours.contains_key(entry.path.as_str()) => {}
+                // A directory that was there before keeps its mode.
+                Some(DriftKind::Mode) if matches!(entry.node, ManifestNode::Directory { .. }) => continue,
+                Some(_) => return Err(Error::TargetNotOurs { path: self.target.join(&entry.path) }),
+            }
+            changed.push(entry);
+        }
+        Ok(changed)
+    }
+
+    fn stage_into(
+        &self,
+        root: &Dir,
+        stage: &Dir,
+        manifest: &Manifest,
+        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+        cache: &BlobStore,
+    ) -> Result<(Vec<Op>, Applied)> {
+        let mut ops = Vec::new();
+        let mut done = Applied::default();
+        let changed = self.changed(root, manifest)?;
+        let each = changed.len() <= SYNC_EACH_MAX;
+        for entry in changed {
+            let number = ops.len() as u64;
+            let name = number.to_string();
+            match &entry.node {
+                ManifestNode::Directory { mode } => {
+                    ops.push(Op::Directory(entry.path.clone(), *mode));
+                    continue;
+                }
+                ManifestNode::Symlink { target } => stage.symlink(target, &name)?,
+                ManifestNode::File { mode, digest, chunks, .. } => {
+                    let path = stage.path().join(&name);
+                    let mut file = stage.create(&name)?;
+                    let mut hasher = blake3::Hasher::new();
+                    for chunk in chunks {
+                        let bytes = source(chunk.digest)?;
+                        hasher.update(&bytes);
+                        file.write_all(&bytes).map_err(at("write", &path))?;
+                        done.bytes += bytes.len() as u64;
+                    }
+                    if hasher.finalize().as_bytes() != &digest.0 {
+                        let why = "its content has another name or length";
+                        return Err(Error::BlobCorrupt { path: PathBuf::from("the source"), digest: *digest, why });
+                    }
+                    if let Some(owner) = self.owner {
+                        give(&file, owner.user, owner.group, &path)?;
+                    }
+                    rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at("set the mode of", &path))?;
+                    if each {
+                        file.sync_all().map_err(at("sync", &path))?;
+                    }
+                    done.written += 1;
+                    self.remember(root, &entry.path, cache)?;
+                }
+            }
+            ops.push(Op::Put(number, entry.path.clone()));
+        }
+        let wanted: BTreeSet<&str> = manifest.entries.iter().map(|entry| entry.path.as_str()).collect();
+        let old = self.live.iter().flat_map(|(_, manifest)| manifest.entries.iter().rev());
+        for entry in old.filter(|entry| !wanted.contains(entry.path.as_str())) {
+            match (&entry.node, difference(root, entry)?) {
+                (ManifestNode::Directory { .. }, _) => ops.push(Op::RemoveDirectory(entry.path.clone())),
+                (_, None | Some(DriftKind::Mode)) => {
+                    self.remember(root, &entry.path, cache)?;
+                    ops.push(Op::Remove(entry.path.clone()));
+                }
+                // Somebody made it his own.
+                (_, Some(_)) => tracing::warn!(path = %entry.path, "no longer in the set, changed by hand: left alone"),
+            }
+        }
+        if each {
+            stage.sync()?;
+        } else {
+            stage.sync_file_system()?;
+        }
+        done.linked = manifest.totals().0.saturating_sub(done.written);
+        Ok((ops, done))
+    }
+
+    /// Keeps the chunks of a file that will be replaced.
+    fn remember(&self, root: &Dir, path: &str, cache: &BlobStore) -> Result<()> {
+        let old = self.live.iter().flat_map(|(_, manifest)| &manifest.entries).find(|entry| entry.path == path);
+        let Some(ManifestNode::File { chunks, .. }) = old.map(|entry| &entry.node) else { return Ok(()) };
+        let Ok(mut file) = root.file(path) else { return Ok(()) };
+        let mut offset = 0;
+        for chunk in chunks {
+            let bytes = crate::dir::read_piece(&mut file, offset, chunk.size, Path::new(path))?;
+            offset += u64::from(chunk.size);
+            if digest_of(&bytes) == chunk.digest {
+                cache.put(chunk.digest, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes every step, then says that the version is live, then forgets the journal.
+    fn play(&self, version: u64, manifest: &Manifest, ops: &[Op]) -> Result<()> {
+        let root = self.root()?;
+        let mut touched = BTreeSet::new();
+        for op in ops {
+            let path = match op {
+                Op::Directory(path, _) | Op::Put(_, path) | Op::Remove(path) | Op::RemoveDirectory(path) => path,
+            };
+            let mut parents = Parents::new(&root);
+            // A directory above it may be gone by an earlier step that was taken before a death.
+            let Ok((dir, name)) = parents.of(path) else { continue };
+            touched.insert(path.rsplit_once('/').map_or(String::new(), |(above, _)| above.to_owned()));
+            match op {
+                Op::Directory(_, mode) => {
+                    match dir.stat(name)? {
+                        Some(stat) if kind(&stat) == Kind::Directory => {}
+                        Some(_) => {
+                            dir.unlink(name)?;
+                            dir.mkdir(name)?;
+                        }
+                        None => drop(dir.mkdir(name)?),
+                    }
+                    let made = dir.child(name)?;
+                    if let Some(owner) = self.owner {
+                        made.give_to(owner.user, owner.group)?;
+                    }
+                    made.set_mode(*mode)?;
+                }
+                Op::Put(number, _) => {
+                    let from = number.to_string();
+                    let Ok(stage) = root.child(STAGE) else { continue };
+                    if stage.stat(&from)?.is_some() {
+                        rustix::fs::renameat(&stage, &from, dir, name)
+                            .map_err(at("replace", self.target.join(path)))?;
+                    }
+                }
+                Op::Remove(_) => dir.unlink(name)?,
+                Op::RemoveDirectory(_) => {
+                    // Somebody else has something in it: it stays.
+                    let _ = rustix::fs::unlinkat(dir, name, rustix::fs::AtFlags::REMOVEDIR);
+                }
+            }
+        }
+        if touched.len() > SYNC_EACH_MAX {
+            root.sync_file_system()?;
+        } else {
+            for dir in touched {
+                match dir.as_str() {
+                    "" => root.sync()?,
+                    dir => match root.child(dir) {
+                        Ok(dir) => dir.sync()?,
+                        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    },
+                }
+            }
+        }
+        if let Some((before, tree)) = self.read_version(LIVE)
+            && before != version
+        {
+            self.write_durably(PREVIOUS, &encode_version(before, &tree))?;
+        }
+        self.write_durably(LIVE, &encode_version(version, manifest))?;
+        self.state_dir.unlink(JOURNAL)?;
+        self.state_dir.sync()?;
+        root.remove_tree(STAGE)
+    }
+
+    fn write_durably(&self, name: &str, body: &[u8]) -> Result<()> {
+        let temporary = format!("{name}.tmp");
+        self.state_dir.unlink(&temporary)?;
+        let path = self.state_dir.path().join(&temporary);
+        let mut file = self.state_dir.create(&temporary)?;
+        let crc = crc32c::crc32c(body).to_le_bytes();
+        let written = file.write_all(body).and_then(|()| file.write_all(&crc)).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            self.state_dir.unlink(&temporary)?;
+            return Err(Error::io("write", path, error));
+        }
+        rustix::fs::renameat(&self.state_dir, &temporary, &self.state_dir, name).map_err(at("name", &path))?;
+        self.state_dir.sync()
+    }
+
+    fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = std::fs::read(self.state_dir.path().join(name)).ok()?;
+        let body = bytes.len().checked_sub(4)?;
+        let crc = bytes.split_off(body);
+        (crc == crc32c::crc32c(&bytes).to_le_bytes()).then_some(bytes)
+    }
+
+    fn read_version(&self, name: &str) -> Option<(u64, Manifest)> {
+        let bytes = self.read(name)?;
+        let (version, manifest) = bytes.split_at_checked(8)?;
+        Some((u64::from_le_bytes(version.try_into().ok()?), decode(manifest).ok()?))
+    }
+
+    fn read_journal(&self) -> Option<(u64, Manifest, Vec<Op>)> {
+        let bytes = self.read(JOURNAL)?;
+        let (head, rest) = bytes.split_at_checked(16)?;
+        let version = u64::from_le_bytes(head[..8].try_into().ok()?);
+        let length = usize::try_from(u64::from_le_bytes(head[8..].try_into().ok()?)).ok()?;
+        let (manifest, ops) = rest.split_at_checked(length)?;
+        let mut ops = ops.split(|byte| *byte == 0).filter(|op| !op.is_empty());
+        let ops = ops.try_fold(Vec::new(), |mut all, op| {
+            all.push(decode_op(std::str::from_utf8(op).ok()?)?);
+            Some(all)
+        })?;
+        Some((version, decode(manifest).ok()?, ops))
+    }
+}
+
+fn encode_version(version: u64, manifest: &Manifest) -> Vec<u8> {
+    let mut bytes = version.to_le_bytes().to_vec();
+    bytes.extend(encode(manifest));
+    bytes
+}
+
+fn journal(version: u64, manifest: &Manifest, ops: &[Op]) -> Vec<u8> {
+    let tree = encode(manifest);
+    let mut bytes = version.to_le_bytes().to_vec();
+    bytes.extend((tree.len() as u64).to_le_bytes());
+    bytes.extend(tree);
+    for op in ops {
+        // A path holds no NUL byte.
+        let text = match op {
+            Op::Directory(path, mode) => format!("d{mode} {path}\0"),
+            Op::Put(number, path) => format!("p{number} {path}\0"),
+            Op::Remove(path) => format!("r {path}\0"),
+            Op::RemoveDirectory(path) => format!("x {path}\0"),
+        };
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+fn decode_op(text: &str) -> Option<Op> {
+    let (head, path) = text.split_once(' ')?;
+    let path = path.to_owned();
+    Some(match head.split_at_checked(1)? {
+        ("d", mode) => Op::Directory(path, mode.parse().ok()?),
+        ("p", number) => Op::Put(number.parse().ok()?, path),
+        ("r", "") => Op::Remove(path),
+        ("x", "") => Op::RemoveDirectory(path),
+        _ => return None,
+    })
+}
+
+/// Returns how what stands at an entry's path differs from it, if it does.
+fn difference(root: &Dir, entry: &ManifestEntry) -> Result<Option<DriftKind>> {
+    let mut parents = Parents::new(root);
+    let (dir, name) = match parents.of(&entry.path) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Some(DriftKind::Missing));
+        }
+        found => found?,
+    };
+    match dir.stat(name)? {
+        None => Ok(Some(DriftKind::Missing)),
+        Some(stat) => differs(&entry.node, dir, name.as_ref(), &stat, None),
+    }
+}
+
+#[cfg(test)]
+#[path = "inplace_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! Stories of replacing files where they stand, among files of others.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::*;
+use crate::scan;
+
+struct Place {
+    temp: tempfile::TempDir,
+    dirs: SetDirs,
+}
+
+type Chunks = BTreeMap<Digest, Vec<u8>>;
+
+fn published(files: &[(&str, &str)]) -> (Manifest, Chunks) {
+    let temp = tempfile::tempdir().unwrap();
+    for (path, content) in files {
+        let path = temp.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let scanned = scan(temp.path()).unwrap();
+    let chunks = scanned.digests().map(|digest| (digest, scanned.read(digest).unwrap())).collect();
+    (scanned.manifest().clone(), chunks)
+}
+
+impl Place {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let dirs = SetDirs { target: temp.path().join("etc"), state_dir: temp.path().join("state") };
+        fs::create_dir(&dirs.target).unwrap();
+        fs::write(dirs.target.join("hosts"), "not ours").unwrap();
+        Self { temp, dirs }
+    }
+
+    fn open(&self) -> InPlace {
+        InPlace::open(&self.dirs).unwrap().with_reserve(0)
+    }
+
+    fn cache(&self) -> BlobStore {
+        BlobStore::open_cache(&self.temp.path().join("cache")).unwrap().with_floor(0)
+    }
+
+    fn apply(&self, place: &mut InPlace, version: u64, tree: &(Manifest, Chunks)) -> Result<Applied> {
+        let mut give = |digest| tree.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        place.stage(version, &tree.0, &mut give, &self.cache())?;
+        place.switch()
+    }
+
+    fn files(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let root = Dir::open(&self.dirs.target).unwrap();
+        root.walk(&mut |path, dir, name, stat| {
+            if kind(stat) == Kind::File {
+                found.insert(path.to_owned(), fs::read_to_string(dir.path().join(name)).unwrap());
+            }
+            Ok(())
+        })
+        .unwrap();
+        found
+    }
+
+    fn has(&self, files: &[(&str, &str)]) {
+        let mut expected: BTreeMap<String, String> =
+            files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        expected.insert("hosts".into(), "not ours".into());
+        assert_eq!(self.files(), expected);
+    }
+}
+
+#[test]
+fn files_are_replaced_among_those_of_others() {
+    let place = Place::new();
+    let mut open = place.open();
+    let one = published(&[("app.conf", "1"), ("conf.d/a", "a"), ("conf.d/b", "b")]);
+    place.apply(&mut open, 1, &one).unwrap();
+    place.has(&[("app.conf", "1"), ("conf.d/a", "a"), ("conf.d/b", "b")]);
+    let two = published(&[("app.conf", "2"), ("conf.d/a", "a"), ("new/c", "c")]);
+    let done = place.apply(&mut open, 2, &two).unwrap();
+    assert_eq!((done.written, done.linked), (2, 1), "only what changed is written");
+    place.has(&[("app.conf", "2"), ("conf.d/a", "a"), ("new/c", "c")]);
+    assert_eq!(open.live().unwrap().version, 2);
+    // The way back needs nobody: what was replaced is kept.
+    let (live, manifest) = open.previous_manifest().unwrap();
+    let cache = place.cache();
+    open.stage(live.version, &manifest, &mut |digest| cache.get(digest), &cache).unwrap();
+    open.switch().unwrap();
+    place.has(&[("app.conf", "1"), ("conf.d/a", "a"), ("conf.d/b", "b")]);
+}
+
+#[test]
+fn a_file_of_somebody_else_is_never_overwritten_or_removed() {
+    let place = Place::new();
+    let mut open = place.open();
+    let bad = published(&[("hosts", "ours now")]);
+    assert!(matches!(place.apply(&mut open, 1, &bad), Err(Error::TargetNotOurs { .. })));
+    place.has(&[]);
+    let one = published(&[("a", "1"), ("dir/b", "2")]);
+    place.apply(&mut open, 1, &one).unwrap();
+    fs::write(place.dirs.target.join("a"), "mine").unwrap();
+    fs::write(place.dirs.target.join("dir/other"), "theirs").unwrap();
+    assert_eq!(open.verify().unwrap().len(), 1);
+    place.apply(&mut open, 2, &published(&[("c", "3")])).unwrap();
+    place.has(&[("a", "mine"), ("c", "3"), ("dir/other", "theirs")]);
+    let place = Place::new();
+    let equal = published(&[("hosts", "not ours")]);
+    place.apply(&mut place.open(), 1, &equal).unwrap();
+    place.has(&[]);
+}
+
+#[test]
+fn after_a_death_at_any_step_the_set_is_whole_once_it_is_opened() {
+    let one: &[(&str, &str)] = &[("a", "1"), ("b", "1"), ("dir/c", "1"), ("gone/d", "1")];
+    let two: &[(&str, &str)] = &[("a", "2"), ("b", "2"), ("dir/c", "2"), ("new/e", "2")];
+    // The journal is durable from here on; each step may be the last one that was taken.
+    for taken in 0..8 {
+        let place = Place::new();
+        let mut open = place.open();
+        place.apply(&mut open, 1, &published(one)).unwrap();
+        let tree = published(two);
+        let mut give = |digest| tree.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        open.stage(2, &tree.0, &mut give, &place.cache()).unwrap();
+        let (version, manifest, ops, _) = open.ready.take().unwrap();
+        if taken > 0 {
+            open.write_durably(JOURNAL, &journal(version, &manifest, &ops)).unwrap();
+            // As `play`, which a death ended after so many steps.
+            let root = open.root().unwrap();
+            for op in ops.iter().take(taken - 1) {
+                let mut parents = Parents::new(&root);
+                match op {
+                    Op::Directory(path, _) => drop(root.mkdir(path).unwrap()),
+                    Op::Put(number, path) => {
+                        let (dir, name) = parents.of(path).unwrap();
+                        let stage = root.child(STAGE).unwrap();
+                        rustix::fs::renameat(&stage, number.to_string(), dir, name).unwrap();
+                    }
+                    Op::Remove(path) => fs::remove_file(place.dirs.target.join(path)).unwrap(),
+                    Op::RemoveDirectory(path) => fs::remove_dir(place.dirs.target.join(path)).unwrap(),
+                }
+            }
+        }
+        drop(open);
+        let open = place.open();
+        if taken == 0 {
+            place.has(one);
+            assert_eq!(open.live().unwrap().version, 1);
+        } else {
+            place.has(two);
+            assert_eq!(open.live().unwrap().version, 2);
+        }
+    }
+}
+
+#[test]
+fn a_torn_journal_counts_as_none() {
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1")])).unwrap();
+    let tree = published(&[("a", "2")]);
+    let ops = [Op::Remove("a".into())];
+    let bytes = journal(2, &tree.0, &ops);
+    open.write_durably(JOURNAL, &bytes).unwrap();
+    let path = place.dirs.state_dir.join(JOURNAL);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    drop(open);
+    assert_eq!(place.open().live().unwrap().version, 1);
+    place.has(&[("a", "1")]);
+}

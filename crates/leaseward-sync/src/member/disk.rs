@@ -1,0 +1,151 @@
+//! A set on this disk, whichever way it is kept: as whole trees, or file by file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use leaseward_state::config::spec::Layout;
+use leaseward_state::config::{Digest, Manifest};
+
+use crate::apply::{Applied, Applier, Drift, Live, Needs, Owner, SetDirs};
+use crate::error::Result;
+use crate::patterns::Patterns;
+use crate::{BlobStore, InPlace, Scanned};
+
+/// A set that is open.
+#[derive(Debug)]
+pub(crate) enum Disk {
+    Tree(Box<Applier>),
+    Files(Box<InPlace>),
+}
+
+impl Disk {
+    pub(crate) fn open(dirs: &SetDirs, layout: Layout, reserve: u64) -> Result<Self> {
+        Ok(match layout {
+            Layout::Tree => Self::Tree(Box::new(Applier::open(dirs)?.with_reserve(reserve))),
+            Layout::Files => Self::Files(Box::new(InPlace::open(dirs)?.with_reserve(reserve))),
+        })
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        match self {
+            Self::Tree(_) => Layout::Tree,
+            Self::Files(_) => Layout::Files,
+        }
+    }
+
+    pub(crate) fn keep(&mut self, ignore: Patterns, owner: Option<Owner>) {
+        match self {
+            Self::Tree(disk) => disk.keep(ignore, owner),
+            Self::Files(disk) => disk.keep(ignore, owner),
+        }
+    }
+
+    pub(crate) fn live(&self) -> Option<Live> {
+        match self {
+            Self::Tree(disk) => disk.live(),
+            Self::Files(disk) => disk.live(),
+        }
+    }
+
+    pub(crate) fn target(&self) -> PathBuf {
+        match self {
+            Self::Tree(disk) => disk.target(),
+            Self::Files(disk) => disk.target().to_owned(),
+        }
+    }
+
+    /// Returns what is live, to be read from.
+    pub(crate) fn live_tree(&self) -> Result<Option<Scanned>> {
+        match self {
+            Self::Tree(disk) => disk.live_tree(),
+            Self::Files(disk) => disk.live_tree(),
+        }
+    }
+
+    pub(crate) fn previous_manifest(&self) -> Option<(Live, Arc<Manifest>)> {
+        match self {
+            Self::Tree(disk) => disk.previous_manifest(),
+            Self::Files(disk) => disk.previous_manifest().map(|(live, manifest)| (live, Arc::new(manifest))),
+        }
+    }
+
+    /// Returns what a version takes: a checked manifest with its name.
+    pub(crate) fn needs(&mut self, name: Digest, manifest: &Manifest) -> Result<Needs> {
+        match self {
+            Self::Tree(disk) => disk.plan_for(name, manifest),
+            Self::Files(disk) => disk.needs(manifest),
+        }
+    }
+
+    /// Returns what somebody changed by hand. `deep`: every file is read.
+    pub(crate) fn drifts(&mut self, deep: bool) -> Result<Vec<Drift>> {
+        match self {
+            Self::Tree(disk) if deep => disk.verify(),
+            Self::Tree(disk) => disk.scan(),
+            Self::Files(disk) => disk.verify(),
+        }
+    }
+
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Tree(disk) => disk.directories(),
+            Self::Files(disk) => disk.directories(),
+        }
+    }
+
+    /// Puts a version beside the live one: a checked manifest with its name.
+    pub(crate) fn stage(
+        &mut self,
+        wanted: Live,
+        manifest: &Arc<Manifest>,
+        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+        cache: &BlobStore,
+    ) -> Result<()> {
+        match self {
+            Self::Tree(disk) => disk.stage_known(wanted, manifest, source),
+            Self::Files(disk) => disk.stage(wanted.version, manifest, source, cache),
+        }
+    }
+
+    pub(crate) fn staged(&self) -> Option<Live> {
+        match self {
+            Self::Tree(disk) => disk.staged().map(|(live, _)| live),
+            Self::Files(disk) => disk.staged(),
+        }
+    }
+
+    /// Returns the directory that holds what is staged, if it is a whole one.
+    pub(crate) fn staged_tree(&self) -> Option<PathBuf> {
+        match self {
+            Self::Tree(disk) => disk.staged().map(|(_, path)| path),
+            Self::Files(_) => None,
+        }
+    }
+
+    pub(crate) fn switch(&mut self) -> Result<Applied> {
+        match self {
+            Self::Tree(disk) => disk.switch(),
+            Self::Files(disk) => disk.switch(),
+        }
+    }
+
+    /// Does what the last switch left to be done.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        match self {
+            Self::Tree(disk) => disk.finish(),
+            Self::Files(_) => Ok(()),
+        }
+    }
+
+    /// Forgets what is staged, unless it is this version.
+    pub(crate) fn unstage_other(&mut self, version: u64) -> Result<()> {
+        if self.staged().is_some_and(|staged| staged.version != version) { self.unstage() } else { Ok(()) }
+    }
+
+    pub(crate) fn unstage(&mut self) -> Result<()> {
+        match self {
+            Self::Tree(disk) => disk.unstage(),
+            Self::Files(disk) => disk.unstage(),
+        }
+    }
+}

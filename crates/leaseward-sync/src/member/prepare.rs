@@ -1,0 +1,107 @@
+//! Getting a version ready on this machine: fetched, made this member's own, written beside the live one, and checked.
+//!
+//! Must stay true: nothing is live before its check has passed; what is made for this member alone is in no store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
+
+use leaseward_state::config::spec::SetSpec;
+use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::name::SetName;
+
+use super::fetch::{Failure, Fetch, blocking};
+use super::{WantedVersion, task::Opened};
+use crate::apply::Live;
+use crate::error::{Error, Result};
+use crate::program::Run;
+use crate::render::{self, Facts};
+use crate::secret::Keys;
+
+/// A version as this member should have it.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    /// Its number, and the name of the manifest as this member has it.
+    pub(crate) wanted: Live,
+    pub(crate) manifest: Arc<Manifest>,
+    /// Chunks that are in no store.
+    made: Arc<HashMap<Digest, Vec<u8>>>,
+}
+
+/// What a version depends on, beside itself.
+#[derive(Clone)]
+pub(crate) struct Member {
+    pub(crate) set: SetName,
+    pub(crate) spec: Arc<SetSpec>,
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) keys: Arc<Keys>,
+}
+
+impl Member {
+    /// Fetches what this machine lacks of a version. Cancel safe: what was stored stays.
+    pub(crate) async fn fetch(&self, fetch: &Fetch, want: WantedVersion) -> Result<Prepared, Failure> {
+        if !render::is_needed(&self.spec) {
+            let (manifest, made) = fetch.version(want).await?;
+            let wanted = Live { version: want.number, manifest: want.manifest };
+            return Ok(Prepared { wanted, manifest, made: Arc::new(made) });
+        }
+        let published = fetch.manifest(want).await?;
+        let laid = if self.spec.overlays { render::lay(&published, &self.facts) } else { published };
+        let mut sources = BTreeMap::new();
+        for entry in render::sources(&laid, &self.spec) {
+            if let ManifestNode::File { chunks, .. } = &entry.node {
+                sources.extend(chunks.iter().map(|chunk| (chunk.digest, *chunk)));
+            }
+        }
+        fetch.chunks(sources.into_values().collect()).await?;
+        let (member, store) = (self.clone(), Arc::clone(&fetch.store));
+        let rendered = blocking(move || {
+            render::render(laid, &member.spec, &member.facts, &member.keys, &mut |digest| store.get(digest))
+        })
+        .await?;
+        let manifest = Arc::new(rendered.manifest);
+        let (disk, tree) = (Arc::clone(&fetch.disk), Arc::clone(&manifest));
+        let (name, needs) = blocking(move || {
+            crate::manifest::check(&tree)?;
+            let name = crate::digest_of(&crate::manifest::encode(&tree));
+            Ok((name, disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, &tree)?))
+        })
+        .await?;
+        let made = rendered.made;
+        fetch.chunks(needs.fetch.into_iter().filter(|chunk| !made.contains_key(&chunk.digest)).collect()).await?;
+        let wanted = Live { version: want.number, manifest: name };
+        Ok(Prepared { wanted, manifest, made: Arc::new(made) })
+    }
+}
+
+impl Prepared {
+    /// Writes the version beside the live one and runs the set's check over it. Blocks.
+    pub(crate) fn stage(&self, opened: &Opened, member: &Member) -> Result<()> {
+        let mut disk = opened.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = |digest: Digest| match self.made.get(&digest) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => opened.store.get(digest),
+        };
+        disk.stage(self.wanted, &self.manifest, &mut source, &opened.store)?;
+        let (Some(hook), Some(tree)) = (&member.spec.check, disk.staged_tree()) else { return Ok(()) };
+        let before = disk.live().map_or(0, |live| live.version);
+        let target = disk.target();
+        let environment = environment(&member.set, self.wanted.version, before);
+        let checked = Run { hook, environment, target: &target, tree: &tree }.to_end();
+        checked.map_err(|why| {
+            // What failed its check is not kept: the next attempt begins anew.
+            if let Err(error) = disk.unstage() {
+                tracing::warn!(set = %member.set, %error, "what was refused cannot be removed");
+            }
+            Error::CheckFailed { why }
+        })
+    }
+}
+
+/// Returns what a set's programs are told.
+pub(crate) fn environment(set: &SetName, version: u64, before: u64) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("LEASEWARD_SET", set.to_string()),
+        ("LEASEWARD_VERSION", version.to_string()),
+        ("LEASEWARD_PREVIOUS", before.to_string()),
+    ])
+}

@@ -1,0 +1,181 @@
+//! From what was published to what one member should have: layers for its labels, files filled in, secrets opened.
+//!
+//! Must stay true: equal inputs give equal trees, so every member can say which tree it has; a name that a template does
+//! not know is a failure and never an empty word; a secret is plain in the target only, for its owner alone.
+//! Left out on purpose: where keys come from (`secret.rs` reads them), and which sets ask for any of this.
+
+use std::collections::{BTreeMap, HashMap};
+
+use leaseward_state::config::spec::SetSpec;
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode};
+use minijinja::{Environment, UndefinedBehavior, context};
+
+use crate::digest_of;
+use crate::error::{Error, Result};
+use crate::limits::{CHUNK_BYTES_MAX, RENDERED_BYTES_MAX};
+use crate::secret::Keys;
+
+/// The ending of a file that is filled in.
+const TEMPLATE: &str = ".tmpl";
+
+/// What a member is, as far as its config depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The machine's name.
+    pub machine: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What one member should have.
+#[derive(Debug, Default)]
+pub(crate) struct Rendered {
+    pub(crate) manifest: Manifest,
+    /// Chunks that stand in no store: what was filled in or opened.
+    pub(crate) made: HashMap<Digest, Vec<u8>>,
+}
+
+/// Returns whether members of such a set have something else than what was published.
+pub(crate) fn is_needed(spec: &SetSpec) -> bool {
+    spec.overlays || spec.templates || spec.key.is_some()
+}
+
+/// Lays the layers for this member over the rest. Pure.
+pub(crate) fn lay(published: &Manifest, facts: &Facts) -> Manifest {
+    let mut layers: Vec<(&str, Vec<&ManifestEntry>)> = Vec::new();
+    let mut tree: BTreeMap<String, ManifestNode> = BTreeMap::new();
+    for entry in &published.entries {
+        let top = entry.path.split('/').next().unwrap_or_default();
+        if !top.starts_with('@') || !top.contains('=') {
+            tree.insert(entry.path.clone(), entry.node.clone());
+            continue;
+        }
+        match layers.last_mut() {
+            Some((layer, entries)) if *layer == top => entries.push(entry),
+            _ => layers.push((top, vec![entry])),
+        }
+    }
+    // Labels first, by their names; what is for this machine alone comes last.
+    layers.retain(|(layer, _)| is_for(layer, facts));
+    layers.sort_by_key(|(layer, _)| (layer.starts_with("@machine="), *layer));
+    for (layer, entries) in layers {
+        for entry in entries {
+            let Some(path) = entry.path.strip_prefix(layer).and_then(|path| path.strip_prefix('/')) else { continue };
+            if !matches!(entry.node, ManifestNode::Directory { .. }) {
+                // A file in the place of a directory takes all of it away.
+                let below = format!("{path}/");
+                tree.retain(|other, _| !other.starts_with(&below));
+            }
+            for (end, _) in path.match_indices('/') {
+                let above = tree.get(&path[..end]);
+                if !matches!(above, None | Some(ManifestNode::Directory { .. })) {
+                    tree.remove(&path[..end]);
+                }
+                tree.entry(path[..end].to_owned()).or_insert(ManifestNode::Directory { mode: 0o755 });
+            }
+            tree.insert(path.to_owned(), entry.node.clone());
+        }
+    }
+    let entries = tree.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
+    Manifest { entries }
+}
+
+fn is_for(layer: &str, facts: &Facts) -> bool {
+    let Some((key, value)) = layer.strip_prefix('@').and_then(|layer| layer.split_once('=')) else { return false };
+    match key {
+        "machine" => facts.machine == value,
+        label => facts.labels.get(label).is_some_and(|has| has == value),
+    }
+}
+
+/// Returns the files of a laid tree whose content must be read to know what the member should have.
+pub(crate) fn sources<'a>(laid: &'a Manifest, spec: &'a SetSpec) -> impl Iterator<Item = &'a ManifestEntry> {
+    laid.entries.iter().filter(|entry| {
+        matches!(entry.node, ManifestNode::File { .. })
+            && (spec.key.is_some() || (spec.templates && entry.path.ends_with(TEMPLATE)))
+    })
+}
+
+/// Opens and fills in what is to be, with the content of files from `read`.
+///
+/// # Errors
+/// [`Error::IllegalTree`] for a template that cannot be filled in, a secret that cannot be opened, or two files of one
+/// name; what `read` returns.
+pub(crate) fn render(
+    laid: Manifest,
+    spec: &SetSpec,
+    facts: &Facts,
+    keys: &Keys,
+    read: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+) -> Result<Rendered> {
+    let mut done = Rendered::default();
+    let mut tree = BTreeMap::new();
+    let mut total = 0;
+    for ManifestEntry { path, node } in laid.entries {
+        let ManifestNode::File { mode, chunks, .. } = &node else {
+            put(&mut tree, path, node)?;
+            continue;
+        };
+        let template = spec.templates && path.ends_with(TEMPLATE);
+        if spec.key.is_none() && !template {
+            put(&mut tree, path, node)?;
+            continue;
+        }
+        let mut bytes = Vec::new();
+        for chunk in chunks {
+            bytes.extend(read(chunk.digest)?);
+        }
+        let mut mode = *mode;
+        if let Some(key) = &spec.key {
+            bytes = keys.open(key, &path, &bytes)?;
+            mode &= 0o700;
+        }
+        let mut to = path.clone();
+        if template {
+            bytes = fill_in(&path, &bytes, facts)?;
+            to.truncate(path.len() - TEMPLATE.len());
+        }
+        total += bytes.len() as u64;
+        if total > RENDERED_BYTES_MAX {
+            let what = "bytes of templates and secrets of a set";
+            return Err(Error::TooLarge { what, size: total, limit: RENDERED_BYTES_MAX });
+        }
+        let digest = digest_of(&bytes);
+        let size = bytes.len() as u64;
+        let mut chunks = Vec::new();
+        for piece in bytes.chunks(CHUNK_BYTES_MAX) {
+            let chunk = Chunk { digest: digest_of(piece), size: piece.len() as u32 };
+            done.made.insert(chunk.digest, piece.to_vec());
+            chunks.push(chunk);
+        }
+        put(&mut tree, to, ManifestNode::File { mode, size, digest, chunks })?;
+    }
+    done.manifest.entries = tree.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
+    crate::manifest::check(&done.manifest)?;
+    Ok(done)
+}
+
+fn put(tree: &mut BTreeMap<String, ManifestNode>, path: String, node: ManifestNode) -> Result<()> {
+    if tree.contains_key(&path) {
+        return Err(Error::illegal(&path, "it stands in the set both as a template and as itself"));
+    }
+    tree.insert(path, node);
+    Ok(())
+}
+
+fn fill_in(path: &str, bytes: &[u8], facts: &Facts) -> Result<Vec<u8>> {
+    let refuse = |why: String| Error::illegal(path, format!("it cannot be filled in: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8".into()))?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
+    environment.set_fuel(Some(1_000_000));
+    // The longest text first: a reason is of one line.
+    let one_line = |error: minijinja::Error| refuse(format!("{error:#}").lines().next().unwrap_or_default().to_owned());
+    let known = context! { machine => facts.machine, labels => facts.labels };
+    environment.render_str(text, known).map(String::into_bytes).map_err(one_line)
+}
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

@@ -1,0 +1,154 @@
+//! What was committed is made here, from its delta or from the other voters; what nothing names any more is removed.
+//!
+//! Must stay true: a voter that was away serves nothing that it does not have, and says that its content is complete only
+//! when it is, durably. A blob is removed only by a voter whose content is complete, after a read of the state that is as
+//! new as now, if no kept version of any set names it and it was not promised to anybody within the hour.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leaseward_state::config::{Digest, Version};
+use leaseward_state::{SetName, State};
+use leaseward_sync::manifest;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::QuorumContent;
+use super::ready::{chunks, make};
+use crate::error::Result;
+use crate::limits::{COLLECT_EACH, PROMISED_FOR, SETTLE_AFTER};
+
+/// A version by its set, its number and its manifest.
+type Seen = BTreeSet<(SetName, u64, Digest)>;
+
+impl QuorumContent {
+    /// Makes and fetches what committed versions name, and removes what none does, until it is dropped.
+    pub(crate) async fn catch_up(self) {
+        let mut published = self.replica.published();
+        let mut seen = Seen::new();
+        let mut unsettled = None;
+        let started = Instant::now();
+        let mut collect_at = started + PROMISED_FOR;
+        loop {
+            let state = Arc::clone(&published.borrow_and_update().state);
+            let before = seen.clone();
+            if !self.complete(&state, &mut seen).await {
+                // Not at every change of the state: on a full disk nothing comes of it but load and words.
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            // Members on this disk sync their trees in this very moment, and one sync is enough for several versions.
+            if !seen.is_subset(&before) || unsettled.is_some() {
+                unsettled.get_or_insert_with(|| Instant::now() + SETTLE_AFTER);
+            } else {
+                self.replica.has_content_of(state.revision());
+            }
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                () = sleep_until(unsettled.unwrap_or(collect_at)) => {}
+            }
+            if unsettled.is_some_and(|at| at <= Instant::now()) {
+                match self.with(leaseward_sync::BlobStore::settle).await {
+                    Ok(()) => {
+                        unsettled = None;
+                        self.replica.has_content_of(state.revision());
+                    }
+                    Err(error) => {
+                        warn!(%error, "content cannot be made durable");
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+            self.promises.grow(PROMISED_FOR, Instant::now());
+            if unsettled.is_none() && collect_at <= Instant::now() {
+                collect_at = Instant::now() + COLLECT_EACH;
+                match self.collect().await {
+                    Ok(0) => {}
+                    Ok(removed) => info!(removed, "removed blobs that no version names"),
+                    Err(error) => debug!(%error, "nothing is collected now"),
+                }
+            }
+        }
+    }
+
+    /// Makes or fetches what kept versions name. Returns whether everything is here; it may not be durable yet.
+    async fn complete(&self, state: &State, seen: &mut Seen) -> bool {
+        let mut complete = true;
+        let mut kept = Seen::new();
+        for (name, set) in state.sets() {
+            // Ascending, so that what a delta builds on is here before it.
+            for version in set.versions.values() {
+                let key = (name.clone(), version.number, version.manifest);
+                if !seen.contains(&key) {
+                    match self.version(version).await {
+                        Ok(0) => {}
+                        Ok(blobs) => debug!(set = %name, version = version.number, blobs, "content is here"),
+                        Err(error) => {
+                            complete = false;
+                            warn!(set = %name, version = version.number, %error, "content is not here yet");
+                            continue;
+                        }
+                    }
+                }
+                kept.insert(key);
+            }
+        }
+        *seen = kept;
+        complete
+    }
+
+    /// Makes one version complete here. Returns how many blobs came.
+    pub(crate) async fn version(&self, version: &Version) -> Result<usize> {
+        if let Some(delta) = &version.delta
+            && !self.lacking(vec![version.manifest]).await?.is_empty()
+        {
+            let (bytes, next) = (delta.bytes.clone(), version.manifest);
+            let _turn = self.deltas.turn().await;
+            match self.with(move |store| make(store, bytes.as_slice(), next)).await {
+                Ok(made) => return Ok(made),
+                Err(error) => info!(version = version.number, %error, "a delta does not fit what is here: fetching"),
+            }
+        }
+        let had_manifest = self.lacking(vec![version.manifest]).await?.is_empty();
+        let tree = self.manifest(version.manifest).await?;
+        let lacking = self.lacking(chunks(&tree).into_iter().collect()).await?;
+        let fetched = lacking.len();
+        // What nobody gives may still be made from the delta, though the manifest was here.
+        let missing = self.fetch(lacking).await?;
+        if let Some(first) = missing.first() {
+            let Some(delta) = &version.delta else { return Err(super::nobody_has(&missing, fetched, *first)) };
+            let (bytes, next) = (delta.bytes.clone(), version.manifest);
+            self.with(move |store| make(store, bytes.as_slice(), next)).await?;
+        }
+        Ok(fetched + usize::from(!had_manifest))
+    }
+
+    /// Removes what no kept version names. Returns how many blobs.
+    async fn collect(&self) -> Result<usize> {
+        let read = self.replica.read().await;
+        let state = read.map_err(crate::error::Error::from)?.state;
+        let named: BTreeSet<Digest> =
+            state.sets().flat_map(|(_, set)| set.versions.values().map(|version| version.manifest)).collect();
+        let promises = Arc::clone(&self.promises);
+        self.with(move |store| {
+            let mut needed: HashSet<Digest> = named.iter().copied().collect();
+            for digest in named {
+                // A version that is not complete here, or not readable, stops everything.
+                needed.extend(chunks(&manifest::decode(&store.get(digest)?)?));
+            }
+            let mut removed = 0;
+            for digest in store.digests()? {
+                let digest = digest?;
+                if !needed.contains(&digest)
+                    && let Some(done) = promises.unless_kept(digest, || store.remove(digest))
+                {
+                    done?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        })
+        .await
+    }
+}

@@ -1,0 +1,115 @@
+//! What must be so before a version may be committed.
+//!
+//! Must stay true: it is ready with a delta that fits its entry, upon the newest version, or with every blob on a quorum
+//! of voters. Either way this voter has read the manifest and has every blob that the newest version does not name.
+//! Left out on purpose: deltas upon older versions, and of more than one entry.
+
+use std::collections::BTreeSet;
+
+use leaseward_state::config::delta::InlineDelta;
+use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::limits::DELTA_BYTES_MAX;
+use leaseward_sync::delta;
+use tracing::{debug, warn};
+
+use super::{QuorumContent, nobody_has};
+use crate::error::Result;
+
+/// A version that may be committed.
+#[derive(Debug)]
+pub struct Ready {
+    /// Regular files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What makes it out of the newest version. Without it, a quorum of voters holds every blob.
+    pub delta: Option<InlineDelta>,
+}
+
+/// Returns every chunk that a tree names, each once.
+pub(crate) fn chunks(tree: &Manifest) -> BTreeSet<Digest> {
+    let mut named = BTreeSet::new();
+    for entry in &tree.entries {
+        if let ManifestNode::File { chunks, .. } = &entry.node {
+            named.extend(chunks.iter().map(|chunk| chunk.digest));
+        }
+    }
+    named
+}
+
+impl QuorumContent {
+    /// Makes a version ready to be committed upon `base`, the newest one with its manifest; `Some(None)` if the set has
+    /// none. With `None`, its content is put on a quorum whatever its size.
+    ///
+    /// # Errors
+    /// [`Error::Failed`](crate::Error::Failed) with `LW0801` if nobody has a blob, or with what is wrong with the
+    /// manifest; [`Error::Unavailable`](crate::Error::Unavailable) if no quorum keeps them.
+    pub async fn ready(&self, base: Option<Option<(u64, Digest)>>, manifest: Digest) -> Result<Ready> {
+        let next = self.manifest(manifest).await?;
+        let (files, bytes) = next.totals();
+        if let Some(base) = base
+            && let Some(delta) = self.inline(base, &next).await?
+        {
+            return Ok(Ready { files, bytes, delta: Some(delta) });
+        }
+        let mut named: Vec<Digest> = chunks(&next).into_iter().collect();
+        named.push(manifest);
+        self.make_quorum(&named).await?;
+        Ok(Ready { files, bytes, delta: None })
+    }
+
+    /// Returns the delta of a version, if it is small.
+    async fn inline(&self, base: Option<(u64, Digest)>, next: &Manifest) -> Result<Option<InlineDelta>> {
+        let (number, old) = match base {
+            None => (0, Manifest::default()),
+            // Whatever is wrong with the old version here, the new one can go without it.
+            Some((number, digest)) => match self.manifest(digest).await {
+                Ok(old) => (number, old),
+                Err(error) => {
+                    warn!(version = number, %error, "the newest version cannot be built upon");
+                    return Ok(None);
+                }
+            },
+        };
+        let fresh = delta::only_in(next, &old);
+        let digests: Vec<Digest> = fresh.iter().map(|chunk| chunk.digest).collect();
+        let all = digests.len();
+        let missing = self.fetch(self.lacking(digests).await?).await?;
+        if let Some(first) = missing.first() {
+            return Err(nobody_has(&missing, all, *first));
+        }
+        let gone = delta::only_in(&old, next).iter().map(|chunk| chunk.digest).collect();
+        if !self.fetch(self.lacking(gone).await?).await?.is_empty() {
+            return Ok(None);
+        }
+        let next = next.clone();
+        let _turn = self.deltas.turn().await;
+        let made = self
+            .with(move |store| delta::encode(&old, &next, &mut |chunk| store.get(chunk.digest), DELTA_BYTES_MAX))
+            .await;
+        match made {
+            Ok(bytes) => Ok(bytes.map(|bytes| InlineDelta { base: number, bytes: bytes.into() })),
+            Err(error) => {
+                debug!(version = number, %error, "no delta upon the newest version");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Returns what an inline delta makes, read from a store that has what it builds on.
+pub(super) fn make(store: &leaseward_sync::BlobStore, bytes: &[u8], next: Digest) -> leaseward_sync::Result<usize> {
+    let delta = delta::Delta::open(bytes)?;
+    let base = if delta.base() == leaseward_sync::empty_tree() {
+        Manifest::default()
+    } else {
+        leaseward_sync::manifest::decode(&store.get(delta.base())?)?
+    };
+    if delta.next() != next {
+        return Err(leaseward_sync::Error::BadDelta { why: "it is for another version".to_owned() });
+    }
+    let made = delta.decode(&base, &mut |chunk| store.get(chunk.digest))?;
+    store.put_plain(made.chunks())?;
+    store.put_plain(std::iter::once((next, made.encoded.as_slice())))?;
+    Ok(1 + made.chunks().count())
+}

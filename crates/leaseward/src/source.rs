@@ -1,0 +1,115 @@
+//! The voters as a member's source of content: the nearest first, all of them in turn where several are as near.
+//!
+//! Must stay true: what is large travels over connections of its own; a voter that is silent or lacks something costs one
+//! question, and the next one is asked. Whoever gets the bytes verifies them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use leaseward_raft::net::wire::{Answer, Ask};
+use leaseward_state::SetName;
+use leaseward_state::config::Digest;
+use leaseward_sync::member::{Blob, FetchError, Fetching, FetchingDelta, FetchingMany, Source};
+
+use crate::client::Client;
+
+/// One question for blobs: as long as some megabytes take on a slow link.
+const BLOBS_WITHIN: Duration = Duration::from_secs(20);
+
+/// A delta is known, or made in this time; else blobs are fetched.
+const DELTA_WITHIN: Duration = Duration::from_secs(5);
+
+/// The voters that an agent knows.
+pub(crate) struct FromVoters {
+    client: Client,
+    /// A client for each address, and whether it is on this machine.
+    voters: Mutex<BTreeMap<String, (Client, bool)>>,
+}
+
+impl FromVoters {
+    /// Returns the voters that `client` knows, now and later.
+    pub(crate) fn of(client: &Client) -> Self {
+        Self { client: client.clone(), voters: Mutex::default() }
+    }
+
+    /// Returns a client for each voter: first those on this machine, from the one whose turn it is.
+    fn voters(&self, turn: usize) -> Vec<Client> {
+        let mut voters = self.voters.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in self.client.addresses() {
+            voters.entry(address).or_insert_with_key(|address| (self.client.of_one(address), is_here(address)));
+        }
+        let some = |here: bool| {
+            let mut some: Vec<Client> =
+                voters.values().filter(|(_, is)| *is == here).map(|(client, _)| client.clone()).collect();
+            if !some.is_empty() {
+                let first = turn % some.len();
+                some.rotate_left(first);
+            }
+            some
+        };
+        [some(true), some(false)].concat()
+    }
+}
+
+/// Returns whether an address is one of this machine: then it can be listened on.
+fn is_here(address: &str) -> bool {
+    let ip: Option<IpAddr> = match address.parse::<SocketAddr>() {
+        Ok(address) => Some(address.ip()),
+        Err(_) => address.to_socket_addrs().ok().and_then(|mut found| found.next()).map(|found| found.ip()),
+    };
+    ip.is_some_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
+}
+
+impl Source for FromVoters {
+    fn fetch(&self, digest: Digest) -> Fetching<'_> {
+        Box::pin(async move {
+            let digests = [digest];
+            let mut blobs = self.fetch_many(&digests, 0).await?;
+            blobs.pop().map(|(_, blob)| blob).ok_or_else(|| FetchError { digest, why: "nobody gives it".into() })
+        })
+    }
+
+    fn fetch_many<'a>(&'a self, digests: &'a [Digest], turn: usize) -> FetchingMany<'a> {
+        Box::pin(async move {
+            let mut why = "no voter is known".to_owned();
+            for voter in self.voters(turn) {
+                match voter.ask(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
+                    Ok(Answer::Frames { frames, .. }) if !frames.is_empty() => {
+                        let wanted: BTreeSet<Digest> = digests.iter().copied().collect();
+                        let frames = frames.into_iter().filter(|(digest, _)| wanted.contains(digest));
+                        return Ok(frames.map(|(digest, frame)| (digest, Blob::Frame(frame))).collect());
+                    }
+                    Ok(_) => why = "no voter that answers has it".to_owned(),
+                    Err(error) => why = error.to_string(),
+                }
+            }
+            let digest = digests.first().copied().unwrap_or(Digest([0; 32]));
+            Err(FetchError { digest, why })
+        })
+    }
+
+    fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> FetchingDelta<'a> {
+        Box::pin(async move {
+            for voter in self.voters(0) {
+                let ask = Ask::Delta { set: set.clone(), base, next };
+                if let Ok(Answer::Delta(delta)) = voter.ask(&ask, DELTA_WITHIN).await {
+                    return delta;
+                }
+            }
+            None
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_listened_on_is_here() {
+        assert!(is_here("127.0.0.1:7") && is_here("localhost:7"));
+        assert!(!is_here("192.0.2.1:7") && !is_here("no such host:7"));
+    }
+}

@@ -1,0 +1,546 @@
+//! Config sets as operators keep them: rollouts, drift, load balancers, with real processes and real programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use leaseward_tests::{Lab, PATIENCE, Plan, eventually, free_port, is_root};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+async fn lab(settings: &[String]) -> Lab {
+    Lab::start(Plan { machines: settings.len(), machine_settings: settings.to_vec(), ..Plan::default() }).await
+}
+
+fn run(lab: &Lab, words: &[&str]) -> (Option<i32>, String, String) {
+    let output = lab.cli(&[words, &["--yes"]].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn works(lab: &Lab, words: &[&str]) -> String {
+    let (code, said, why) = run(lab, words);
+    assert_eq!(code, Some(0), "{words:?}: {why}");
+    said
+}
+
+fn published(lab: &Lab, set: &str, files: &[(&str, &str)]) -> u64 {
+    let temp = tempfile::tempdir().expect("a directory");
+    for (path, text) in files {
+        let path = temp.path().join(path);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
+        fs::write(path, text).expect("written");
+    }
+    let from = temp.path().to_str().expect("text");
+    let said = works(lab, &["config", "publish", set, "--from", from, "-o", "json"]);
+    serde_json::from_str::<Value>(&said).expect("JSON")["version"].as_u64().expect("a number")
+}
+
+fn here(lab: &Lab, machine: usize, set: &str, path: &str) -> String {
+    fs::read_to_string(lab.set_dir(machine, set).join(path)).unwrap_or_default()
+}
+
+/// Returns each member's phase and version.
+async fn members(lab: &Lab, set: &str) -> Option<BTreeMap<String, (String, u64)>> {
+    let list = lab.list_at(0, &format!("/v1/configs/{set}/members?consistency=linearizable")).await?;
+    let member = |member: &Value| {
+        let text = |key: &str| member[key].as_str().map(str::to_owned);
+        Some((text("machine")?, (text("phase")?, member["applied"].as_u64()?)))
+    };
+    list.iter().map(member).collect()
+}
+
+async fn set(lab: &Lab, set: &str) -> Option<Value> {
+    lab.get_at(0, &format!("/v1/configs/{set}?consistency=linearizable")).await
+}
+
+fn all_at(phase: &str, version: u64, machines: usize) -> BTreeMap<String, (String, u64)> {
+    (1..=machines).map(|machine| (format!("m{machine}"), (phase.to_owned(), version))).collect()
+}
+
+#[tokio::test]
+async fn a_bad_version_stops_at_its_canary_and_everybody_goes_back_by_himself() {
+    let lab = lab(&["labels = { role = \"canary\" }".into(), String::new(), String::new()]).await;
+    let check = "check.command=[\"sh\", \"-c\", \"! grep -q bad {tree}/app.conf\"]";
+    works(
+        &lab,
+        &[
+            "config",
+            "policy",
+            "app",
+            check,
+            "rollout.canaries=1",
+            "rollout.roll_back=true",
+            "rollout.max_unavailable=1",
+            "rollout.canary_labels={ role = \"canary\" }",
+        ],
+    );
+    assert_eq!(published(&lab, "app", &[("app.conf", "good 1")]), 1);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 3)).await;
+
+    assert_eq!(published(&lab, "app", &[("app.conf", "good 2")]), 2);
+    lab.until("the second went round", async |lab| members(lab, "app").await, all_at("applied", 2, 3)).await;
+    let events = lab.list_at(0, "/v1/events?kinds=config&prefix=app").await.unwrap_or_default();
+    let turns: Vec<String> = events
+        .iter()
+        .filter(|event| event["data"]["change"] == "released" && event["data"]["version"] == 2)
+        .map(|event| event["data"]["more"].to_string())
+        .collect();
+    assert_eq!(turns, ["[\"m1\"]", "[\"m2\"]", "[\"m3\"]"], "the canary, and then one after the other");
+
+    assert_eq!(published(&lab, "app", &[("app.conf", "bad 3")]), 3);
+    let back = async |lab: &Lab| Some((set(lab, "app").await?["version"].as_u64()?, members(lab, "app").await?));
+    lab.until("everybody is back at the second, as the fourth", back, (4, all_at("applied", 4, 3))).await;
+    for machine in 0..3 {
+        assert_eq!(here(&lab, machine, "app", "app.conf"), "good 2");
+    }
+    let events = lab.list_at(0, "/v1/events?kinds=config&prefix=app").await.unwrap_or_default();
+    let refused = |event: &&Value| event["text"].as_str().is_some_and(|text| text.contains("rejected v3"));
+    let who: Vec<_> = events.iter().filter(refused).map(|event| event["data"]["machine"].to_string()).collect();
+    assert_eq!(who, ["\"m1\""], "nobody but the canary ever saw it");
+    let history = works(&lab, &["config", "history", "app"]);
+    assert!(history.contains("back to v2: v3 1 of its members refused it: m1"), "{history}");
+}
+
+#[tokio::test]
+async fn an_operator_halts_resumes_and_pins() {
+    let lab = lab(&[String::new(), String::new(), String::new()]).await;
+    // What an ordinary user may check, too.
+    works(&lab, &["config", "policy", "app", "rollout.max_unavailable=1", "rollout.bake=10m", "rollout.canaries=1"]);
+    published(&lab, "app", &[("a", "1")]);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 3)).await;
+    works(&lab, &["config", "pin", "app", "--machine", "m3", "--version", "1", "-m", "old hardware"]);
+    published(&lab, "app", &[("a", "2")]);
+    let canary = async |lab: &Lab| Some(members(lab, "app").await?["m1"].clone());
+    lab.until("the canary has the second", canary, ("applied".into(), 2)).await;
+    works(&lab, &["config", "rollout", "app", "halt"]);
+    let (_, explained, _) = run(&lab, &["explain", "config/app"]);
+    assert!(
+        explained.contains("it stands still: halted by") && explained.contains("rollout app resume"),
+        "{explained}"
+    );
+    let (_, shown, _) = run(&lab, &["config", "rollout", "app"]);
+    assert!(shown.contains("v2 goes round: the turn of 1 of 3"), "{shown}");
+    works(&lab, &["config", "rollout", "app", "finish"]);
+    let second = async |lab: &Lab| Some(members(lab, "app").await?["m2"].clone());
+    lab.until("m2 has it, too", second, ("applied".into(), 2)).await;
+    assert_eq!(here(&lab, 2, "app", "a"), "1", "a pinned member stays");
+    works(&lab, &["wait", "config/app=synced", "--timeout", "30s"]);
+    works(&lab, &["config", "unpin", "app", "--machine", "m3"]);
+    lab.until("and goes on", async |lab| members(lab, "app").await, all_at("applied", 2, 3)).await;
+}
+
+#[tokio::test]
+async fn staged_members_switch_together_once_all_have_it() {
+    let mut lab = lab(&[String::new(), String::new()]).await;
+    works(&lab, &["config", "policy", "app", "rollout.staged=true"]);
+    published(&lab, "app", &[("a", "1")]);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 2)).await;
+    // m2 cannot make it ready: its place is taken. Nobody switches before it can.
+    let in_the_way = lab.set_dir(1, "app").with_file_name(".app.leaseward-next");
+    let sync = lab.dir().join("m2/agent/sync/sets/app/blobs");
+    let _ = (&in_the_way, &sync);
+    lab.signal_agent(1, rustix::process::Signal::STOP);
+    published(&lab, "app", &[("a", "2")]);
+    let ready = async |lab: &Lab| Some(members(lab, "app").await?["m1"].0.clone());
+    // While m2's session lives it is waited for; it is away once its time is over, and then m1 goes on.
+    lab.until("m1 has it ready and waits", ready, "on_disk".into()).await;
+    assert_eq!(here(&lab, 0, "app", "a"), "1");
+    lab.signal_agent(1, rustix::process::Signal::CONT);
+    lab.until("both have it", async |lab| members(lab, "app").await, all_at("applied", 2, 2)).await;
+    assert_eq!((here(&lab, 0, "app", "a"), here(&lab, 1, "app", "a")), ("2".into(), "2".into()));
+    lab.kill_agent(0);
+}
+
+#[tokio::test]
+async fn what_is_changed_by_hand_is_seen_by_everybody_and_put_right_or_made_everybodys() {
+    let lab = lab(&[String::new(), String::new()]).await;
+    published(&lab, "app", &[("limits.toml", "max = 1\n"), ("conf.d/a", "a")]);
+    lab.until("everybody has it", async |lab| members(lab, "app").await, all_at("applied", 1, 2)).await;
+
+    fs::write(lab.set_dir(1, "app").join("limits.toml"), "max = 2\n").expect("written");
+    fs::write(lab.set_dir(1, "app").join("conf.d/b"), "b").expect("written");
+    let drifted = async |lab: &Lab| Some(members(lab, "app").await?["m2"].0.clone());
+    lab.until("it is seen", drifted, "drifted".into()).await;
+    let (_, monitor, _) = run(&lab, &["config", "monitor", "app"]);
+    assert!(monitor.contains("limits.toml (content") && monitor.contains("conf.d/b (extra"), "{monitor}");
+
+    // It is a good change: everybody gets it.
+    works(&lab, &["config", "publish", "app", "--from-member", "m2", "-m", "from m2"]);
+    lab.until("everybody has what m2 had", async |lab| members(lab, "app").await, all_at("applied", 2, 2)).await;
+    assert_eq!(
+        (here(&lab, 0, "app", "limits.toml"), here(&lab, 0, "app", "conf.d/b")),
+        ("max = 2\n".into(), "b".into())
+    );
+    let (code, diff, _) = run(&lab, &["config", "diff", "app", "1", "2"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        diff.contains("M limits.toml") && diff.contains("-max = 1\n+max = 2\n") && diff.contains("A conf.d/b"),
+        "{diff}"
+    );
+
+    // Another one is not: it is put right when somebody asks, and by itself where the set says so.
+    fs::write(lab.set_dir(0, "app").join("limits.toml"), "max = 3\n").expect("written");
+    let drifted = async |lab: &Lab| Some(members(lab, "app").await?["m1"].0.clone());
+    lab.until("it is seen", drifted, "drifted".into()).await;
+    works(&lab, &["config", "sync", "app", "--machine", "m1"]);
+    lab.until("it is put right", async |lab| Some(here(lab, 0, "app", "limits.toml")), "max = 2\n".into()).await;
+    works(&lab, &["config", "policy", "app", "drift=repair"]);
+    fs::remove_file(lab.set_dir(1, "app").join("conf.d/a")).expect("removed");
+    lab.until("it is back", async |lab| Some(here(lab, 1, "app", "conf.d/a")), "a".into()).await;
+    works(&lab, &["config", "policy", "app", "drift=adopt"]);
+    fs::write(lab.set_dir(0, "app").join("conf.d/a"), "adopted").expect("written");
+    lab.until("it is everybody's by itself", async |lab| Some(here(lab, 1, "app", "conf.d/a")), "adopted".into()).await;
+}
+
+#[tokio::test]
+async fn many_small_changes_are_one_version_and_nobody_overwrites_another() {
+    let lab = lab(&[String::new()]).await;
+    let batch = lab.dir().join("batch.ndjson");
+    let lines: Vec<String> = (0..2000)
+        .map(|i| json!({ "path": format!("users/{i}.toml"), "content": format!("id = {i}\n") }).to_string())
+        .collect();
+    fs::write(&batch, lines.join("\n")).expect("written");
+    works(&lab, &["config", "put", "users", "--batch", batch.to_str().expect("text"), "-m", "bulk"]);
+    lab.until("all of it is there", async |lab| Some(here(lab, 0, "users", "users/1999.toml")), "id = 1999\n".into())
+        .await;
+    assert_eq!(set(&lab, "users").await.expect("it is there")["version"], 1, "one version");
+
+    works(&lab, &["config", "put", "users", "users/7.toml", "--text", "id = seven\n", "--if-version", "1"]);
+    let (code, _, why) = run(&lab, &["config", "put", "users", "users/7.toml", "--text", "lost", "--if-version", "1"]);
+    assert_eq!(code, Some(5), "{why}");
+    assert!(why.contains("LW0412") && why.contains("v2"), "{why}");
+    works(&lab, &["config", "put", "users", "users/8.toml", "--remove"]);
+    let (code, _, why) = run(&lab, &["config", "put", "users", "../x", "--text", "x"]);
+    assert!(code != Some(0) && why.contains("LW0106"), "{why}");
+    let gone = async |lab: &Lab| Some((here(lab, 0, "users", "users/7.toml"), here(lab, 0, "users", "users/8.toml")));
+    lab.until("the member follows", gone, ("id = seven\n".into(), String::new())).await;
+
+    // Out and in again: the same tree, as a directory and as a tar file.
+    let (dir, tar) = (lab.dir().join("out"), lab.dir().join("out.tar"));
+    works(&lab, &["config", "pull", "users", "--to", dir.to_str().expect("text")]);
+    works(&lab, &["config", "pull", "users", "--tar", tar.to_str().expect("text")]);
+    works(&lab, &["config", "verify", "users", "--dir", dir.to_str().expect("text")]);
+    works(&lab, &["config", "publish", "again", "--tar", tar.to_str().expect("text")]);
+    works(&lab, &["config", "verify", "again", "--dir", dir.to_str().expect("text")]);
+    fs::write(dir.join("users/9.toml"), "by hand").expect("written");
+    let (code, said, _) = run(&lab, &["config", "verify", "users", "--dir", dir.to_str().expect("text")]);
+    assert_eq!((code, said.trim()), (Some(1), "content  users/9.toml"));
+}
+
+#[tokio::test]
+async fn a_secret_is_read_by_its_members_alone() {
+    let keys = tempfile::tempdir().expect("a directory");
+    let key = keys.path().join("app.key");
+    let created = Command::new(leaseward_tests::binary())
+        .args(["config", "key", key.to_str().expect("text"), "--create"])
+        .output()
+        .expect("it runs");
+    let fingerprint = String::from_utf8_lossy(&created.stdout).trim().to_owned();
+    let lab = lab(&[format!("keys = [\"{}\"]", key.display()), String::new()]).await;
+    works(&lab, &["config", "policy", "vault", &format!("key=\"{fingerprint}\"")]);
+    let plain = lab.dir().join("plain");
+    fs::create_dir(&plain).expect("a directory");
+    fs::write(plain.join("db.conf"), "password = hunter2\n").expect("written");
+    let from = plain.to_str().expect("text");
+    works(&lab, &["config", "publish", "vault", "--from", from, "--key", key.to_str().expect("text")]);
+    lab.until("its member reads it", async |lab| Some(here(lab, 0, "vault", "db.conf")), "password = hunter2\n".into())
+        .await;
+    let refused = async |lab: &Lab| Some(members(lab, "vault").await?["m2"].0.clone());
+    lab.until("another one cannot", refused, "rejected".into()).await;
+    let (_, monitor, _) = run(&lab, &["config", "monitor", "vault"]);
+    assert!(monitor.contains(&format!("the key {fingerprint} is not on this machine")), "{monitor}");
+    let (code, _, why) = run(&lab, &["config", "get", "vault", "db.conf"]);
+    assert!(code != Some(0) && why.contains("encrypted"), "{why}");
+    let shown = works(&lab, &["config", "get", "vault", "db.conf", "--key", key.to_str().expect("text")]);
+    assert_eq!(shown, "password = hunter2\n");
+    // Nothing that any node wrote, but the member's own target, holds the word.
+    let target = lab.set_dir(0, "vault");
+    let mut left = vec![lab.dir().to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path == target || path == plain {
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => left.push(path),
+                Ok(kind) if kind.is_file() => {
+                    let bytes = fs::read(&path).unwrap_or_default();
+                    let found = bytes.windows(7).any(|window| window == b"hunter2");
+                    assert!(!found, "{} holds the secret", path.display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A web server that says which version of its config it runs, and reads it again when it is told: its whole life is one
+/// directory of a config set.
+struct Backend {
+    stop: tokio::task::JoinHandle<()>,
+}
+
+impl Backend {
+    async fn start(port: u16, target: PathBuf) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port of its own");
+        let stop = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let target = target.clone();
+                tokio::spawn(async move {
+                    let mut asked = [0; 2048];
+                    // Whatever is asked, the answer is the same; a request takes its time.
+                    let Ok(1..) = stream.read(&mut asked).await else { return };
+                    sleep(Duration::from_millis(5)).await;
+                    let body = fs::read_to_string(target.join("page")).unwrap_or_else(|_| "no config".into());
+                    let status = if body == "no config" { "500 Internal Server Error" } else { "200 OK" };
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                        body.len()
+                    );
+                    stream.write_all(answer.as_bytes()).await.ok();
+                    stream.shutdown().await.ok();
+                });
+            }
+        });
+        Self { stop }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop.abort();
+    }
+}
+
+struct Haproxy(Child);
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn haproxy() -> Option<PathBuf> {
+    let known = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"].map(PathBuf::from);
+    known.into_iter().find(|path| path.is_file())
+}
+
+async fn page(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ok()?;
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_a_version_goes_round_behind_a_real_load_balancer() {
+    let Some(haproxy) = haproxy() else {
+        println!("left out: haproxy is not installed");
+        return;
+    };
+    let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
+    let settings: Vec<String> = ports
+        .iter()
+        .map(|(service, checks)| format!("readiness = \"127.0.0.1:{checks}\"\nsession_ports = [{service}]"))
+        .collect();
+    let lab = lab(&settings).await;
+    // The reload breaks the service for a moment: whoever is not drained is seen.
+    let reload =
+        "mv $LEASEWARD_TARGET/page $LEASEWARD_TARGET/gone; sleep 0.1; mv $LEASEWARD_TARGET/gone $LEASEWARD_TARGET/page";
+    works(
+        &lab,
+        &[
+            "config",
+            "policy",
+            "web",
+            "drain=always",
+            "drain_wait=20s",
+            "rollout.max_unavailable=1",
+            &format!("reload.command=[\"sh\", \"-c\", \"{reload}\"]"),
+        ],
+    );
+    published(&lab, "web", &[("page", "v1")]);
+    lab.until("everybody serves the first", async |lab| members(lab, "web").await, all_at("applied", 1, 3)).await;
+    let mut backends = Vec::new();
+    for (machine, (service, _)) in ports.iter().enumerate() {
+        backends.push(Backend::start(*service, lab.set_dir(machine, "web")).await);
+    }
+    let front = free_port();
+    let servers: String = ports
+        .iter()
+        .enumerate()
+        .map(|(i, (service, checks))| {
+            format!("  server m{} 127.0.0.1:{service} check agent-check agent-port {checks} agent-inter 200ms inter 500ms\n", i + 1)
+        })
+        .collect();
+    let text = format!(
+        "global\n  log stderr local0 err\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 10s\n  timeout server 10s\n\
+         listen web\n  bind 127.0.0.1:{front}\n  balance roundrobin\n  retries 0\n{servers}"
+    );
+    let file = lab.dir().join("haproxy.cfg");
+    fs::write(&file, text).expect("written");
+    let child =
+        Command::new(haproxy).args(["-db", "-f"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let _haproxy = Haproxy(child.expect("it starts"));
+    eventually("the load balancer serves", async || page(front).await.as_deref() == Some("v1")).await;
+
+    let (stop, failed, served) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let (stop, failed, served) = (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&served));
+        clients.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let good = page(front).await.is_some();
+                if good { &served } else { &failed }.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    for version in 2..=3 {
+        assert_eq!(published(&lab, "web", &[("page", &format!("v{version}"))]), version);
+        lab.until("it went round", async |lab| members(lab, "web").await, all_at("applied", version, 3)).await;
+    }
+    eventually("everybody says the newest", async || page(front).await.as_deref() == Some("v3")).await;
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("it ends");
+    }
+    let (served, failed) = (served.load(Ordering::Relaxed), failed.load(Ordering::Relaxed));
+    println!("{served} requests served, {failed} failed, during two rollouts of three members");
+    assert_eq!(failed, 0, "requests failed");
+    assert!(served > 200, "there was no load: {served}");
+    let events = lab.list_at(0, "/v1/events?kinds=config&prefix=web").await.unwrap_or_default();
+    let drained = events.iter().filter(|event| event["data"]["phase"] == "draining").count();
+    assert!(drained >= 6, "each member left its load balancer for each version: {drained}");
+}
+
+fn nginx() -> Option<PathBuf> {
+    Some(PathBuf::from("/usr/sbin/nginx")).filter(|path| path.is_file())
+}
+
+#[tokio::test]
+async fn a_config_that_nginx_refuses_never_reaches_it_and_a_good_one_is_reloaded() {
+    let Some(nginx) = nginx().filter(|_| is_root()) else {
+        println!("left out: nginx is not installed, or this is not root");
+        return;
+    };
+    let lab = lab(&[String::new()]).await;
+    let (port, run_dir) = (free_port(), lab.dir().join("nginx"));
+    fs::create_dir(&run_dir).expect("a directory");
+    let conf = |body: &str| {
+        format!(
+            "daemon off;\nerror_log stderr;\npid {run}/pid;\nevents {{}}\nhttp {{ access_log off; client_body_temp_path {run}/b; \
+             proxy_temp_path {run}/p; fastcgi_temp_path {run}/f; uwsgi_temp_path {run}/u; scgi_temp_path {run}/s; \
+             server {{ listen 127.0.0.1:{port}; location / {{ {body} }} }} }}\n",
+            run = run_dir.display()
+        )
+    };
+    let live = lab.set_dir(0, "nginx").join("nginx.conf");
+    // At its own place: what is checked is not live yet.
+    let check = format!("check.command=[\"{}\", \"-t\", \"-c\", \"{}\"]", nginx.display(), live.display());
+    published(&lab, "nginx", &[("nginx.conf", &conf("return 200 one;"))]);
+    lab.until("it is there", async |lab| members(lab, "nginx").await, all_at("applied", 1, 1)).await;
+    let child = Command::new(&nginx).arg("-c").arg(&live).stderr(Stdio::null()).spawn();
+    let _nginx = Haproxy(child.expect("it starts"));
+    eventually("it serves the first", async || page(port).await.as_deref() == Some("one")).await;
+    let reload =
+        format!("reload.command=[\"{}\", \"-c\", \"{}\", \"-s\", \"reload\"]", nginx.display(), live.display());
+    works(&lab, &["config", "policy", "nginx", &check, &reload]);
+    published(&lab, "nginx", &[("nginx.conf", &conf("return 200 two;"))]);
+    // An old worker may answer for a moment still.
+    let settled = async || {
+        for _ in 0..20 {
+            if page(port).await.as_deref() != Some("two") {
+                return false;
+            }
+        }
+        true
+    };
+    eventually("it serves the second", settled).await;
+    published(&lab, "nginx", &[("nginx.conf", &conf("retrun 200 three;"))]);
+    let refused = async |lab: &Lab| Some(members(lab, "nginx").await?["m1"].clone());
+    lab.until("it is refused", refused, ("rejected".into(), 2)).await;
+    let (_, monitor, _) = run(&lab, &["config", "monitor", "nginx"]);
+    assert!(monitor.contains("unknown directive \"retrun\""), "{monitor}");
+    assert_eq!(page(port).await.as_deref(), Some("two"));
+    published(&lab, "nginx", &[("nginx.conf", &conf("return 200 four;"))]);
+    eventually("the next good one is served", async || page(port).await.as_deref() == Some("four")).await;
+}
+
+#[tokio::test]
+async fn a_member_that_was_away_for_long_joins_again_and_one_that_is_lost_is_replaced() {
+    let mut lab = lab(&[String::new(), String::new(), String::new()]).await;
+    published(&lab, "app", &[("a", "1"), ("b", "b")]);
+    lab.until("everybody has it", async |lab| members(lab, "app").await, all_at("applied", 1, 3)).await;
+    works(&lab, &["config", "policy", "app", "keep_versions=2"]);
+    lab.kill_agent(0);
+    let away = async |lab: &Lab| lab.status().await?["machines"]["connected"].as_u64();
+    lab.until("m1 is away", away, 2).await;
+    for version in 2..=12 {
+        assert_eq!(published(&lab, "app", &[("a", &version.to_string()), ("b", "b")]), version);
+    }
+    // Its own version is no longer kept anywhere.
+    let kept = lab.list_at(0, "/v1/configs/app/versions").await.unwrap_or_default().len();
+    assert_eq!(kept, 2);
+    lab.start_machine(0);
+    lab.until("it caught up", async |lab| Some(here(lab, 0, "app", "a")), "12".into()).await;
+
+    // Lost with its disk, and forgotten; a new machine of that name begins with nothing.
+    lab.kill_agent(1);
+    lab.until("m2 is away", away, 2).await;
+    works(&lab, &["machine", "rm", "m2"]);
+    assert_eq!(members(&lab, "app").await.map(|members| members.len()), Some(2), "it is no member any more");
+    fs::remove_dir_all(lab.dir().join("m2")).expect("its disk is gone");
+    lab.start_machine(1);
+    lab.until("a new one has it", async |lab| Some(here(lab, 1, "app", "a")), "12".into()).await;
+    lab.until("and says so", async |lab| members(lab, "app").await, all_at("applied", 12, 3)).await;
+
+    // Taken out for maintenance: nothing is touched, and it catches up afterwards.
+    works(&lab, &["config", "pin", "app", "--machine", "m3", "--as-is", "-m", "maintenance"]);
+    published(&lab, "app", &[("a", "13")]);
+    let disabled = async |lab: &Lab| Some(members(lab, "app").await?["m3"].0.clone());
+    lab.until("it is out", disabled, "disabled".into()).await;
+    lab.until("the others go on", async |lab| Some(here(lab, 0, "app", "a")), "13".into()).await;
+    assert_eq!(here(&lab, 2, "app", "a"), "12");
+    works(&lab, &["config", "unpin", "app", "--machine", "m3"]);
+    lab.until("it is back", async |lab| Some(here(lab, 2, "app", "a")), "13".into()).await;
+}
+
+#[tokio::test]
+async fn layers_and_templates_make_each_member_its_own() {
+    let lab = lab(&["labels = { zone = \"a\" }".into(), "labels = { zone = \"b\" }".into(), String::new()]).await;
+    works(&lab, &["config", "policy", "app", "overlays=true", "templates=true"]);
+    published(
+        &lab,
+        "app",
+        &[
+            ("name.tmpl", "{{ machine }}"),
+            ("mode", "plain"),
+            ("@zone=a/mode", "zone a"),
+            ("@machine=m2/mode", "m2's own"),
+        ],
+    );
+    let own = async |lab: &Lab| {
+        Some([0, 1, 2].map(|machine| (here(lab, machine, "app", "name"), here(lab, machine, "app", "mode"))))
+    };
+    let expected = [("m1", "zone a"), ("m2", "m2's own"), ("m3", "plain")];
+    lab.until("each has its own", own, expected.map(|(name, mode)| (name.to_owned(), mode.to_owned()))).await;
+    // Only members with the label get a set that asks for it.
+    works(&lab, &["config", "policy", "zone-a", "members={ zone = \"a\" }"]);
+    published(&lab, "zone-a", &[("x", "x")]);
+    lab.until("m1 has it", async |lab| Some(here(lab, 0, "zone-a", "x")), "x".into()).await;
+    let only = async |lab: &Lab| Some(members(lab, "zone-a").await?.into_keys().collect::<Vec<_>>());
+    lab.until("it is for m1 alone", only, vec!["m1".to_owned()]).await;
+    assert!(!Path::new(&lab.set_dir(1, "zone-a")).exists());
+}
