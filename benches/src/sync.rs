@@ -1,7 +1,9 @@
 //! Config sync against rsync, on hosts of their own: three members that vote, of which one publishes.
 //!
 //! Must stay true: both move the same bytes between the same hosts in the same run, in turn; what came is compared with
-//! what was sent after each step; bytes are those that the members' network cards counted, whatever else they say then.
+//! what was sent after each step; neither pays for what the other one does after it is done. Bytes are those that the
+//! members' network cards counted, replication to voters and reports included, until a while after the last byte; less
+//! what the same cards count in such a time when nothing is done. The time ends when every member shows the version.
 //! rsync runs as it is served best: a daemon on each member, all three at once, `-az`; it does not sync its files to the
 //! disk, we do. `LEASEWARD_TRIALS` says how often, `LEASEWARD_FILES` and `LEASEWARD_MB` how much.
 //! Left out: etcd with a watcher; slow links.
@@ -11,18 +13,25 @@ mod workload;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leaseward_tests::hosts::outage::Timing;
 use leaseward_tests::hosts::{CLIENT, HOSTS, Hosts};
 use leaseward_tests::{PATIENCE, binary};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use self::workload::{EDITS, Site};
 use crate::figures::at_share;
 
 /// Where rsync's daemons listen.
 const PORT: u16 = 8730;
+
+/// What is said and cleaned up after a version is live has come to an end by then.
+const AFTERWARDS: Duration = Duration::from_millis(700);
+
+/// How long the cards are watched while nothing is done.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// One way from the source to the members: how long it took, in milliseconds, and the bytes of the members' cards.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +44,8 @@ struct Cost {
 struct Race {
     hosts: Hosts,
     daemons: Vec<Child>,
+    /// Bytes of the members' cards in a second in which nothing is done.
+    idle: f64,
 }
 
 impl Drop for Race {
@@ -64,13 +75,15 @@ pub(crate) async fn sync() -> Value {
     if Command::new("rsync").arg("--version").stdout(Stdio::null()).status().is_err() {
         return json!({ "left_out": "needs rsync" });
     }
-    let mut race = Race { hosts, daemons: Vec::new() };
+    let mut race = Race { hosts, daemons: Vec::new(), idle: 0.0 };
     race.hosts.lead(0).await;
     race.start_daemons();
+    race.idle = race.bytes_at_rest();
     let mut line = Map::new();
     line.insert("members".into(), json!(HOSTS.len()));
     line.insert("files".into(), json!(files));
     line.insert("mb".into(), json!(mb));
+    line.insert("idle_bytes_per_member_and_s".into(), json!((race.idle / HOSTS.len() as f64) as u64));
 
     // First, each time something that nobody has.
     let mut costs = Vec::new();
@@ -122,7 +135,7 @@ impl Race {
     fn both(&self, set: &str, source: &Path, site: &Site, trial: usize) -> (Cost, Cost) {
         let mark = format!("{set} {:?}\n", Instant::now());
         site.mark(&mark);
-        let (ours, theirs) = if trial % 2 == 0 {
+        let (ours, theirs) = if trial.is_multiple_of(2) {
             let ours = self.ours(set, source, &mark);
             (ours, self.theirs(set, source))
         } else {
@@ -158,7 +171,22 @@ impl Race {
             assert!(began.elapsed() < PATIENCE, "{set} does not arrive");
             std::thread::sleep(Duration::from_micros(200));
         }
-        Cost { ms: began.elapsed().as_secs_f64() * 1e3, bytes: self.bytes() - before }
+        self.cost(began, before)
+    }
+
+    /// Ends a measurement that began then with so many bytes.
+    fn cost(&self, began: Instant, before: f64) -> Cost {
+        let ms = began.elapsed().as_secs_f64() * 1e3;
+        std::thread::sleep(AFTERWARDS);
+        rustix::fs::sync();
+        let bytes = self.bytes() - before - self.idle * began.elapsed().as_secs_f64();
+        Cost { ms, bytes: bytes.max(0.0) }
+    }
+
+    fn bytes_at_rest(&self) -> f64 {
+        let (before, began) = (self.bytes(), Instant::now());
+        std::thread::sleep(IDLE);
+        (self.bytes() - before) / began.elapsed().as_secs_f64()
     }
 
     fn theirs(&self, set: &str, source: &Path) -> Cost {
@@ -174,7 +202,7 @@ impl Race {
         for rsync in &mut running {
             assert!(rsync.wait().is_ok_and(|status| status.success()), "rsync fails");
         }
-        Cost { ms: began.elapsed().as_secs_f64() * 1e3, bytes: self.bytes() - before }
+        self.cost(began, before)
     }
 
     /// Returns the bytes that the members' cards sent and received so far.

@@ -153,12 +153,9 @@ impl Api {
                 }
                 None => (client(|builder| builder.read_timeout(timeout)), address.as_str()),
             };
-            let mut response = match http.get(format!("http://{host}{path}")).send().await {
-                Ok(response) => response,
-                Err(_) => {
-                    last = Diagnostic::new("LW0501", format!("no answer at {address}"));
-                    continue;
-                }
+            let Ok(mut response) = http.get(format!("http://{host}{path}")).send().await else {
+                last = Diagnostic::new("LW0501", format!("no answer at {address}"));
+                continue;
             };
             let status = response.status();
             if !status.is_success() {

@@ -29,8 +29,9 @@ pub const ENTRIES_MAX: usize = 2_000_000;
 /// Directories above a path. Each level costs an open file descriptor while trees are walked.
 pub const DEPTH_MAX: usize = 128;
 
-/// Changed files and directories up to which each is synced alone; above it one `syncfs` is cheaper.
-pub const SYNC_EACH_MAX: usize = 12;
+/// Changed files and directories up to which each is synced alone. Each costs about what one `syncfs` does from the second
+/// on (ext4, the least of 7, with 1 to 64 files); a few are borne, as `syncfs` also waits for what others wrote.
+pub const SYNC_EACH_MAX: usize = 4;
 
 /// Blobs up to which each is synced alone when they are stored; each takes three syncs, and one `syncfs` costs about as
 /// much as four.

@@ -18,7 +18,9 @@ use rustix::fs::Stat;
 
 use crate::dir::{Dir, Kind, Parents, kind, link_target, read_piece};
 use crate::error::{Error, Result, at};
-use crate::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX};
+use crate::limits::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX,
+};
 use crate::{digest_of, manifest};
 
 /// A directory as it was when it was scanned.

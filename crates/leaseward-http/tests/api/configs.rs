@@ -179,7 +179,8 @@ async fn changes_of_single_files_are_one_version_upon_the_one_they_were_made_for
     let cluster = Cluster::of(1).await;
     let change = async |body| cluster.post("/v1/configs/app/changes", body).await;
     let put = |path: &str, content: &str| json!({ "path": path, "content": content });
-    let made = change(json!({ "parent": 0, "changes": [put("a/b", "1"), put("c", "2")], "author": "ann" })).await.ok(201);
+    let made =
+        change(json!({ "parent": 0, "changes": [put("a/b", "1"), put("c", "2")], "author": "ann" })).await.ok(201);
     assert_eq!((&made["version"], &made["files"]), (&1.into(), &2.into()));
     change(json!({ "parent": 0, "changes": [put("c", "3")] })).await.problem(412, "LW0412");
     let blob = put_blob(&cluster, b"bytes".to_vec()).await.to_string();
@@ -196,13 +197,7 @@ async fn changes_of_single_files_are_one_version_upon_the_one_they_were_made_for
         diff["files"].as_array().unwrap().iter().map(|file| format!("{} {}", file["path"], file["kind"])).collect();
     assert_eq!(
         kinds,
-        [
-            r#""a/b" "changed""#,
-            r#""a/link" "added""#,
-            r#""blob" "added""#,
-            r#""c" "removed""#,
-            r#""raw" "added""#
-        ]
+        [r#""a/b" "changed""#, r#""a/link" "added""#, r#""blob" "added""#, r#""c" "removed""#, r#""raw" "added""#]
     );
     assert_eq!((&diff["files"][0]["old"]["mode"], &diff["files"][0]["new"]["mode"]), (&"644".into(), &"600".into()));
     for (bad, code) in [
@@ -246,7 +241,10 @@ async fn policies_pins_and_rollouts_are_kept_and_shown() {
     let halted = cluster.post("/v1/configs/app/rollout", json!({ "action": "halt", "by": "ann" })).await.ok(200);
     assert_eq!(halted["rollout"]["halted"], "halted by ann");
     let back = cluster.post("/v1/configs/app/rollout", json!({ "action": "abort", "by": "ann" })).await.ok(200);
-    assert_eq!((&back["version"], &back["rollout"], &back["newest"]["author"]), (&3.into(), &json!(null), &"ann".into()));
+    assert_eq!(
+        (&back["version"], &back["rollout"], &back["newest"]["author"]),
+        (&3.into(), &json!(null), &"ann".into())
+    );
     cluster.post("/v1/configs/app/rollout", json!({ "action": "halt" })).await.problem(409, "LW0206");
 
     let pinned = json!({ "machine": "m1", "version": 1, "by": "ann", "why": "old" });

@@ -1,7 +1,7 @@
 //! A cluster that begins with the state of another one.
 
 use leaseward_raft::life::{Life, Meeting};
-use leaseward_raft::{Replica, Start, restore};
+use leaseward_raft::{Replica, restore};
 use leaseward_state::propose::Propose;
 use leaseward_state::{Generation, LeaseName, UnixMillis};
 use tokio::time::timeout;

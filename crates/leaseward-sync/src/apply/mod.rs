@@ -17,6 +17,7 @@ mod record;
 mod recover;
 mod slot;
 mod step;
+mod switch;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,9 +30,9 @@ pub(crate) use self::drift::differs;
 pub use self::drift::{Drift, DriftKind};
 pub(crate) use self::lock::Lock;
 use self::plan::{Lender, Plan, plan, unmet};
+use self::record::Record;
 pub(crate) use self::record::Stamp;
-use self::record::{Record, check_tree, settled_stamps};
-use self::slot::{Phase, Slots, Standing, State, root_id};
+use self::slot::{Slots, Standing, State, root_id};
 use self::step::{Step, Steps};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
@@ -83,7 +84,7 @@ pub struct Applier {
     known: Mutex<Option<(Standing, Arc<Record>)>>,
     /// The plan that was made last, for whoever asks what a version takes and then puts it on the disk.
     planned: Option<Planned>,
-    /// How the files of the tree that was switched to last looked when their content was known.
+    /// How the files of the tree that was switched to last looked just before.
     unfinished: Option<Vec<Stamp>>,
     steps: Steps,
     _lock: Lock,
@@ -260,9 +261,10 @@ impl Applier {
     pub fn directories(&self) -> Vec<PathBuf> {
         let Some(manifest) = self.live_manifest() else { return Vec::new() };
         let root = self.target();
-        let directories = manifest.entries.iter().filter(|entry| {
-            matches!(entry.node, ManifestNode::Directory { .. }) && !self.ignore.ignores(&entry.path)
-        });
+        let directories = manifest
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.node, ManifestNode::Directory { .. }) && !self.ignore.ignores(&entry.path));
         std::iter::once(root.clone()).chain(directories.map(|entry| root.join(&entry.path))).collect()
     }
 
@@ -367,48 +369,6 @@ impl Applier {
     pub fn switch(&mut self) -> Result<Applied> {
         let outcome = self.switch_to_ready();
         self.cleaned_up(outcome)
-    }
-
-    /// Does what the last switch left to be done: removes the tree that was kept until then, and proves the live one, so
-    /// that the next look and the next apply need not read it. Does nothing if nothing is left.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`]; then opening the set again does it, or the next apply.
-    pub fn finish(&mut self) -> Result<()> {
-        let Some(expected) = self.unfinished.take() else { return Ok(()) };
-        let state = *self.slots.state();
-        self.write_state(state)?;
-        for name in [&self.names.next, &self.names.gone] {
-            self.steps.before(Step::RemoveTree)?;
-            self.parent.remove_tree(name)?;
-        }
-        self.drop_records()?;
-        let Some(live) = state.live else { return Ok(()) };
-        let Some(record) = self.record(&live) else { return Ok(()) };
-        // After the last link of ours went, as that moves ctime.
-        self.steps.before(Step::Stamp)?;
-        let root = self.parent.child(&self.names.live)?;
-        let probe = self.parent.mkdir(&self.names.gone)?;
-        let stamps = settled_stamps(&root, &record.manifest, &expected, &probe);
-        self.steps.before(Step::RemoveTree)?;
-        self.parent.remove_tree(&self.names.gone)?;
-        let record = Arc::new(Record { manifest: Arc::clone(&record.manifest), stamps: stamps? });
-        self.know(Some((live, Arc::clone(&record))));
-        self.steps.before(Step::SaveRecord)?;
-        record.save(&self.state_dir, &record::name(live.version, live.manifest), true)
-    }
-
-    /// What is left then costs time later, and nothing else.
-    fn finish_if_possible(&mut self) -> Result<()> {
-        match self.finish() {
-            #[cfg(test)]
-            Err(Error::Killed) => Err(Error::Killed),
-            Err(error) => {
-                tracing::warn!(target = %self.names.live, %error, "could not clean up after a switch");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
     }
 
     /// Forgets what was staged.
@@ -563,42 +523,6 @@ impl Applier {
         }
     }
 
-    fn switch_to_ready(&mut self) -> Result<Applied> {
-        let Some(Ready { wanted, manifest, expected, exists, done }) = self.ready.take() else {
-            return Err(self.changed(&self.names.next));
-        };
-        let before = *self.slots.state();
-        let root = self.parent.child(&self.names.next)?;
-        if exists {
-            carry::carry(&self.parent.child(&self.names.live)?, &root, &manifest, &self.ignore)?;
-        }
-        self.steps.before(Step::Check)?;
-        check_tree(&root, &manifest, &expected)?;
-        let next = root_id(&self.parent, &self.names.next)?.ok_or_else(|| self.changed(&self.names.next))?;
-        let next = Standing { version: wanted.version, manifest: wanted.manifest, root: next };
-        self.write_state(State { phase: Phase::Staged, next: Some(next), ..before })?;
-        self.exchange(exists)?;
-        if exists {
-            // What a program wrote between the first look and the switch.
-            carry::carry(&self.parent.child(&self.names.next)?, &root, &manifest, &self.ignore)?;
-        }
-        self.put_aside_previous()?;
-        let displaced = root_id(&self.parent, &self.names.next)?;
-        let previous = before.live.filter(|live| Some(live.root) == displaced);
-        if previous.is_some() {
-            self.steps.before(Step::KeepPrevious)?;
-            self.parent.rename(&self.names.next, &self.names.previous)?;
-        }
-        self.steps.before(Step::SyncParent)?;
-        self.parent.sync()?;
-        // The disk says so from here on, and whoever opens it reads that from the staged state.
-        self.slots.note(State { phase: Phase::Idle, live: Some(next), previous, next: None });
-        self.planned = None;
-        self.know(Some((next, Arc::new(Record::unproven(manifest)))));
-        self.unfinished = Some(expected);
-        Ok(done)
-    }
-
     fn changed(&self, name: &str) -> Error {
         Error::Changed { path: self.parent.path().join(name) }
     }
@@ -621,16 +545,6 @@ impl Applier {
         }
         root.set_mode(mode)?;
         Ok(root)
-    }
-
-    fn exchange(&mut self, exists: bool) -> Result<()> {
-        self.steps.before(Step::Switch)?;
-        if exists {
-            self.parent.exchange(&self.names.next, &self.names.live)?;
-        } else {
-            self.parent.rename(&self.names.next, &self.names.live)?;
-        }
-        Ok(())
     }
 
     fn write_state(&mut self, state: State) -> Result<()> {

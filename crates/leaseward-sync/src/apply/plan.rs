@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 
-use super::{Needs, Owner};
 use super::record::{Record, Stamp};
+use super::{Needs, Owner};
 use crate::dir::{Dir, Kind, Parents, hash_file, kind};
 use crate::error::Result;
 use crate::limits::BLOCK_BYTES;

@@ -8,7 +8,7 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::slot::Standing;
@@ -121,43 +121,64 @@ fn decode_stamp(bytes: &[u8]) -> Stamp {
     Stamp { inode: word(0), size: word(1), mtime: time(2), ctime: time(4) }
 }
 
-/// Returns an error unless every file at `root` is the one that was put there, with its data. `expected` holds how each
-/// looked when its content was known: Leaseward is done with them, so another look is somebody's doing.
-pub(crate) fn check_tree(root: &Dir, tree: &Manifest, expected: &[Stamp]) -> Result<()> {
-    let found = read_stamps(root, tree)?;
+/// Returns the stamps of the tree at `root`, or an error unless every file is the one that was put there, with its data.
+/// `expected` holds how each looked when its content was known: Leaseward is done with them, so another look is
+/// somebody's doing.
+pub(crate) fn check_tree(root: &Dir, tree: &Manifest, expected: &[Stamp]) -> Result<Vec<Stamp>> {
+    let found = read_stamps(root, tree);
     match (0..found.len()).find(|i| !found[*i].same_data(&expected[*i])) {
         Some(i) => Err(Error::Changed { path: root.path().join(&tree.entries[i].path) }),
-        None => Ok(()),
+        None => Ok(found),
     }
 }
 
-/// Returns the stamps of the tree at `root`, once nothing of ours touches its inodes any more. A file that is no longer
-/// what was `expected`, or that is changed meanwhile, gets none: it has to be read. `probe` is a directory beside it.
-pub(crate) fn settled_stamps(root: &Dir, tree: &Manifest, expected: &[Stamp], probe: &Dir) -> Result<Vec<Stamp>> {
-    let stamps = read_stamps(root, tree)?;
-    settle(probe, &stamps)?;
-    // Again, as something may have changed in the tick that has now passed.
-    let mut settled = read_stamps(root, tree)?;
-    for (i, stamp) in settled.iter_mut().enumerate() {
-        if *stamp != stamps[i] || !stamp.same_data(&expected[i]) {
+/// Removes the files that `gone` shares with `root`, path by path, and notes in `stamps` how each looks then. A file that
+/// looked otherwise just before was touched by somebody else, and gets none.
+pub(crate) fn unlink_shared(root: &Dir, gone: Option<&Dir>, tree: &Manifest, stamps: &mut [Stamp]) -> Result<()> {
+    let mut here = Parents::new(root);
+    let mut there = gone.map(Parents::new);
+    for (entry, stamp) in tree.entries.iter().zip(stamps) {
+        if !matches!(entry.node, ManifestNode::File { .. }) {
+            continue;
+        }
+        if look(&mut here, &entry.path) != *stamp {
+            *stamp = Stamp::default();
+            continue;
+        }
+        let Some(Ok((dir, name))) = there.as_mut().map(|there| there.of(&entry.path)) else { continue };
+        if dir.stat(name)?.is_some_and(|found| found.st_ino == stamp.inode) {
+            dir.unlink(name)?;
+            let after = look(&mut here, &entry.path);
+            *stamp = if after.same_data(stamp) { after } else { Stamp::default() };
+        }
+    }
+    Ok(())
+}
+
+/// Takes those of `stamps` away that are not the look of the tree at `root` any more, once the clock has passed them.
+/// `probe` is a directory beside it.
+pub(crate) fn settle_stamps(root: &Dir, tree: &Manifest, stamps: &mut [Stamp], probe: &Dir) -> Result<()> {
+    settle(probe, stamps)?;
+    for (stamp, now) in stamps.iter_mut().zip(read_stamps(root, tree)) {
+        if *stamp != now {
             *stamp = Stamp::default();
         }
     }
-    Ok(settled)
+    Ok(())
 }
 
-fn read_stamps(root: &Dir, tree: &Manifest) -> Result<Vec<Stamp>> {
+fn read_stamps(root: &Dir, tree: &Manifest) -> Vec<Stamp> {
     let mut parents = Parents::new(root);
-    let mut stamps = Vec::with_capacity(tree.entries.len());
-    for entry in &tree.entries {
-        if !matches!(entry.node, ManifestNode::File { .. }) {
-            stamps.push(Stamp::default());
-            continue;
-        }
-        let (dir, name) = parents.of(&entry.path)?;
-        stamps.push(dir.stat(name)?.as_ref().map_or_else(Stamp::default, Stamp::of));
-    }
-    Ok(stamps)
+    let file = |node: &ManifestNode| matches!(node, ManifestNode::File { .. });
+    let look =
+        |entry: &ManifestEntry| if file(&entry.node) { look(&mut parents, &entry.path) } else { Stamp::default() };
+    tree.entries.iter().map(look).collect()
+}
+
+/// Returns how a file looks; as nothing does if it cannot be looked at.
+fn look(parents: &mut Parents<'_>, path: &str) -> Stamp {
+    let found = parents.of(path).and_then(|(dir, name)| dir.stat(name));
+    found.ok().flatten().as_ref().map_or_else(Stamp::default, Stamp::of)
 }
 
 /// Waits until the file system stamps changes with a later time than the newest of `stamps`.

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use leaseward_state::config::{Digest, Version};
 use leaseward_state::{SetName, State};
-use leaseward_sync::manifest;
+use leaseward_sync::{BlobStore, manifest};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::QuorumContent;
+use super::promises::Promises;
 use super::ready::{chunks, make};
 use crate::error::Result;
 use crate::limits::{COLLECT_EACH, PROMISED_FOR, SETTLE_AFTER};
@@ -49,7 +50,7 @@ impl QuorumContent {
                 () = sleep_until(unsettled.unwrap_or(collect_at)) => {}
             }
             if unsettled.is_some_and(|at| at <= Instant::now()) {
-                match self.with(leaseward_sync::BlobStore::settle).await {
+                match self.with(BlobStore::settle).await {
                     Ok(()) => {
                         unsettled = None;
                         self.replica.has_content_of(state.revision());
@@ -131,24 +132,92 @@ impl QuorumContent {
         let named: BTreeSet<Digest> =
             state.sets().flat_map(|(_, set)| set.versions.values().map(|version| version.manifest)).collect();
         let promises = Arc::clone(&self.promises);
-        self.with(move |store| {
-            let mut needed: HashSet<Digest> = named.iter().copied().collect();
-            for digest in named {
-                // A version that is not complete here, or not readable, stops everything.
-                needed.extend(chunks(&manifest::decode(&store.get(digest)?)?));
-            }
-            let mut removed = 0;
-            for digest in store.digests()? {
-                let digest = digest?;
-                if !needed.contains(&digest)
-                    && let Some(done) = promises.unless_kept(digest, || store.remove(digest))
-                {
-                    done?;
-                    removed += 1;
-                }
-            }
-            Ok(removed)
-        })
-        .await
+        self.with(move |store| sweep(store, &named, &promises)).await
+    }
+}
+
+/// Removes every blob that none of these manifests names, nor anything that they name, unless it was promised. Returns how
+/// many. A manifest that is not here, or not readable, stops everything.
+fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> leaseward_sync::Result<usize> {
+    let mut needed: HashSet<Digest> = named.iter().copied().collect();
+    for digest in named {
+        needed.extend(chunks(&manifest::decode(&store.get(*digest)?)?));
+    }
+    let mut removed = 0;
+    for digest in store.digests()? {
+        let digest = digest?;
+        if !needed.contains(&digest)
+            && let Some(done) = promises.unless_kept(digest, || store.remove(digest))
+        {
+            done?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Publishes one file into a store. Returns the names of the manifest and of its only chunk.
+    fn put(store: &BlobStore, text: &str) -> [Digest; 2] {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("a"), text).unwrap();
+        let scanned = leaseward_sync::scan(temp.path()).unwrap();
+        let encoded = manifest::encode(scanned.manifest());
+        let (tree, chunk) = (leaseward_sync::digest_of(&encoded), leaseward_sync::digest_of(text.as_bytes()));
+        store.put_many(&[(tree, encoded), (chunk, text.as_bytes().to_vec())]).unwrap();
+        [tree, chunk]
+    }
+
+    fn has(store: &BlobStore, digests: [Digest; 2]) -> [bool; 2] {
+        digests.map(|digest| store.get(digest).is_ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_kept_version_names_stays_and_the_rest_goes_when_nobody_was_promised_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let (store, promises, hour) = (BlobStore::open(temp.path()).unwrap(), Promises::default(), PROMISED_FOR);
+        let (kept, dropped, asked) = (put(&store, "kept"), put(&store, "dropped"), put(&store, "asked for"));
+        let named = BTreeSet::from([kept[0]]);
+        promises.grow(hour, Instant::now());
+        promises.keep(&asked);
+        assert_eq!(sweep(&store, &named, &promises).unwrap(), 2);
+        assert_eq!([kept, dropped, asked].map(|names| has(&store, names)), [[true; 2], [false; 2], [true; 2]]);
+        // Asked for again just before the first promise has grown old: it stays for an hour from then.
+        tokio::time::advance(hour * 9 / 10).await;
+        promises.grow(hour, Instant::now());
+        promises.keep(&asked[1..]);
+        for _ in 0..9 {
+            tokio::time::advance(hour / 10).await;
+            promises.grow(hour, Instant::now());
+            sweep(&store, &named, &promises).unwrap();
+            assert!(has(&store, asked)[1]);
+        }
+        for _ in 0..2 {
+            tokio::time::advance(hour + Duration::from_secs(1)).await;
+            promises.grow(hour, Instant::now());
+        }
+        sweep(&store, &named, &promises).unwrap();
+        assert_eq!([kept, asked].map(|names| has(&store, names)), [[true; 2], [false; 2]]);
+        // And it is the same for whoever opens the store again.
+        drop(store);
+        let store = BlobStore::open(temp.path()).unwrap();
+        assert_eq!(store.digests().unwrap().count(), 2);
+        assert_eq!(has(&store, kept), [true; 2]);
+    }
+
+    #[test]
+    fn a_kept_version_that_is_not_here_or_damaged_stops_everything() {
+        let temp = tempfile::tempdir().unwrap();
+        let (store, promises) = (BlobStore::open(temp.path()).unwrap(), Promises::default());
+        let (kept, other) = (put(&store, "kept"), put(&store, "other"));
+        let missing = Digest([9; 32]);
+        assert_eq!(sweep(&store, &BTreeSet::from([kept[0], missing]), &promises).unwrap_err().code(), "LW0801");
+        let (shard, name) = (kept[0].to_string()[..2].to_owned(), kept[0].to_string()[2..].to_owned());
+        std::fs::write(temp.path().join(shard).join(name), "damaged").unwrap();
+        assert_eq!(sweep(&store, &BTreeSet::from([kept[0]]), &promises).unwrap_err().code(), "LW0802");
+        assert_eq!(has(&store, other), [true; 2]);
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use leaseward_http::model::{
     AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
     ManifestListing,
@@ -24,6 +25,9 @@ use crate::session::{Session, person};
 /// The time to live of the lease under which a file is edited; it is renewed while the editor is open.
 const EDIT_TTL: &str = "30s";
 const EDIT_RENEWED_EACH: Duration = Duration::from_secs(8);
+
+/// Files that are fetched at one time.
+const FILES_AT_ONCE: usize = 16;
 
 fn failed(what: &Path) -> impl FnOnce(std::io::Error) -> Diagnostic + '_ {
     move |error| Diagnostic::new("LW0104", format!("{}: {error}", what.display()))
@@ -355,6 +359,14 @@ pub(super) async fn pull(
 ) -> Result<(), Diagnostic> {
     let (version, key) = (newest(session, set, version).await?, key_of(key)?);
     let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+    // In the order of the paths, some at a time.
+    let files = listing.entries.iter().filter(|entry| entry.kind == FileKind::File);
+    let mut contents =
+        futures_util::stream::iter(files).map(|entry| file(session, set, version, &entry.path)).buffered(FILES_AT_ONCE);
+    let mut next = async || match contents.next().await {
+        Some(bytes) => bytes,
+        None => Err(Diagnostic::new("LW0701", "a file of the version did not come")),
+    };
     match (to, tar) {
         (Some(to), _) => {
             std::fs::create_dir_all(&to).map_err(failed(&to))?;
@@ -369,7 +381,7 @@ pub(super) async fn pull(
                         symlink(entry.target.as_deref().unwrap_or_default(), &place).map_err(failed(&place))?;
                     }
                     FileKind::File => {
-                        let bytes = file(session, set, version, &entry.path).await?;
+                        let bytes = next().await?;
                         write_new(&place, &opened(key.as_ref(), &entry.path, bytes)?, mode(entry))?;
                     }
                 }
@@ -401,10 +413,7 @@ pub(super) async fn pull(
                         archive.append_link(&mut header, &entry.path, target).map_err(failed(&tar))?;
                         continue;
                     }
-                    FileKind::File => {
-                        let bytes = file(session, set, version, &entry.path).await?;
-                        opened(key.as_ref(), &entry.path, bytes)?
-                    }
+                    FileKind::File => opened(key.as_ref(), &entry.path, next().await?)?,
                 };
                 header.set_size(bytes.len() as u64);
                 archive.append_data(&mut header, &entry.path, bytes.as_slice()).map_err(failed(&tar))?;

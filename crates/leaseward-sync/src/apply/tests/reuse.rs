@@ -34,6 +34,44 @@ fn a_stamp_that_still_fits_spares_the_reading() {
 }
 
 #[test]
+fn stamps_still_fit_after_an_older_tree_with_the_same_inodes_was_removed() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    for (number, text) in [(1, "1"), (2, "2"), (3, "3")] {
+        put(&mut applier, number, &Published::new(&[("a", text), ("d/keep", "k"), ("keep", "k2")])).unwrap();
+    }
+    // As the next process reads them.
+    drop(applier);
+    let applier = machine.open();
+    let record = applier.record(&applier.slots.state().live.unwrap()).unwrap();
+    let root = applier.parent.child("app").unwrap();
+    for (entry, stamp) in record.manifest.entries.iter().zip(&record.stamps) {
+        if matches!(entry.node, ManifestNode::File { .. }) {
+            let stat = rustix::fs::fstat(root.file(&entry.path).unwrap()).unwrap();
+            assert_eq!(record::Stamp::of(&stat), *stamp, "{} would be read", entry.path);
+        }
+    }
+}
+
+#[test]
+fn an_edit_between_the_switch_and_what_is_left_to_do_is_found_however_well_hidden() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &Published::new(&[("a", "1"), ("keep", "good")])).unwrap();
+    put(&mut applier, 2, &Published::new(&[("a", "2"), ("keep", "good")])).unwrap();
+    let three = Published::new(&[("a", "3"), ("keep", "good")]);
+    applier.stage(3, &three.manifest, &mut |digest| three.give(digest)).unwrap();
+    applier.switch().unwrap();
+    let times = fs::metadata(machine.path("keep")).unwrap();
+    fs::write(machine.path("keep"), "evil").unwrap();
+    let file = fs::File::options().write(true).open(machine.path("keep")).unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    applier.finish().unwrap();
+    let drifts = applier.scan().unwrap();
+    assert_eq!(drifts.iter().map(|drift| drift.path.as_str()).collect::<Vec<_>>(), ["keep"]);
+}
+
+#[test]
 fn a_file_that_somebody_edited_in_place_is_not_reused() {
     let machine = Machine::new();
     let mut applier = machine.open();

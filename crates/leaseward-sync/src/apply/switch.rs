@@ -1,0 +1,116 @@
+//! The switch to a tree that is ready, and what it leaves to be done afterwards.
+//!
+//! Must stay true: when the switch returns, the new tree is live and durable; what is left is work that a recovery would do
+//! as well, and costs time only. A stamp of the live tree survives the removal of the links that it shared with an older
+//! one only if nobody else touched the file: one that looked otherwise just before loses its stamp, and is read.
+//! A touch within the few microseconds between our own look and our own unlink that also puts mtime back is not seen by a
+//! scan; the full look reads every file.
+
+use std::sync::Arc;
+
+use super::record::{self, Record, check_tree, settle_stamps, unlink_shared};
+use super::slot::{Phase, Standing, State, root_id};
+use super::step::Step;
+use super::{Applied, Applier, Ready, carry};
+#[cfg(test)]
+use crate::error::Error;
+use crate::error::Result;
+
+impl Applier {
+    /// Makes what is ready live: looks at it once more, exchanges the trees, keeps the old one, and syncs the names.
+    pub(super) fn switch_to_ready(&mut self) -> Result<Applied> {
+        let Some(Ready { wanted, manifest, expected, exists, done }) = self.ready.take() else {
+            return Err(self.changed(&self.names.next));
+        };
+        let before = *self.slots.state();
+        let root = self.parent.child(&self.names.next)?;
+        if exists {
+            carry::carry(&self.parent.child(&self.names.live)?, &root, &manifest, &self.ignore)?;
+        }
+        self.steps.before(Step::Check)?;
+        let stamps = check_tree(&root, &manifest, &expected)?;
+        let next = root_id(&self.parent, &self.names.next)?.ok_or_else(|| self.changed(&self.names.next))?;
+        let next = Standing { version: wanted.version, manifest: wanted.manifest, root: next };
+        self.write_state(State { phase: Phase::Staged, next: Some(next), ..before })?;
+        self.exchange(exists)?;
+        if exists {
+            // What a program wrote between the first look and the switch.
+            carry::carry(&self.parent.child(&self.names.next)?, &root, &manifest, &self.ignore)?;
+        }
+        self.put_aside_previous()?;
+        let displaced = root_id(&self.parent, &self.names.next)?;
+        let previous = before.live.filter(|live| Some(live.root) == displaced);
+        if previous.is_some() {
+            self.steps.before(Step::KeepPrevious)?;
+            self.parent.rename(&self.names.next, &self.names.previous)?;
+        }
+        self.steps.before(Step::SyncParent)?;
+        self.parent.sync()?;
+        // The disk says so from here on, and whoever opens it reads that from the staged state.
+        self.slots.note(State { phase: Phase::Idle, live: Some(next), previous, next: None });
+        self.planned = None;
+        self.know(Some((next, Arc::new(Record::unproven(manifest)))));
+        self.unfinished = Some(stamps);
+        Ok(done)
+    }
+
+    fn exchange(&mut self, exists: bool) -> Result<()> {
+        self.steps.before(Step::Switch)?;
+        if exists {
+            self.parent.exchange(&self.names.next, &self.names.live)?;
+        } else {
+            self.parent.rename(&self.names.next, &self.names.live)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the last switch left to be done: removes the tree that was kept until then, and proves the live one, so
+    /// that the next look and the next apply need not read it. Does nothing if nothing is left.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`]; then opening the set again does it, or the next apply.
+    pub fn finish(&mut self) -> Result<()> {
+        let Some(mut stamps) = self.unfinished.take() else { return Ok(()) };
+        let state = *self.slots.state();
+        self.write_state(state)?;
+        let Some(live) = state.live else { return Ok(()) };
+        let Some(record) = self.record(&live) else { return Ok(()) };
+        let root = self.parent.child(&self.names.live)?;
+        // Removing a link moves the ctime of what it shares with the live tree.
+        let gone = if self.parent.stat(&self.names.gone)?.is_some() {
+            Some(self.parent.child(&self.names.gone)?)
+        } else {
+            None
+        };
+        self.steps.before(Step::RemoveTree)?;
+        unlink_shared(&root, gone.as_ref(), &record.manifest, &mut stamps)?;
+        for name in [&self.names.next, &self.names.gone] {
+            self.steps.before(Step::RemoveTree)?;
+            self.parent.remove_tree(name)?;
+        }
+        self.drop_records()?;
+        self.steps.before(Step::Stamp)?;
+        let probe = self.parent.mkdir(&self.names.gone)?;
+        let settled = settle_stamps(&root, &record.manifest, &mut stamps, &probe);
+        self.steps.before(Step::RemoveTree)?;
+        self.parent.remove_tree(&self.names.gone)?;
+        settled?;
+        let record = Arc::new(Record { manifest: Arc::clone(&record.manifest), stamps });
+        self.know(Some((live, Arc::clone(&record))));
+        self.steps.before(Step::SaveRecord)?;
+        record.save(&self.state_dir, &record::name(live.version, live.manifest), true)
+    }
+
+    /// What is left then costs time later, and nothing else.
+    pub(super) fn finish_if_possible(&mut self) -> Result<()> {
+        match self.finish() {
+            #[cfg(test)]
+            Err(Error::Killed) => Err(Error::Killed),
+            Err(error) => {
+                tracing::warn!(target = %self.names.live, %error, "could not clean up after a switch");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
