@@ -34,8 +34,8 @@ const PROGRESS: u64 = 30;
 /// Longer than the test: nobody renews.
 const TTL_MS: u64 = 6 * 60 * 60 * 1000;
 
-/// Versions in one set; older ones would be forgotten beyond 1000.
-const VERSIONS: u64 = 500;
+/// Versions in one set; older ones would be forgotten beyond 100, where nobody asks for more.
+const VERSIONS: u64 = 90;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().map_or(otherwise, |text| text.parse().expect("a number"))
