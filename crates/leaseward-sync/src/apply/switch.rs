@@ -68,7 +68,7 @@ impl Applier {
     /// that the next look and the next apply need not read it. Does nothing if nothing is left.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`]; then opening the set again does it, or the next apply.
+    /// [`crate::Error::Io`], [`crate::Error::DiskFull`]; then opening the set again does it, or the next apply.
     pub fn finish(&mut self) -> Result<()> {
         let Some(mut stamps) = self.unfinished.take() else { return Ok(()) };
         let state = *self.slots.state();
