@@ -320,9 +320,10 @@ impl Drop for Backend {
     }
 }
 
-struct Haproxy(Child);
+/// A program that ends with this value.
+struct Program(Child);
 
-impl Drop for Haproxy {
+impl Drop for Program {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
@@ -392,7 +393,7 @@ async fn no_request_fails_while_a_version_goes_round_behind_a_real_load_balancer
     fs::write(&file, text).expect("written");
     let child =
         Command::new(haproxy).args(["-db", "-f"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let _haproxy = Haproxy(child.expect("it starts"));
+    let _haproxy = Program(child.expect("it starts"));
     eventually("the load balancer serves", async || page(front).await.as_deref() == Some("v1")).await;
 
     let (stop, failed, served) =
@@ -452,20 +453,18 @@ async fn a_config_that_nginx_refuses_never_reaches_it_and_a_good_one_is_reloaded
     published(&lab, "nginx", &[("nginx.conf", &conf("return 200 one;"))]);
     lab.until("it is there", async |lab| members(lab, "nginx").await, all_at("applied", 1, 1)).await;
     let child = Command::new(&nginx).arg("-c").arg(&live).stderr(Stdio::null()).spawn();
-    let _nginx = Haproxy(child.expect("it starts"));
+    let nginx_runs = Program(child.expect("it starts"));
     eventually("it serves the first", async || page(port).await.as_deref() == Some("one")).await;
     let reload =
         format!("reload.command=[\"{}\", \"-c\", \"{}\", \"-s\", \"reload\"]", nginx.display(), live.display());
     works(&lab, &["config", "policy", "nginx", &check, &reload]);
     published(&lab, "nginx", &[("nginx.conf", &conf("return 200 two;"))]);
-    // An old worker may answer for a moment still.
+    // An old worker answers until it has ended.
+    let master = nginx_runs.0.id();
+    let workers = format!("/proc/{master}/task/{master}/children");
     let settled = async || {
-        for _ in 0..20 {
-            if page(port).await.as_deref() != Some("two") {
-                return false;
-            }
-        }
-        true
+        let alone = fs::read_to_string(&workers).is_ok_and(|pids| pids.split_whitespace().count() == 1);
+        alone && page(port).await.as_deref() == Some("two")
     };
     eventually("it serves the second", settled).await;
     published(&lab, "nginx", &[("nginx.conf", &conf("retrun 200 three;"))]);
