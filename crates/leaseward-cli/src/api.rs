@@ -13,6 +13,17 @@ use crate::diagnostic::Diagnostic;
 use crate::printer::Output;
 use crate::target::Target;
 
+/// Names a change. It is the same at every node, so that what one of them made is not made again by the next.
+#[derive(Debug)]
+pub(crate) struct Key(String);
+
+impl Key {
+    /// Returns the key of a change that nobody asked for yet.
+    pub(crate) fn new() -> Self {
+        Self(format!("{:032x}", leaseward_raft::random::unique()))
+    }
+}
+
 /// A client of the API.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
@@ -64,9 +75,31 @@ impl Api {
         self.send(method, path, body, &[]).await
     }
 
+    /// As [`Api::call`], for a change that may have been asked for before: under one key it is made once.
+    pub(crate) async fn call_again<T: DeserializeOwned>(
+        &self,
+        key: &Key,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, Diagnostic> {
+        self.send_as(key, method, path, body, &[]).await
+    }
+
     /// As [`Api::call`], with headers.
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        headers: &[(&'static str, String)],
+    ) -> Result<T, Diagnostic> {
+        self.send_as(&Key::new(), method, path, body, headers).await
+    }
+
+    async fn send_as<T: DeserializeOwned>(
+        &self,
+        key: &Key,
         method: Method,
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
@@ -81,23 +114,22 @@ impl Api {
             let body = body.map(|body| serde_json::to_string(body).unwrap_or_default()).unwrap_or_default();
             return Err(Diagnostic::new("", format!("would ask: {method} {path} {body}")).exit(0));
         }
-        self.ask(method, path, body, headers).await
+        self.ask(key, method, path, body, headers).await
     }
 
     async fn ask<T: DeserializeOwned>(
         &self,
+        key: &Key,
         method: Method,
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
         headers: &[(&'static str, String)],
     ) -> Result<T, Diagnostic> {
-        // The same key at every node: a change that one of them made is not made again by the next.
-        let key = format!("{:032x}", leaseward_raft::random::unique());
         let bytes = self
             .exchange(&method, path, &|request| {
                 let mut request = request;
                 if method != Method::GET {
-                    request = request.header("Idempotency-Key", &key);
+                    request = request.header("Idempotency-Key", &key.0);
                 }
                 for (name, value) in headers {
                     request = request.header(*name, value);
@@ -122,7 +154,7 @@ impl Api {
         headers: &[(&'static str, String)],
     ) -> Result<Prediction, Diagnostic> {
         let path = format!("{path}{}dry_run=true", if path.contains('?') { '&' } else { '?' });
-        self.ask(method, &path, body, headers).await
+        self.ask(&Key::new(), method, &path, body, headers).await
     }
 
     /// Sends bytes.

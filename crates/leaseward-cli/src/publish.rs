@@ -12,7 +12,7 @@ use leaseward_sync::{Scanned, digest_of, frame, manifest, scan};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
-use crate::api::Api;
+use crate::api::{Api, Key};
 use crate::diagnostic::Diagnostic;
 
 /// Digests in one question about what is missing.
@@ -147,8 +147,10 @@ impl Prepared {
     ) -> Result<ConfigVersion, Diagnostic> {
         let ask = Publish { parent, manifest: self.manifest.to_string(), author, message };
         let path = format!("/v1/configs/{set}/publish");
+        // A node that is gone may have committed it before the next one said that it lacks the content.
+        let key = Key::new();
         for _ in 1..TRIES {
-            match api.call(Method::POST, &path, Some(&ask)).await {
+            match api.call_again(&key, Method::POST, &path, Some(&ask)).await {
                 // The node that took it is gone, and another one commits.
                 Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => {
                     self.look(api).await?;
@@ -157,7 +159,7 @@ impl Prepared {
                 done => return done,
             }
         }
-        api.call(Method::POST, &path, Some(&ask)).await
+        api.call_again(&key, Method::POST, &path, Some(&ask)).await
     }
 }
 
@@ -166,5 +168,56 @@ fn joined(done: Option<Result<Result<(), Diagnostic>, tokio::task::JoinError>>) 
         Some(Ok(done)) => done,
         Some(Err(error)) => Err(Diagnostic::new("LW0600", error.to_string())),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use axum::http::{HeaderMap, StatusCode};
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::target::Target;
+
+    /// The first answer is what a second node says after the first one committed and died.
+    async fn commit(keys: &Mutex<Vec<String>>, headers: &HeaderMap) -> (StatusCode, Json<Value>) {
+        let mut keys = keys.lock().expect("no panic");
+        keys.push(headers["idempotency-key"].to_str().expect("text").to_owned());
+        if keys.len() == 1 {
+            let lacks = json!({ "type": "", "code": "LW0801", "title": "content is missing", "detail": "x", "status": 422,
+                                "retryable": true, "hint": "" });
+            return (StatusCode::UNPROCESSABLE_ENTITY, Json(lacks));
+        }
+        let version = json!({ "set": "web", "version": 1, "parent": 0, "manifest": "", "files": 1, "bytes": 1,
+                              "author": "", "message": "", "at": "2026-01-01T00:00:00Z", "revision": "9" });
+        (StatusCode::CREATED, Json(version))
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_sent_again_is_the_same_request() {
+        let keys: Arc<Mutex<Vec<String>>> = Arc::default();
+        let asked = Arc::clone(&keys);
+        let router = Router::new()
+            .route("/v1/blobs/missing", post(async || Json(json!({ "digests": [] }))))
+            .route("/v1/configs/web/publish", post(async move |headers: HeaderMap| commit(&asked, &headers).await));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let server = tokio::spawn(axum::serve(listener, router).into_future());
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("a"), "a").expect("written");
+
+        let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
+        let mut prepared = Prepared::of(&api, dir.path()).await.expect("it is read");
+        let version = prepared.commit(&api, "web", None, String::new(), String::new()).await.expect("it is published");
+        server.abort();
+
+        assert_eq!(version.version, 1);
+        let keys = keys.lock().expect("no panic");
+        assert_eq!((keys.len(), &keys[0]), (2, &keys[1]), "the second would be another version");
     }
 }

@@ -140,7 +140,7 @@ impl State {
         step: &RolloutStep,
         events: &mut Vec<Event>,
     ) -> Outcome {
-        let (mut set, mut rollout) = self.rollout_of(name, version)?;
+        let (set, mut rollout) = self.rollout_of(name, version)?;
         let change = match step {
             RolloutStep::Release(machines) => {
                 if rollout.halted.is_some() {
@@ -157,19 +157,9 @@ impl State {
             RolloutStep::RollBack(why) => {
                 return self.go_back(name, set, &rollout, &cut(why), "leaseward", events);
             }
-            RolloutStep::Finish => {
-                set.rollout = None;
-                self.store_set(name, set);
-                events.push(Event::RolloutChanged { set: name.clone(), version, change: RolloutChange::Finished });
-                return Ok(Reply::Done);
-            }
+            RolloutStep::Finish => RolloutChange::Finished,
         };
-        rollout.stepped = self.revision;
-        rollout.stepped_at = self.now;
-        set.rollout = Some(Arc::new(rollout));
-        self.store_set(name, set);
-        events.push(Event::RolloutChanged { set: name.clone(), version, change });
-        Ok(Reply::Done)
+        Ok(self.stepped(name, set, rollout, change, events))
     }
 
     /// Does what an operator asks of a rollout.
@@ -184,7 +174,7 @@ impl State {
         if by.len() > TEXT_BYTES_MAX {
             return Err(Refusal::Invalid(format!("who has at most {TEXT_BYTES_MAX} bytes")));
         }
-        let (mut set, mut rollout) = self.rollout_of(name, version)?;
+        let (set, mut rollout) = self.rollout_of(name, version)?;
         let change = match steer {
             Steer::Halt => {
                 let why = format!("halted by {by}");
@@ -198,19 +188,26 @@ impl State {
                 RolloutChange::Resumed(by.to_owned())
             }
             Steer::Abort => return self.go_back(name, set, &rollout, "aborted", by, events),
-            Steer::Finish => {
-                set.rollout = None;
-                self.store_set(name, set);
-                events.push(Event::RolloutChanged { set: name.clone(), version, change: RolloutChange::Finished });
-                return Ok(Reply::Done);
-            }
+            Steer::Finish => RolloutChange::Finished,
         };
-        rollout.stepped = self.revision;
-        rollout.stepped_at = self.now;
-        set.rollout = Some(Arc::new(rollout));
+        Ok(self.stepped(name, set, rollout, change, events))
+    }
+
+    /// Keeps what became of a rollout, or forgets one that is over.
+    fn stepped(
+        &mut self,
+        name: &SetName,
+        mut set: ConfigSet,
+        rollout: Rollout,
+        change: RolloutChange,
+        events: &mut Vec<Event>,
+    ) -> Reply {
+        let version = rollout.version;
+        let goes_on = Rollout { stepped: self.revision, stepped_at: self.now, ..rollout };
+        set.rollout = (change != RolloutChange::Finished).then(|| Arc::new(goes_on));
         self.store_set(name, set);
         events.push(Event::RolloutChanged { set: name.clone(), version, change });
-        Ok(Reply::Done)
+        Reply::Done
     }
 
     /// Returns the members that refused the version of a rollout, without those that were passed over.
