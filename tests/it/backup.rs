@@ -197,7 +197,7 @@ async fn a_member_does_not_go_back_to_the_old_cluster_when_that_answers_again() 
         let status = lab.get_at(0, "/v1/cluster?consistency=stale").await?;
         status["leader"].as_str().map(|_| true)
     };
-    lab.until("the new life has a leader", leads, true).await;
+    lab.until("the new life has a leader", &leads, true).await;
 
     // The agent knows all three addresses. It goes over, and stays there, also while only the old life answers.
     let said = |lab: &Lab, what: &str| {
@@ -212,6 +212,7 @@ async fn a_member_does_not_go_back_to_the_old_cluster_when_that_answers_again() 
     lab.start_machine(0);
     lab.until("it remembers who it was", async |lab| Some(said(lab, "LW0614") > before), true).await;
     lab.start_voter(0);
+    lab.until("the new life has a leader again", &leads, true).await;
     publish_at(&lab, "three").await;
     on_disk(&lab, 0, "three").await;
     assert_eq!(said(&lab, "the cluster was restored from a backup"), 1, "it came and went");

@@ -72,7 +72,7 @@ impl Guarded {
         }
         let boot_id = boot_id().map_err(io_error("read", "/proc/sys/kernel/random/boot_id"))?;
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(io_error("lend", "/dev/stdin"))?;
-        let lent = Lent { command: order.command, environment: order.environment, stdin: Some(stdin) };
+        let lent = Lent { command: order.command, environment: order.environment, stdin };
         let program = Program { exe: order.shim_exe, arguments: order.shim_arguments };
         let order = Order {
             server: server.clone(),
@@ -85,7 +85,7 @@ impl Guarded {
             real_time: order.real_time,
             work: Work::Command,
         };
-        let running = launch::launch(&program, &order, lent, None).await;
+        let running = launch::command(&program, &order, &lent).await;
         let Running { status, link, over, init, shim } = running.map_err(|why| Error::Launch { server, why })?;
         let (tell, ended) = watch::channel(None);
         let (seen, watched) = (status.clone(), init.clone());

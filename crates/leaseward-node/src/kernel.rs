@@ -48,6 +48,12 @@ pub(crate) fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
 }
 
+/// Sets where programs are looked for. Call it where the process has one thread.
+pub(crate) fn set_search_path(path: &str) {
+    // SAFETY: nobody else reads the environment meanwhile: there is no other thread.
+    unsafe { std::env::set_var("PATH", path) }
+}
+
 /// Puts the calling thread under SCHED_FIFO. Children inherit it, until [`schedule_ordinary`].
 pub(crate) fn schedule_real_time() -> io::Result<()> {
     schedule(libc::SCHED_FIFO, REAL_TIME_PRIORITY)

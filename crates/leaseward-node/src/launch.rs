@@ -1,16 +1,17 @@
 //! Starting a shim, finding one that lives, and proving the end of one that does not.
 //!
-//! Must stay true: [`launch`] fails only when no process of the server lives: it waits for the proof. Whoever drops
+//! Must stay true: [`server`] and [`command`] fail only when no process of the run lives: they wait for the proof. Whoever drops
 //! it half way leaves a shim whose deadline is armed, to be found later.
 
 use std::ffi::OsString;
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use leaseward_state::limits::NAME_BYTES_MAX;
 use leaseward_state::server::Exit;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::net::UnixStream;
@@ -23,7 +24,8 @@ use crate::limits::{ADOPT_WAIT, LAUNCH_WAIT, SHIM_LINGER};
 use crate::link::{Lines, Link};
 use crate::process::{Pidfd, ProcessId};
 use crate::protocol::{Order, Reply, Request, Status, Work};
-use crate::shim::{COMMAND_FOLLOWS, DEFAULT_PATH, marks};
+use crate::shim::{COMMAND_FOLLOWS, Lends, marks};
+use crate::spares::Spares;
 
 /// How a shim is started.
 #[derive(Debug, Clone)]
@@ -56,70 +58,126 @@ impl Running {
 }
 
 /// What the caller of a guarded command lends to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lent {
     pub(crate) command: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdin: OwnedFd,
 }
 
-/// Starts a shim and waits until its server executes.
+/// A shim's process that waits for its order, and ends without one when we do. It has opened nothing, and guards nothing.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    child: Child,
+    socket: std::os::unix::net::UnixStream,
+}
+
+impl Waiting {
+    /// Starts one for a server, whichever it will be.
+    pub(crate) fn for_a_server(program: &Program) -> Result<Self, String> {
+        let label = format!("{:<width$}", "(waits for an order)", width = NAME_BYTES_MAX);
+        Self::start(program, |command| {
+            command.arg(label).env_clear().current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        })
+    }
+
+    fn for_a_command(program: &Program, order: &Order, lent: &Lent) -> Result<Self, String> {
+        let variables = lent.environment.iter().map(|(key, value)| (key, value));
+        Self::start(program, |command| {
+            command.args(&lent.command).envs(variables).envs(marks(order));
+        })
+    }
+
+    fn start(program: &Program, fill: impl FnOnce(&mut Command)) -> Result<Self, String> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| format!("make a socket: {e}"))?;
+        let mut command = Command::new(&program.exe);
+        command.args(&program.arguments).arg(COMMAND_FOLLOWS).stdin(Stdio::from(OwnedFd::from(theirs)));
+        fill(&mut command);
+        // The command holds our copy of the shim's end, which would keep the connection open after the shim's death.
+        let child = command.spawn().map_err(|e| format!("run {}: {e}", program.exe.display()))?;
+        Ok(Self { child, socket: ours })
+    }
+
+    /// Returns whether it is still there.
+    pub(crate) fn lives(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Gives it its order and waits until what it guards executes. What it is lent becomes the descriptor of that name.
+    async fn obey(self, order: &Order, lends: Lends, lent: &OwnedFd) -> Result<Running, Unlaunched> {
+        let Self { child, socket } = self;
+        let rights = [lent.as_raw_fd()];
+        let word = [lends as u8];
+        let lend = [ControlMessage::ScmRights(&rights)];
+        let greeted = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&word)], &lend, MsgFlags::MSG_NOSIGNAL, None);
+        let begun = match greeted {
+            Ok(_) => {
+                let late = || Err(Unlaunched::Failed("it took too long".to_owned()));
+                timeout(LAUNCH_WAIT, begin(socket, order)).await.unwrap_or_else(|_| late())
+            }
+            Err(error) => Err(Unlaunched::Gone(format!("greet the shim: {error}"))),
+        };
+        match begun {
+            Ok(running) => {
+                reap(child);
+                Ok(running)
+            }
+            Err(why) => {
+                prove_unlaunched(child, order).await;
+                Err(why)
+            }
+        }
+    }
+}
+
+/// Why nothing runs under a shim. No process of the run lives.
+#[derive(Debug)]
+pub(crate) enum Unlaunched {
+    /// The shim ended without a word: another one may do better.
+    Gone(String),
+    /// It said why, or it hung.
+    Failed(String),
+}
+
+impl From<Unlaunched> for String {
+    fn from(why: Unlaunched) -> Self {
+        match why {
+            Unlaunched::Gone(why) | Unlaunched::Failed(why) => why,
+        }
+    }
+}
+
+/// Has a shim start its server, and waits until that executes. The shim's own words go to the end of `log`.
 ///
 /// # Errors
 /// Why it does not. No process of it lives then.
-pub(crate) async fn launch(
-    program: &Program,
-    order: &Order,
-    lent: Lent,
-    shim_log: Option<std::fs::File>,
-) -> Result<Running, String> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| format!("make a socket: {e}"))?;
-    let mut command = Command::new(&program.exe);
-    command.args(&program.arguments).arg(COMMAND_FOLLOWS).stdin(Stdio::from(OwnedFd::from(theirs)));
-    match &order.work {
-        Work::Server { spec, .. } => {
-            let path = spec.environment.get("PATH").map_or(DEFAULT_PATH, String::as_str);
-            command.arg(&order.server).env_clear().env("PATH", path).current_dir("/").stdout(Stdio::null());
-        }
-        Work::Command => {
-            command.args(&lent.command).envs(lent.environment).envs(marks(order));
-        }
-    }
-    if let Some(log) = shim_log {
-        command.stderr(log);
-    }
-    let child = command.spawn().map_err(|e| format!("run {}: {e}", program.exe.display()))?;
-    // It holds our copy of the shim's end, which would keep the connection open after the shim's death.
-    drop(command);
-    let stdin: Vec<RawFd> = lent.stdin.iter().map(AsRawFd::as_raw_fd).collect();
-    let lend = [ControlMessage::ScmRights(&stdin)];
-    let lend = if stdin.is_empty() { &lend[..0] } else { &lend[..] };
-    let greeted = sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(b" ")], lend, MsgFlags::MSG_NOSIGNAL, None);
-    let begun = match greeted {
-        Ok(_) => timeout(LAUNCH_WAIT, begin(ours, order)).await.unwrap_or_else(|_| Err("it took too long".to_owned())),
-        Err(error) => Err(format!("greet the shim: {error}")),
-    };
-    match begun {
-        Ok(running) => {
-            reap(child);
-            Ok(running)
-        }
-        Err(why) => {
-            prove_unlaunched(child, order).await;
-            Err(why)
-        }
+pub(crate) async fn server(spares: &Spares, order: &Order, log: std::fs::File) -> Result<Running, String> {
+    let log = log.into();
+    match spares.take()?.obey(order, Lends::Log, &log).await {
+        // It may have ended while it waited, or the moment after we looked.
+        Err(Unlaunched::Gone(_)) => Ok(spares.fresh()?.obey(order, Lends::Log, &log).await?),
+        done => Ok(done?),
     }
 }
 
-async fn begin(ours: std::os::unix::net::UnixStream, order: &Order) -> Result<Running, String> {
+/// Starts a shim for a command of the caller's, and waits until that executes.
+///
+/// # Errors
+/// Why it does not. No process of it lives then.
+pub(crate) async fn command(program: &Program, order: &Order, lent: &Lent) -> Result<Running, String> {
+    Ok(Waiting::for_a_command(program, order, lent)?.obey(order, Lends::Stdin, &lent.stdin).await?)
+}
+
+async fn begin(ours: std::os::unix::net::UnixStream, order: &Order) -> Result<Running, Unlaunched> {
+    let failed = |what: &str, error: std::io::Error| Unlaunched::Failed(format!("{what}: {error}"));
     let stream = ours.set_nonblocking(true).and_then(|()| UnixStream::from_std(ours));
-    let mut lines = Lines::new(stream.map_err(|e| format!("use the socket: {e}"))?);
-    lines.write(order).await.map_err(|e| format!("send the order: {e}"))?;
+    let mut lines = Lines::new(stream.map_err(|error| failed("use the socket", error))?);
+    lines.write(order).await.map_err(|error| Unlaunched::Gone(format!("send the order: {error}")))?;
     match lines.read().await {
-        Ok(Reply::Started(status)) => Running::take(status, lines),
-        Ok(Reply::Failed { why }) => Err(why),
-        Ok(other) => Err(format!("the shim answered {other:?}")),
-        Err(error) => Err(format!("the shim ended before its server began: {error}")),
+        Ok(Reply::Started(status)) => Running::take(status, lines).map_err(Unlaunched::Failed),
+        Ok(Reply::Failed { why }) => Err(Unlaunched::Failed(why)),
+        Ok(other) => Err(Unlaunched::Failed(format!("the shim answered {other:?}"))),
+        Err(error) => Err(Unlaunched::Gone(format!("the shim ended before its server began: {error}"))),
     }
 }
 

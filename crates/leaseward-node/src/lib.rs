@@ -40,6 +40,7 @@ mod process;
 mod protocol;
 mod restart;
 pub mod shim;
+mod spares;
 mod state_file;
 pub mod supervisor;
 mod surroundings;

@@ -25,6 +25,12 @@ pub const ACK_WAIT: Duration = Duration::from_millis(1_000);
 /// How long a shim may take from its start until the server executes.
 pub const LAUNCH_WAIT: Duration = Duration::from_secs(10);
 
+/// Shims that wait for an order: a machine seldom takes over more servers at once, and each costs a megabyte.
+pub const SPARE_SHIMS: usize = 4;
+
+/// How long after a start the spare shims are filled up: other servers may be starting at the same time.
+pub const SPARES_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long a new agent waits for the answer of a shim that it finds; a deaf one is ended.
 pub const ADOPT_WAIT: Duration = Duration::from_secs(2);
 

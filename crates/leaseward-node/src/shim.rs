@@ -7,6 +7,7 @@
 mod exec;
 mod init;
 pub(crate) mod isolate;
+mod label;
 mod serve;
 mod start;
 mod timer;
@@ -26,9 +27,19 @@ pub(crate) use exec::{DEFAULT_PATH, marks};
 
 use crate::kernel;
 use crate::limits::ORDER_BYTES_MAX;
-use crate::protocol::{Order, Reply};
+use crate::protocol::{Order, Reply, Work};
 
-/// Ends the shim's own options; what follows is a command, or a label for `ps`.
+/// What a starter lends with the byte that it greets with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Lends {
+    /// The standard input of a command.
+    Stdin = b'i',
+    /// Where the shim of a server says what goes wrong.
+    Log = b'e',
+}
+
+/// Ends the shim's own options; what follows is a command, or room for a server's name, for `ps`.
 pub(crate) const COMMAND_FOLLOWS: &str = "--";
 
 /// A shim without its kernel timer, guarded by its own loop only. Exists to show that the attack tests notice.
@@ -63,6 +74,10 @@ fn run(arguments: Vec<OsString>) -> Result<(), String> {
     let (kernel_timer, command_line) = parse(arguments)?;
     let mut channel = Channel::open()?;
     let order = channel.order()?;
+    if let Work::Server { spec, .. } = &order.work {
+        kernel::set_search_path(spec.environment.get("PATH").map_or(DEFAULT_PATH, String::as_str));
+        let _ = label::show(&order.server);
+    }
     match serve::Shim::start(order, &mut channel, command_line, kernel_timer) {
         Ok(shim) => shim.serve(channel),
         Err(why) => {
@@ -114,6 +129,10 @@ impl Channel {
             if let ControlMessageOwned::ScmRights(received) = part {
                 stdin = received.into_iter().map(kernel::own).next_back();
             }
+        }
+        if first[0] == Lends::Log as u8 {
+            let log = stdin.take().ok_or("it was lent nothing")?;
+            nix::unistd::dup2_stderr(log).map_err(|e| e.to_string())?;
         }
         match &stdin {
             Some(lent) => nix::unistd::dup2_stdin(lent).map_err(|e| e.to_string())?,

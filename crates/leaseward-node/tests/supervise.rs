@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
+use leaseward_node::limits::SPARE_SHIMS;
 use leaseward_node::supervisor::Started;
 use leaseward_node::{BootInstant, Error, Happened, StartOrder, StopMode, Supervisor, boot_id};
 use leaseward_state::name::ServerName;
@@ -302,4 +303,50 @@ fn an_ordinary_user_gets_the_same_from_a_user_namespace() {
     } else {
         println!("LEFT OUT: level F2 needs root");
     }
+}
+
+/// Shims of this stage that have no order yet, by their command lines.
+fn waiting_shims(stage: &Stage) -> Vec<u32> {
+    let of_ours = |pid: &u32| {
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        exe.is_ok_and(|exe| exe == stage.lab()) && String::from_utf8_lossy(&line).contains("(waits for an order)")
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(of_ours).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_waits_before_it_is_needed_and_is_not_needed() {
+    let _alone = alone_async().await;
+    let stage = Stage::new(None);
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    let spare = || waiting_shims(&stage);
+    wait_for("shims that wait", PATIENCE, || (spare().len() == SPARE_SHIMS).then_some(()));
+
+    // One of them is taken, and says whose it is.
+    let before = spare();
+    let server = shell("echo path $PATH; exec sleep 1000");
+    let _started = supervisor.start(order(server.clone())).await.unwrap();
+    let shim = stage.ask_shim("pay-0").shim;
+    assert!(before.contains(&shim), "{shim} is none of {before:?}");
+    let line = std::fs::read_to_string(format!("/proc/{shim}/cmdline")).unwrap();
+    assert_eq!(line.trim_end_matches('\0').rsplit('\0').next().map(str::trim), Some("pay-0"), "{line:?}");
+    wait_for("another one", PATIENCE, || (spare().len() == SPARE_SHIMS).then_some(()));
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
+    assert_eq!(words(&mut events, "signal 9").await.last().map(String::as_str), Some("0: signal 9"));
+
+    // All of them are killed: a start needs none of them.
+    for pid in spare() {
+        signal(pid, Signal::KILL);
+    }
+    let _started = supervisor.start(order(server)).await.unwrap();
+    wait_for("others", PATIENCE, || (spare().len() == SPARE_SHIMS).then_some(()));
+
+    // They end with whoever would give them orders; the server does not.
+    let shim = stage.ask_shim("pay-0").shim;
+    drop((supervisor, events));
+    wait_for("their end", PATIENCE, || spare().is_empty().then_some(()));
+    assert!(lives(shim));
+    signal(shim, Signal::KILL);
 }

@@ -33,6 +33,9 @@ pub const DEPTH_MAX: usize = 128;
 /// on (ext4, the least of 7, with 1 to 64 files); a few are borne, as `syncfs` also waits for what others wrote.
 pub const SYNC_EACH_MAX: usize = 4;
 
+/// Files of a tree from which on the next one is begun ahead: below it a tree is built within a millisecond.
+pub const AHEAD_FILES_MIN: usize = 64;
+
 /// Blobs up to which each is synced alone when they are stored; each takes three syncs, and one `syncfs` costs about as
 /// much as four.
 pub const STORE_SYNC_EACH_MAX: usize = 2;

@@ -5,6 +5,7 @@
 //! is killed when the run ends.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use leaseward_state::name::ServerName;
 use leaseward_state::server::{Announce, HookStep};
@@ -18,9 +19,10 @@ use crate::clock::BootInstant;
 use crate::error::Error;
 use crate::files::{self, Files};
 use crate::hook::HookOutcome;
-use crate::launch::{self, Lent, Program, Running};
+use crate::launch::{self, Running};
 use crate::limits::{SHIM_LOG_BYTES_MAX, STUCK_PAUSE, STUCK_PAUSE_MAX};
 use crate::protocol::{Order, Work};
+use crate::spares::Spares;
 use crate::state_file::StateFile;
 use crate::surroundings::{self, Failure, Surroundings, Until};
 
@@ -220,7 +222,7 @@ pub(super) fn is_hopeless_here(outcome: HookOutcome) -> bool {
 
 /// Brings up what surrounds a server, and starts its shim.
 pub(super) async fn launch_in(
-    program: &Program,
+    spares: &Arc<Spares>,
     mut order: Order,
     shim_log: &Path,
     around: Option<Surroundings>,
@@ -239,5 +241,7 @@ pub(super) async fn launch_in(
     }
     let log = files::open_log(shim_log, SHIM_LOG_BYTES_MAX);
     let log = log.map_err(|e| Failure::launch(format!("open {}: {e}", shim_log.display())))?;
-    launch::launch(program, &order, Lent::default(), Some(log)).await.map_err(Failure::launch)
+    let missing = Arc::clone(spares);
+    tokio::spawn(async move { missing.refill_soon().await });
+    launch::server(spares, &order, log).await.map_err(Failure::launch)
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::sync::Arc;
 
 use leaseward_state::name::ServerName;
 use leaseward_state::server::{Certificate, Exit};
@@ -26,6 +27,7 @@ use crate::files::{self, Files, Seen};
 use crate::launch::Program;
 use crate::limits::{NOTICES_WAITING_MAX, STOP_MARGIN, WATCHDOG_NONE, WATCHDOG_PETS};
 use crate::protocol::Request;
+use crate::spares::Spares;
 use crate::state_file::{StateFile, Word};
 use crate::surroundings::Surroundings;
 use crate::watchdog::Watchdog;
@@ -67,6 +69,7 @@ pub(super) struct Owner {
     /// Left as they are when they end or hang.
     pub(super) held: BTreeSet<ServerName>,
     pub(super) addresses: Addresses,
+    spares: Arc<Spares>,
     /// For whose sake the watchdog is not petted.
     overdue: Option<ServerName>,
     pub(super) runs: u64,
@@ -83,7 +86,9 @@ impl Owner {
     pub(super) fn new(config: NodeConfig, boot_id: String, events: mpsc::Sender<NodeEvent>, lock: File) -> Self {
         let (notices, noticed) = mpsc::channel(NOTICES_WAITING_MAX);
         let addresses = Addresses::new(config.run_dir.join(ADDRESSES), config.interfaces.clone());
+        let program = Program { exe: config.shim_exe.clone(), arguments: config.shim_arguments.clone() };
         Self {
+            spares: Arc::new(Spares::of(program)),
             held: BTreeSet::new(),
             overdue: None,
             addresses,
@@ -105,6 +110,8 @@ impl Owner {
     pub(super) async fn run(mut self, mut ordered: mpsc::Receiver<Command>, mut watchdog: Option<Watchdog>) {
         let mut pets = interval(watchdog.as_ref().map_or(WATCHDOG_NONE, |dog| dog.timeout() / WATCHDOG_PETS));
         pets.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let spares = Arc::clone(&self.spares);
+        self.tasks.spawn(async move { spares.refill_soon().await });
         loop {
             self.tell_states();
             tokio::select! {
@@ -249,14 +256,16 @@ impl Owner {
         (entry.took_leave, entry.greeting, entry.came_up) = (false, false, false);
         entry.until = watch::channel(entry.deadline).0;
         let until = entry.until.subscribe();
-        let program = Program { exe: self.config.shim_exe.clone(), arguments: self.config.shim_arguments.clone() };
+        let spares = Arc::clone(&self.spares);
         let order = order(&self.config, &self.boot_id, server, entry);
         let log = self.config.log_dir.join(format!("{server}.shim"));
         let (run, turn) = (entry.run, entry.turn.clone());
         let around = Surroundings::of(order.clone(), turn, self.addresses.clone());
-        self.send_later(server, run, async move {
-            Notice::Launched(launch_in(&program, order, &log, around, &until).await)
-        });
+        self.send_later(
+            server,
+            run,
+            async move { Notice::Launched(launch_in(&spares, order, &log, around, &until).await) },
+        );
     }
 
     /// Runs a task whose outcome concerns one run.

@@ -12,6 +12,7 @@ use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 use rustix::fs::Mode;
 
 use super::Owner;
+use super::ahead::{Ahead, Kept};
 use super::plan::{Action, Lender, Origin, Plan};
 use super::record::{Record, Stamp};
 use super::step::{Step, Steps};
@@ -43,6 +44,8 @@ pub(crate) struct Build<'a> {
     pub(crate) record: &'a str,
     pub(crate) lenders: &'a [Lender],
     pub(crate) plan: &'a Plan,
+    /// What of it stands there already.
+    pub(crate) ahead: Option<&'a Ahead>,
     pub(crate) owner: Option<Owner>,
     pub(crate) steps: &'a mut Steps,
     pub(crate) source: &'a mut Source<'a>,
@@ -52,13 +55,23 @@ pub(crate) struct Build<'a> {
 impl Build<'_> {
     /// Builds the tree, durable when this returns, and returns how each file looked when its content was known.
     pub(crate) fn run(&mut self, manifest: &Arc<Manifest>) -> Result<Vec<Stamp>> {
-        let fresh = self.plan.actions.iter().filter(|action| matches!(action, Action::Write | Action::Directory));
-        let each = fresh.count() < SYNC_EACH_MAX;
+        let kept = match self.ahead {
+            Some(ahead) => ahead.clear(self.root, manifest, self.plan, self.lenders, self.steps)?,
+            None => Kept::default(),
+        };
+        let each = kept.fresh(&self.plan.actions) < SYNC_EACH_MAX;
         let mut expected = vec![Stamp::default(); manifest.entries.len()];
         let mut parents = Parents::new(self.root);
         let lenders = self.lenders;
         let mut from: Vec<Parents<'_>> = lenders.iter().map(|lender| Parents::new(&lender.root)).collect();
         for (i, entry) in manifest.entries.iter().enumerate() {
+            if kept.stands(i) {
+                if let Action::Link(origin) = self.plan.actions[i] {
+                    expected[i] = lenders[origin.tree].proven[origin.entry].unwrap_or_default();
+                    self.done.linked += 1;
+                }
+                continue;
+            }
             let (dir, name) = parents.of(&entry.path)?;
             match &entry.node {
                 ManifestNode::Directory { .. } => {
@@ -78,7 +91,7 @@ impl Build<'_> {
                 }
             }
         }
-        self.finish_directories(manifest, each)?;
+        self.finish_directories(manifest, &kept, each)?;
         self.steps.before(Step::SaveRecord)?;
         let record = Record::unproven(Arc::clone(manifest));
         // The sync of a file system is for all that was written to it.
@@ -167,9 +180,12 @@ impl Build<'_> {
     }
 
     /// Gives directories their modes, the deepest first, since a mode may forbid to go on below.
-    fn finish_directories(&mut self, manifest: &Manifest, sync: bool) -> Result<()> {
-        for entry in manifest.entries.iter().rev() {
+    fn finish_directories(&mut self, manifest: &Manifest, kept: &Kept, sync: bool) -> Result<()> {
+        for (i, entry) in manifest.entries.iter().enumerate().rev() {
             let ManifestNode::Directory { mode } = &entry.node else { continue };
+            if kept.is_done(i, &entry.path) {
+                continue;
+            }
             let dir = self.root.child(&entry.path)?;
             if let Some(owner) = self.owner {
                 dir.give_to(owner.user, owner.group)?;

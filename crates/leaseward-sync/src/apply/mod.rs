@@ -4,10 +4,11 @@
 //! version is durable before it is live; whatever cannot be proven to be ours is left alone.
 //! The order: plan, check space, build next to the live tree with its record, sync, look at it again, `Staged`, exchange,
 //! put the older kept tree aside, keep the old tree, sync the parent. Then the version is live. What is left can wait:
-//! `Idle`, removing the tree put aside, stamps.
+//! `Idle`, removing the tree put aside, stamps, and beginning the next tree.
 //! What programs write themselves (ignored paths) is carried from the old tree to the new one.
 //! Left out on purpose: switching single files in place (`inplace.rs`), hooks, and which version is wanted.
 
+mod ahead;
 mod build;
 mod carry;
 mod drift;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 
+use self::ahead::Ahead;
 pub use self::build::Applied;
 use self::build::{Build, Source};
 pub(crate) use self::drift::differs;
@@ -36,7 +38,7 @@ use self::slot::{Slots, Standing, State, root_id};
 use self::step::{Step, Steps};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
-use crate::limits::RESERVE_BYTES;
+use crate::limits::{AHEAD_FILES_MIN, RESERVE_BYTES};
 use crate::manifest::{check, encode};
 use crate::patterns::Patterns;
 use crate::space::{self, Space};
@@ -80,6 +82,10 @@ pub struct Applier {
     ignore: Patterns,
     owner: Option<Owner>,
     ready: Option<Ready>,
+    /// The next tree, begun before anybody wants one.
+    ahead: Option<Ahead>,
+    /// From so many files on it pays to begin one.
+    ahead_from: usize,
     /// The record of the live tree, with stamps that were proven again since it was written.
     known: Mutex<Option<(Standing, Arc<Record>)>>,
     /// The plan that was made last, for whoever asks what a version takes and then puts it on the disk.
@@ -169,6 +175,8 @@ impl Applier {
             ignore: Patterns::default(),
             owner: None,
             ready: None,
+            ahead: None,
+            ahead_from: AHEAD_FILES_MIN,
             known: Mutex::default(),
             planned: None,
             unfinished: None,
@@ -190,7 +198,7 @@ impl Applier {
     pub fn keep(&mut self, ignore: Patterns, owner: Option<Owner>) {
         self.ignore = ignore;
         if self.owner != owner {
-            self.planned = None;
+            (self.planned, self.ahead) = (None, None);
         }
         self.owner = owner;
     }
@@ -491,7 +499,15 @@ impl Applier {
 
     fn build(&mut self, wanted: Live, manifest: &Arc<Manifest>, source: &mut Source<'_>) -> Result<()> {
         let (plan, lenders, exists) = self.plan_of(wanted.manifest, manifest)?;
-        let root = self.make_root(exists)?;
+        let ahead = self.take_ahead()?;
+        let root = match &ahead {
+            Some(_) => {
+                let root = self.parent.child(&self.names.next)?;
+                self.dress_root(&root, exists)?;
+                root
+            }
+            None => self.make_root(exists)?,
+        };
         let mut build = Build {
             root: &root,
             parent: &self.parent,
@@ -499,6 +515,7 @@ impl Applier {
             record: &record::name(wanted.version, wanted.manifest),
             lenders: &lenders,
             plan: &plan,
+            ahead: ahead.as_ref(),
             owner: self.owner,
             steps: &mut self.steps,
             source: &mut |digest| source(digest),
@@ -533,18 +550,23 @@ impl Applier {
         self.parent.remove_tree(&self.names.next)?;
         self.steps.before(Step::MakeRoot)?;
         let root = self.parent.mkdir(&self.names.next)?;
+        self.dress_root(&root, exists)?;
+        Ok(root)
+    }
+
+    /// Gives the root of the next tree the owner and mode of the live one.
+    fn dress_root(&self, root: &Dir, exists: bool) -> Result<()> {
         let mut mode = 0o755;
         if exists && let Some(live) = self.parent.stat(&self.names.live)? {
             mode = live.st_mode & 0o777;
             let (owner, group) = (rustix::fs::Uid::from_raw(live.st_uid), rustix::fs::Gid::from_raw(live.st_gid));
             // Only root may give a directory away; others keep their own.
-            let _ = rustix::fs::fchown(&root, Some(owner), Some(group));
+            let _ = rustix::fs::fchown(root, Some(owner), Some(group));
         }
         if let Some(owner) = self.owner {
             root.give_to(owner.user, owner.group)?;
         }
-        root.set_mode(mode)?;
-        Ok(root)
+        root.set_mode(mode)
     }
 
     fn write_state(&mut self, state: State) -> Result<()> {

@@ -176,7 +176,7 @@ fn read_stamps(root: &Dir, tree: &Manifest) -> Vec<Stamp> {
 }
 
 /// Returns how a file looks; as nothing does if it cannot be looked at.
-fn look(parents: &mut Parents<'_>, path: &str) -> Stamp {
+pub(crate) fn look(parents: &mut Parents<'_>, path: &str) -> Stamp {
     let found = parents.of(path).and_then(|(dir, name)| dir.stat(name));
     found.ok().flatten().as_ref().map_or_else(Stamp::default, Stamp::of)
 }

@@ -4,10 +4,12 @@
 //! removed; running it again after a death in the middle of it gives the same answer. What a switch leaves to be done after
 //! it ([`Applier::finish`]) is work that a recovery would do as well.
 
-use super::record::{self, Record};
+use super::record::{self, Record, Stamp};
 use super::slot::{Phase, RootId, Standing, State, root_id};
 use super::step::Step;
 use super::{Applier, equal};
+#[cfg(test)]
+use crate::error::Error;
 use crate::error::Result;
 
 /// Which root directories stand at the three paths.
@@ -47,7 +49,7 @@ pub(crate) fn decide(state: &State, found: Found) -> Verdict {
 impl Applier {
     /// Finishes or cleans up, from what the state file and the disk say.
     pub(super) fn recover(&mut self) -> Result<()> {
-        (self.planned, self.unfinished) = (None, None);
+        (self.planned, self.unfinished, self.ahead) = (None, None, None);
         let state = *self.slots.state();
         let found = Found {
             live: root_id(&self.parent, &self.names.live)?,
@@ -70,6 +72,15 @@ impl Applier {
             self.steps.before(Step::SyncParent)?;
             self.parent.sync()?;
         }
+        if state.phase == Phase::Idle && found.next.is_some() {
+            match self.shed_next(&state, &verdict) {
+                #[cfg(test)]
+                Err(Error::Killed) => return Err(Error::Killed),
+                // What is not known any more is read again.
+                Err(error) => tracing::info!(target = %self.names.live, %error, "could not prove what is live"),
+                Ok(()) => {}
+            }
+        }
         for name in [&self.names.next, &self.names.gone] {
             self.steps.before(Step::RemoveTree)?;
             self.parent.remove_tree(name)?;
@@ -77,6 +88,21 @@ impl Applier {
         let (live, previous) = (verdict.live, verdict.previous);
         self.write_state(State { phase: Phase::Idle, live, previous, next: None })?;
         self.drop_records()
+    }
+
+    /// Removes a next tree that was begun, so that what is known of the live one stays true.
+    fn shed_next(&mut self, state: &State, verdict: &Verdict) -> Result<()> {
+        let Some(live) = verdict.live.filter(|live| state.live == Some(*live)) else { return Ok(()) };
+        let Some(record) = self.record(&live) else { return Ok(()) };
+        let mut stamps = record.stamps.clone();
+        if stamps.iter().all(|stamp| *stamp == Stamp::default()) {
+            return Ok(());
+        }
+        let root = self.parent.child(&self.names.live)?;
+        self.shed(&self.names.next.clone(), &root, &record, &mut stamps)?;
+        self.steps.before(Step::RemoveTree)?;
+        self.parent.remove_tree(&self.names.gone)?;
+        self.prove(live, &root, &record.manifest, stamps)
     }
 
     /// Returns the version that a target with an unknown root holds, if it is equal to one of ours: a restored backup

@@ -8,10 +8,13 @@
 
 use std::sync::Arc;
 
-use super::record::{self, Record, check_tree, settle_stamps, unlink_shared};
+use leaseward_state::config::Manifest;
+
+use super::record::{self, Record, Stamp, check_tree, settle_stamps, unlink_shared};
 use super::slot::{Phase, Standing, State, root_id};
 use super::step::Step;
 use super::{Applied, Applier, Ready, carry};
+use crate::dir::Dir;
 #[cfg(test)]
 use crate::error::Error;
 use crate::error::Result;
@@ -64,8 +67,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Does what the last switch left to be done: removes the tree that was kept until then, and proves the live one, so
-    /// that the next look and the next apply need not read it. Does nothing if nothing is left.
+    /// Does what the last switch left to be done: removes the tree that was kept until then, begins the next one, and proves
+    /// the live one, so that the next look and the next apply need not read it. Does nothing if nothing is left.
     ///
     /// # Errors
     /// [`crate::Error::Io`], [`crate::Error::DiskFull`]; then opening the set again does it, or the next apply.
@@ -76,26 +79,38 @@ impl Applier {
         let Some(live) = state.live else { return Ok(()) };
         let Some(record) = self.record(&live) else { return Ok(()) };
         let root = self.parent.child(&self.names.live)?;
-        // Removing a link moves the ctime of what it shares with the live tree.
-        let gone = if self.parent.stat(&self.names.gone)?.is_some() {
-            Some(self.parent.child(&self.names.gone)?)
-        } else {
-            None
-        };
+        self.shed(&self.names.gone.clone(), &root, &record, &mut stamps)?;
         self.steps.before(Step::RemoveTree)?;
-        unlink_shared(&root, gone.as_ref(), &record.manifest, &mut stamps)?;
-        for name in [&self.names.next, &self.names.gone] {
-            self.steps.before(Step::RemoveTree)?;
-            self.parent.remove_tree(name)?;
-        }
+        self.parent.remove_tree(&self.names.next)?;
         self.drop_records()?;
+        self.begin_next(live, &root, &record.manifest, &mut stamps)?;
+        self.prove(live, &root, &record.manifest, stamps)
+    }
+
+    /// Removes a tree that may share files with the live one, and notes how those look then: it moves their ctime.
+    pub(super) fn shed(&mut self, name: &str, root: &Dir, record: &Record, stamps: &mut [Stamp]) -> Result<()> {
+        let gone = if self.parent.stat(name)?.is_some() { Some(self.parent.child(name)?) } else { None };
+        self.steps.before(Step::RemoveTree)?;
+        unlink_shared(root, gone.as_ref(), &record.manifest, stamps)?;
+        self.steps.before(Step::RemoveTree)?;
+        self.parent.remove_tree(name)
+    }
+
+    /// Records how the files of the live tree look, once nothing of ours moves that any more.
+    pub(super) fn prove(
+        &mut self,
+        live: Standing,
+        root: &Dir,
+        manifest: &Arc<Manifest>,
+        mut stamps: Vec<Stamp>,
+    ) -> Result<()> {
         self.steps.before(Step::Stamp)?;
         let probe = self.parent.mkdir(&self.names.gone)?;
-        let settled = settle_stamps(&root, &record.manifest, &mut stamps, &probe);
+        let settled = settle_stamps(root, manifest, &mut stamps, &probe);
         self.steps.before(Step::RemoveTree)?;
         self.parent.remove_tree(&self.names.gone)?;
         settled?;
-        let record = Arc::new(Record { manifest: Arc::clone(&record.manifest), stamps });
+        let record = Arc::new(Record { manifest: Arc::clone(manifest), stamps });
         self.know(Some((live, Arc::clone(&record))));
         self.steps.before(Step::SaveRecord)?;
         record.save(&self.state_dir, &record::name(live.version, live.manifest), true)

@@ -114,6 +114,8 @@ fn the_first_apply_leaves_nothing_or_everything() {
         let mut applier = recover_dying(&machine, whole);
         assert_eq!(applier.live().is_some(), machine.dirs.target.exists(), "step {n}");
         put(&mut applier, 1, &versions.one).unwrap();
+        drop(applier);
+        drop(machine.open());
         assert_eq!(machine.siblings(), ["app"], "step {n}");
     }
 }

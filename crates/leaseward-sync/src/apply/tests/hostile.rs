@@ -83,6 +83,7 @@ fn a_target_that_is_not_ours_is_refused_unless_it_is_empty_or_equal() {
     assert_eq!(fs::read_to_string(machine.path("a")).unwrap(), "somebody's");
     write(&machine.dirs.target, &[("a", "1")]);
     put(&mut machine.open(), 1, &one).unwrap();
+    drop(machine.open());
     assert_eq!(machine.siblings(), ["app"]);
 
     let machine = Machine::new();

@@ -1,5 +1,6 @@
 //! Stories of applying versions on real directories.
 
+mod ahead;
 mod death;
 mod full;
 mod hostile;
@@ -68,12 +69,17 @@ impl Machine {
         Self { temp, dirs }
     }
 
+    /// Opens the set as if it were a large one: the next tree is always begun ahead.
     pub(super) fn open(&self) -> Applier {
-        Applier::open(&self.dirs).unwrap().with_reserve(0)
+        let mut applier = Applier::open(&self.dirs).unwrap().with_reserve(0);
+        applier.ahead_from = 0;
+        applier
     }
 
     pub(super) fn open_with(&self, hook: impl FnMut(Step) -> bool + Send + 'static) -> Result<Applier> {
-        Ok(Applier::open_with(&self.dirs, Steps { hook: Some(Box::new(hook)) })?.with_reserve(0))
+        let mut applier = Applier::open_with(&self.dirs, Steps { hook: Some(Box::new(hook)) })?.with_reserve(0);
+        applier.ahead_from = 0;
+        Ok(applier)
     }
 
     /// Returns what is live, as a publisher would see it.

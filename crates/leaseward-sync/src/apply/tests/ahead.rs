@@ -1,0 +1,178 @@
+//! The next tree that is begun ahead: it saves work, and changes nothing of what comes out.
+
+use std::sync::Mutex;
+
+use super::*;
+
+/// Counts what is done to the disk from now on.
+fn count_steps(applier: &mut Applier) -> Arc<Mutex<Vec<Step>>> {
+    let steps: Arc<Mutex<Vec<Step>>> = Arc::default();
+    let seen = Arc::clone(&steps);
+    applier.steps.hook = Some(Box::new(move |step| {
+        seen.lock().unwrap().push(step);
+        true
+    }));
+    steps
+}
+
+fn stage(applier: &mut Applier, number: u64, version: &Published) {
+    applier.stage(number, &version.manifest, &mut |digest| version.give(digest)).unwrap();
+}
+
+fn numbered(files: usize, changed: usize) -> Published {
+    let files: Vec<(String, String)> = (0..files)
+        .map(|i| (format!("d{}/f{i}", i % 5), if i == changed { format!("changed {i}") } else { format!("{i}") }))
+        .collect();
+    Published::new(&files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect::<Vec<_>>())
+}
+
+#[test]
+fn an_apply_touches_what_changes_and_nothing_else() {
+    let (one, two, three) = (numbered(100, 1), numbered(100, 2), numbered(100, 3));
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &one).unwrap();
+    let steps = count_steps(&mut applier);
+    stage(&mut applier, 2, &two);
+    let did = |step| steps.lock().unwrap().iter().filter(|did| **did == step).count();
+    assert_eq!((did(Step::LinkFile), did(Step::MakeDirectory), did(Step::CreateFile)), (0, 0, 2));
+    assert_eq!(did(Step::RemoveTree), 2, "the two files that differ");
+    let done = applier.switch().unwrap();
+    assert_eq!((done.linked, done.written), (98, 2));
+    applier.finish().unwrap();
+    assert_eq!(did(Step::LinkFile), 100, "the next one is begun");
+    assert_eq!(machine.tree(), two.manifest);
+    // Nobody's stamp was lost by all that linking.
+    steps.lock().unwrap().clear();
+    stage(&mut applier, 3, &three);
+    assert_eq!((did(Step::LinkFile), did(Step::CreateFile)), (1, 1), "one comes back from the kept tree");
+    applier.switch().unwrap();
+    assert_eq!(machine.tree(), three.manifest);
+}
+
+#[test]
+fn a_small_set_is_built_when_it_is_wanted() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    applier.ahead_from = 3;
+    put(&mut applier, 1, &Published::new(&[("a", "1"), ("b", "1")])).unwrap();
+    assert_eq!(machine.siblings(), ["app"]);
+    put(&mut applier, 2, &Published::new(&[("a", "1"), ("b", "1"), ("c", "1")])).unwrap();
+    assert_eq!(machine.siblings(), [".app.leaseward-next", ".app.leaseward-prev", "app"]);
+    drop(applier);
+    drop(machine.open());
+    assert_eq!(machine.siblings(), [".app.leaseward-prev", "app"], "whoever opens it next begins anew");
+}
+
+#[test]
+fn what_is_known_of_the_live_tree_outlives_the_tree_that_was_begun() {
+    let machine = Machine::new();
+    put(&mut machine.open(), 1, &numbered(10, 1)).unwrap();
+    let applier = machine.open();
+    let record = applier.record(&applier.slots.state().live.unwrap()).unwrap();
+    let root = applier.parent.child("app").unwrap();
+    for (entry, stamp) in record.manifest.entries.iter().zip(&record.stamps) {
+        if matches!(entry.node, ManifestNode::File { .. }) {
+            let stat = rustix::fs::fstat(root.file(&entry.path).unwrap()).unwrap();
+            assert_eq!(record::Stamp::of(&stat), *stamp, "{} would be read", entry.path);
+        }
+    }
+}
+
+#[test]
+fn paths_may_become_anything_else() {
+    let trees: [&[(&str, &str)]; 6] = [
+        &[("a", "1"), ("b/c/d", "1"), ("b/e", "1"), ("l", "-> a"), ("same", "s")],
+        &[("a/b", "1"), ("b/c", "1"), ("b/e", "1"), ("l", "-> same"), ("same", "s")],
+        &[("a", "-> same"), ("b", "1"), ("l/x", "1"), ("same", "s")],
+        &[("a-b", "1"), ("a/b/c", "1"), ("b", "-> a"), ("same/s", "s")],
+        &[("b/c/d", "1"), ("b/e", "-> c"), ("l", "1"), ("same", "s")],
+        &[],
+    ];
+    for from in trees {
+        for to in trees {
+            let machine = Machine::new();
+            let mut applier = machine.open();
+            let (one, two) = (Published::new(from), Published::new(to));
+            put(&mut applier, 1, &one).unwrap();
+            put(&mut applier, 2, &two).unwrap();
+            assert_eq!(machine.tree(), two.manifest, "{from:?} to {to:?}");
+            assert_eq!(applier.verify().unwrap(), vec![]);
+            put(&mut applier, 3, &one).unwrap();
+            assert_eq!(machine.tree(), one.manifest, "{to:?} back to {from:?}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_may_get_another_mode_and_what_is_in_it_stays() {
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), &[("d/a", "1"), ("d/b", "1"), ("d/sub/c", "1")]);
+    let mode = |path: &str, mode| fs::set_permissions(source.path().join(path), fs::Permissions::from_mode(mode));
+    mode("d", 0o555).unwrap();
+    mode("d/sub", 0o555).unwrap();
+    let one = Published::of(source.path());
+    mode("d", 0o755).unwrap();
+    fs::write(source.path().join("d/a"), "2").unwrap();
+    let two = Published::of(source.path());
+    mode("d/sub", 0o755).unwrap();
+    fs::write(source.path().join("d/sub/c"), "3").unwrap();
+    mode("d/sub", 0o555).unwrap();
+    let three = Published::of(source.path());
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    for (number, version) in [(1, &one), (2, &two), (3, &three), (4, &one)] {
+        put(&mut applier, number, version).unwrap();
+        assert_eq!(machine.tree(), version.manifest, "v{number}");
+    }
+}
+
+#[test]
+fn a_tree_that_somebody_changed_meanwhile_is_not_made_live() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &numbered(10, 1)).unwrap();
+    let begun = machine.temp.path().join("etc/.app.leaseward-next/d0/f5");
+    fs::remove_file(&begun).unwrap();
+    fs::write(&begun, "5").unwrap();
+    let two = numbered(10, 2);
+    assert_eq!(put(&mut applier, 2, &two).unwrap_err().code(), "LW0807");
+    assert_eq!(machine.tree(), numbered(10, 1).manifest);
+    put(&mut applier, 2, &two).unwrap();
+    assert_eq!(machine.tree(), two.manifest);
+}
+
+#[test]
+fn an_edit_in_place_is_in_both_trees_and_in_no_new_version() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &numbered(10, 1)).unwrap();
+    fs::write(machine.path("d0/f5"), "by hand").unwrap();
+    let two = numbered(10, 2);
+    put(&mut applier, 2, &two).unwrap();
+    assert_eq!(machine.tree(), two.manifest);
+    assert_eq!(applier.verify().unwrap(), vec![]);
+}
+
+#[test]
+fn an_edit_while_the_next_tree_is_begun_is_found_however_well_hidden() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &Published::new(&[("a", "1"), ("keep", "good")])).unwrap();
+    let two = Published::new(&[("a", "2"), ("keep", "good")]);
+    stage(&mut applier, 2, &two);
+    applier.switch().unwrap();
+    let keep = machine.path("keep");
+    applier.steps.hook = Some(Box::new(move |step| {
+        if step == Step::MakeRoot {
+            let times = fs::metadata(&keep).unwrap();
+            fs::write(&keep, "evil").unwrap();
+            let file = fs::File::options().write(true).open(&keep).unwrap();
+            file.set_modified(times.modified().unwrap()).unwrap();
+        }
+        true
+    }));
+    applier.finish().unwrap();
+    let drifts = applier.scan().unwrap();
+    assert_eq!(drifts.iter().map(|drift| drift.path.as_str()).collect::<Vec<_>>(), ["keep"]);
+}
