@@ -2,13 +2,13 @@
 //!
 //! Must stay true: memory for a few batches, whatever the size of the directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish};
 use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
-use leaseward_sync::{Scanned, digest_of, frame, manifest, scan};
+use leaseward_sync::{Scanned, digest_of, frame, manifest, scan, scan_again};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
@@ -31,6 +31,16 @@ pub(crate) struct Prepared {
     encoded: Arc<Vec<u8>>,
     pieces: usize,
     missing: Vec<Digest>,
+    /// Where is noted what was read, for the next time.
+    seen: Option<PathBuf>,
+}
+
+/// Returns where is noted what was read of a directory; none for whoever has no home.
+fn seen_file(dir: &Path) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let whole = std::fs::canonicalize(dir).ok()?;
+    Some(cache.join("leaseward/published").join(digest_of(whole.as_os_str().as_encoded_bytes()).to_string()))
 }
 
 fn failed(error: &leaseward_sync::Error) -> Diagnostic {
@@ -49,12 +59,23 @@ async fn blocking<T: Send + 'static>(
 impl Prepared {
     /// Reads a directory and asks what of it the cluster lacks.
     pub(crate) async fn of(api: &Api, from: &Path) -> Result<Self, Diagnostic> {
-        let dir = from.to_owned();
-        let scanned = blocking(move || scan(&dir)).await?;
+        let (dir, seen) = (from.to_owned(), seen_file(from));
+        let known = seen.clone();
+        let scanned = blocking(move || match known {
+            Some(known) => scan_again(&dir, &known),
+            None => scan(&dir),
+        });
+        let scanned = scanned.await?;
         let encoded = manifest::encode(scanned.manifest());
         let manifest = digest_of(&encoded);
-        let mut prepared =
-            Self { scanned: Arc::new(scanned), manifest, encoded: Arc::new(encoded), pieces: 0, missing: Vec::new() };
+        let mut prepared = Self {
+            scanned: Arc::new(scanned),
+            manifest,
+            encoded: Arc::new(encoded),
+            pieces: 0,
+            missing: Vec::new(),
+            seen,
+        };
         prepared.look(api).await?;
         Ok(prepared)
     }
@@ -134,6 +155,15 @@ impl Prepared {
             left = left.saturating_sub(chunk.size as usize);
         }
         batches
+    }
+
+    /// Notes what was read, for the next time. Without it everything is read again.
+    pub(crate) async fn remember(&self) {
+        let Some(seen) = self.seen.clone() else { return };
+        let scanned = Arc::clone(&self.scanned);
+        if let Err(error) = blocking(move || scanned.remember(&seen)).await {
+            tracing::debug!(?error, "cannot note what was read");
+        }
     }
 
     /// Commits the version; sends again what the node that commits it does not find.

@@ -21,6 +21,7 @@ mod program;
 mod render;
 pub mod rollout;
 pub mod secret;
+mod seen;
 mod space;
 mod store;
 mod tree;
@@ -31,7 +32,7 @@ pub use inplace::InPlace;
 pub use render::Facts;
 pub use space::Space;
 pub use store::{BlobStore, Digests};
-pub use tree::{Scanned, pieces, scan, scan_some};
+pub use tree::{Scanned, pieces, scan, scan_again, scan_some};
 
 use leaseward_state::config::Digest;
 

@@ -91,6 +91,9 @@ pub const FRAMES_BYTES_MAX: usize = 4 << 20;
 /// Names in one question for frames.
 pub const FRAMES_ASKED_MAX: usize = 4_096;
 
+/// Directories of which a publisher remembers what it read; some 150 bytes for each of their files.
+pub const SEEN_FILES_MAX: usize = 64;
+
 /// A file must have been left alone for this long before its inode's look counts as a proof: longer than any tick.
 pub const STAMP_OLD_ENOUGH: Duration = Duration::from_secs(3);
 

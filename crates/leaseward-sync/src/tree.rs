@@ -5,7 +5,7 @@
 //! [`scan`] and [`Scanned::read`] is an error and never a wrong chunk. Memory: one chunk for each thread, and the list of
 //! paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
@@ -16,11 +16,13 @@ use fastcdc::v2020::{FastCDC, StreamCDC};
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, check_link};
 use rustix::fs::Stat;
 
+use crate::apply::Stamp;
 use crate::dir::{Dir, Kind, Parents, kind, link_target, read_piece};
 use crate::error::{Error, Result, at};
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX,
 };
+use crate::seen::{self, Seen};
 use crate::{digest_of, manifest};
 
 /// A directory as it was when it was scanned.
@@ -29,6 +31,10 @@ pub struct Scanned {
     manifest: Arc<Manifest>,
     root: Dir,
     places: BTreeMap<Digest, Place>,
+    /// How files looked before they were read, where that proves what they hold.
+    looked: HashMap<String, Stamp>,
+    /// Whether anything was read that was not known.
+    news: bool,
 }
 
 /// Where the bytes of a chunk stand.
@@ -45,7 +51,16 @@ struct Place {
 /// [`Error::IllegalTree`] for anything that may not be in a set, [`Error::Changed`] for a file that is being written,
 /// [`Error::TooLarge`] above the limits of a set, [`Error::Io`].
 pub fn scan(directory: &Path) -> Result<Scanned> {
-    scan_some(directory, &mut |_| true)
+    scan_all(directory, &Seen::default(), &mut |_| true)
+}
+
+/// As [`scan`], and reads only files that are not as they were when [`Scanned::remember`] noted them in `seen`. That file
+/// need not exist.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_again(directory: &Path, seen: &Path) -> Result<Scanned> {
+    scan_all(directory, &Seen::load(seen), &mut |_| true)
 }
 
 /// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too.
@@ -53,8 +68,13 @@ pub fn scan(directory: &Path) -> Result<Scanned> {
 /// # Errors
 /// As [`scan`].
 pub fn scan_some(directory: &Path, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
+    scan_all(directory, &Seen::default(), is_part)
+}
+
+fn scan_all(directory: &Path, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
     let root = Dir::open(directory)?;
     let mut manifest = Manifest::default();
+    let (mut unread, mut looked) = (Vec::new(), HashMap::new());
     root.walk(&mut |path, dir, name, stat| {
         if !is_part(path) {
             return Ok(());
@@ -63,15 +83,30 @@ pub fn scan_some(directory: &Path, is_part: &mut dyn FnMut(&str) -> bool) -> Res
             let (size, limit) = (ENTRIES_MAX as u64 + 1, ENTRIES_MAX as u64);
             return Err(Error::TooLarge { what: "paths of a set", size, limit });
         }
-        manifest.entries.push(ManifestEntry { path: path.to_owned(), node: scan_entry(path, dir, name, stat)? });
+        let stamp = Stamp::of(stat);
+        if kind(stat) == Kind::File && stamp.is_old_enough() {
+            looked.insert(path.to_owned(), stamp);
+        }
+        let node = match seen.of(path, stat) {
+            Some(known) => known,
+            None => {
+                let node = scan_entry(path, dir, name, stat)?;
+                if matches!(node, ManifestNode::File { .. }) {
+                    unread.push(manifest.entries.len());
+                }
+                node
+            }
+        };
+        manifest.entries.push(ManifestEntry { path: path.to_owned(), node });
         Ok(())
     })?;
-    cut_files(&root, &mut manifest.entries)?;
+    let news = unread.iter().any(|entry| looked.contains_key(&manifest.entries[*entry].path));
+    cut_files(&root, &mut manifest.entries, &unread)?;
     // Ascending whole paths: a walk sorts each directory alone, and `a-b` stands between `a` and `a/b`.
     manifest.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     manifest::check(&manifest)?;
     let places = places(&manifest);
-    Ok(Scanned { manifest: Arc::new(manifest), root, places })
+    Ok(Scanned { manifest: Arc::new(manifest), root, places, looked, news })
 }
 
 fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
@@ -113,9 +148,10 @@ fn permissions(stat: &Stat, here: impl Fn() -> std::path::PathBuf) -> Result<u32
 }
 
 /// Fills in what the files hold.
-fn cut_files(root: &Dir, entries: &mut [ManifestEntry]) -> Result<()> {
+fn cut_files(root: &Dir, entries: &mut [ManifestEntry], unread: &[usize]) -> Result<()> {
+    let mut unread = unread.iter().copied().peekable();
     let mut files: Vec<&mut ManifestEntry> =
-        entries.iter_mut().filter(|entry| matches!(entry.node, ManifestNode::File { .. })).collect();
+        entries.iter_mut().enumerate().filter_map(|(at, entry)| unread.next_if_eq(&at).map(|_| entry)).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SCAN_THREADS_MAX);
     if threads == 1 || files.len() <= SCAN_FILES_AT_ONCE {
         return cut_some(root, &mut files);
@@ -212,7 +248,15 @@ impl Scanned {
     /// Returns the tree that stands at `root`, as `manifest` says.
     pub(crate) fn of(manifest: Arc<Manifest>, root: Dir) -> Self {
         let places = places(&manifest);
-        Self { manifest, root, places }
+        Self { manifest, root, places, looked: HashMap::new(), news: false }
+    }
+
+    /// Notes what was read, for the next [`scan_again`]; does nothing if all of it was known.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`].
+    pub fn remember(&self, seen: &Path) -> Result<()> {
+        if self.news { seen::remember(seen, &self.manifest, &self.looked) } else { Ok(()) }
     }
 
     /// Returns what the directory held.

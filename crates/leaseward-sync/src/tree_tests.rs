@@ -81,3 +81,49 @@ fn a_file_that_changes_between_scan_and_read_is_an_error() {
     assert_eq!(scanned.read(digest).unwrap_err().code(), "LW0807");
     assert_eq!(scanned.read(digest_of(b"other")).unwrap_err().code(), "LW0801");
 }
+
+#[test]
+fn what_was_read_is_read_again_only_if_it_changed_however_well_that_is_hidden() {
+    let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seen = cache.path().join("seen/one");
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/a"), "good").unwrap();
+    fs::write(dir.path().join("b"), "b").unwrap();
+    // A young file proves nothing: it might change within the same tick.
+    let young = scan_again(dir.path(), &seen).unwrap();
+    young.remember(&seen).unwrap();
+    assert!(!seen.exists());
+    for _ in 0..600 {
+        scan_again(dir.path(), &seen).unwrap().remember(&seen).unwrap();
+        if seen.exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let whole = scan(dir.path()).unwrap();
+    let again = scan_again(dir.path(), &seen).unwrap();
+    assert_eq!(again.manifest(), whole.manifest());
+
+    // It is not read: what is remembered is believed.
+    let (mut record, _) = crate::apply::Record::decode(&fs::read(&seen).unwrap()).unwrap();
+    let entries = &mut Arc::make_mut(&mut record.manifest).entries;
+    let ManifestNode::File { digest, chunks, .. } = &mut entries.last_mut().unwrap().node else { panic!() };
+    *digest = digest_of(b"evil");
+    chunks[0].digest = *digest;
+    fs::write(&seen, record.encode()).unwrap();
+    let believed = scan_again(dir.path(), &seen).unwrap();
+    assert!(believed.digests().any(|digest| digest == digest_of(b"evil")));
+    assert_eq!(believed.read(digest_of(b"evil")).unwrap_err().code(), "LW0807", "and never sent unread");
+
+    // Edits are seen, also with the old times and the old size, and a damaged memory is none.
+    let times = fs::metadata(dir.path().join("d/a")).unwrap();
+    fs::write(dir.path().join("d/a"), "evil").unwrap();
+    let file = File::options().write(true).open(dir.path().join("d/a")).unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    fs::set_permissions(dir.path().join("b"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(scan_again(dir.path(), &seen).unwrap().manifest(), scan(dir.path()).unwrap().manifest());
+    let mut torn = fs::read(&seen).unwrap();
+    torn[30] ^= 1;
+    fs::write(&seen, torn).unwrap();
+    assert_eq!(scan_again(dir.path(), &seen).unwrap().manifest(), scan(dir.path()).unwrap().manifest());
+}

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use leaseward_state::config::{Manifest, ManifestNode};
 use rustix::fs::Stat;
@@ -14,7 +13,7 @@ use rustix::fs::Stat;
 use super::record::Stamp;
 use crate::dir::{Dir, Kind, hash_file, kind, link_target};
 use crate::error::Result;
-use crate::limits::{DRIFTS_MAX, STAMP_OLD_ENOUGH};
+use crate::limits::DRIFTS_MAX;
 use crate::patterns::Patterns;
 
 /// One difference between a directory and its version.
@@ -128,7 +127,7 @@ pub(crate) fn differs(
             if let Some(stamp) = proven
                 && same
                 && !known
-                && is_old_enough(stat)
+                && now.is_old_enough()
             {
                 *stamp = now;
             }
@@ -140,10 +139,4 @@ pub(crate) fn differs(
         Some(mode) if stat.st_mode & 0o7777 != mode => Some(DriftKind::Mode),
         _ => None,
     })
-}
-
-#[expect(clippy::disallowed_methods, reason = "the kernel stamps inodes by the wall clock")]
-fn is_old_enough(stat: &Stat) -> bool {
-    let Ok(changed) = u64::try_from(stat.st_ctime) else { return false };
-    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(changed)).is_ok_and(|age| age > STAMP_OLD_ENOUGH)
 }

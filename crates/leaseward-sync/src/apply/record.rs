@@ -7,6 +7,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
@@ -14,7 +15,7 @@ use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use super::slot::Standing;
 use crate::dir::{Dir, Parents};
 use crate::error::{Error, Result, at};
-use crate::limits::SETTLE_TRIES;
+use crate::limits::{SETTLE_TRIES, STAMP_OLD_ENOUGH};
 use crate::manifest;
 
 const MAGIC: [u8; 8] = *b"LWREC\0\0\x01";
@@ -37,6 +38,14 @@ impl Stamp {
             mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
             ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
         }
+    }
+
+    /// Returns whether no later edit can look the same: the clock of the file system has passed it.
+    #[expect(clippy::disallowed_methods, reason = "the kernel stamps inodes by the wall clock")]
+    pub(crate) fn is_old_enough(&self) -> bool {
+        let Ok(changed) = u64::try_from(self.ctime.0) else { return false };
+        let changed = UNIX_EPOCH + Duration::from_secs(changed);
+        SystemTime::now().duration_since(changed).is_ok_and(|age| age > STAMP_OLD_ENOUGH)
     }
 
     /// Returns whether both are the same inode with the same data, though its links or mode may have changed.
@@ -65,8 +74,8 @@ impl Record {
         Self { manifest, stamps }
     }
 
-    /// Writes the record to `dir`; durable when this returns, unless somebody else will `sync`.
-    pub(crate) fn save(&self, dir: &Dir, name: &str, sync: bool) -> Result<()> {
+    /// Returns the stored form.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let text = manifest::encode(&self.manifest);
         let mut bytes = Vec::with_capacity(24 + text.len() + self.stamps.len() * STAMP);
         bytes.extend_from_slice(&MAGIC);
@@ -81,6 +90,12 @@ impl Record {
             }
         }
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// Writes the record to `dir`; durable when this returns, unless somebody else will `sync`.
+    pub(crate) fn save(&self, dir: &Dir, name: &str, sync: bool) -> Result<()> {
+        let bytes = self.encode();
         let temporary = "record.tmp";
         dir.unlink(temporary)?;
         let path = dir.path().join(temporary);
@@ -100,18 +115,22 @@ impl Record {
     /// Returns the record of `tree`, if it is there and whole.
     pub(crate) fn load(dir: &Dir, tree: &Standing) -> Option<Self> {
         let bytes = std::fs::read(dir.path().join(name(tree.version, tree.manifest))).ok()?;
+        let (record, digest) = Self::decode(&bytes)?;
+        (digest == tree.manifest).then_some(record)
+    }
+
+    /// Returns what a stored form says, with the name of its manifest, if it is whole.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, Digest)> {
         let (body, crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
         if crc != crc32c::crc32c(body).to_le_bytes() || body.get(..8)? != MAGIC {
             return None;
         }
         let length = usize::try_from(u64::from_le_bytes(body.get(8..16)?.try_into().ok()?)).ok()?;
         let (text, stamps) = body.get(16..)?.split_at_checked(length)?;
-        if crate::digest_of(text) != tree.manifest {
-            return None;
-        }
         let manifest = manifest::decode(text).ok()?;
         let stamps: Vec<Stamp> = stamps.chunks_exact(STAMP).map(decode_stamp).collect();
-        (stamps.len() == manifest.entries.len()).then(|| Self { manifest: Arc::new(manifest), stamps })
+        let whole = stamps.len() == manifest.entries.len();
+        whole.then(|| (Self { manifest: Arc::new(manifest), stamps }, crate::digest_of(text)))
     }
 }
 

@@ -137,7 +137,11 @@ async fn publish_dir(
     let mut prepared = Prepared::of(&session.api, from).await?;
     eprintln!("{set}: {}", prepared.summary());
     prepared.send(&session.api).await?;
-    prepared.commit(&session.api, set, if_version, person(), message).await
+    let version = prepared.commit(&session.api, set, if_version, person(), message).await?;
+    if sealed.is_none() && !session.api.is_dry_run() {
+        prepared.remember().await;
+    }
+    Ok(version)
 }
 
 /// Writes a directory with every file encrypted.
