@@ -163,6 +163,7 @@ impl Race {
         let began = Instant::now();
         let api = self.hosts.network().v4(1);
         let mut command = self.hosts.network().command(publisher(), &binary());
+        command.env("XDG_CACHE_HOME", self.hosts.dir().join("cache"));
         command.env("LEASEWARD_ADDR", format!("{api}:7420")).args(["config", "publish", set, "--from"]).arg(source);
         let output = command.output().expect("the binary starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -493,3 +493,27 @@ async fn hostile_names_are_refused_and_nothing_is_written_outside() {
 fn name(set: &str) -> SetName {
     SetName::new(set).expect("a name")
 }
+
+/// A publisher reads only what changed. What it read, it published before; but perhaps to another cluster.
+#[tokio::test]
+async fn what_a_publisher_remembers_is_sent_to_a_cluster_that_lacks_it() {
+    let (one, other) = (Lab::start(Plan::default()).await, Lab::start(Plan { machines: 1, ..Plan::default() }).await);
+    let dir = example(&one, "remembered", "1");
+    let cache = one.dir().join("cache");
+    let publish = |lab: &Lab| {
+        let mut command = lab.command(&["config", "publish", SET, "--from", dir.to_str().expect("text")]);
+        let output = command.env("XDG_CACHE_HOME", &cache).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let remembers = async |lab: &Lab| {
+        publish(lab);
+        Some(fs::read_dir(cache.join("leaseward/published")).is_ok_and(|files| files.count() == 1))
+    };
+    // Files that were written a moment ago are not remembered yet.
+    one.until("it remembers", remembers, true).await;
+    let said = publish(&other);
+    assert!(said.contains(" 0 of ") || said.contains(" 1 of "), "nothing is asked for by name: {said}");
+    let there = async |lab: &Lab| Some(tree(&lab.set_dir(0, SET)));
+    other.until("it is there", there, tree(&dir)).await;
+}

@@ -244,6 +244,7 @@ impl Hosts {
     pub fn cli(&self, arguments: &[&str]) -> Output {
         let apis: Vec<String> = self.apis().iter().map(ToString::to_string).collect();
         let mut command = self.network.command(CLIENT, &binary());
+        command.env("XDG_CACHE_HOME", self.dir().join("cache"));
         command.env("LEASEWARD_ADDR", apis.join(",")).args(arguments).output().expect("the binary starts")
     }
 

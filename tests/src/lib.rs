@@ -444,7 +444,9 @@ impl Lab {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let addresses: Vec<String> = self.apis.iter().map(ToString::to_string).collect();
         let mut command = Command::new(&self.binary);
-        command.env("LEASEWARD_ADDR", addresses.join(",")).args(arguments).stdin(Stdio::null());
+        // What a publisher remembers is the lab's own.
+        command.env("LEASEWARD_ADDR", addresses.join(",")).env("XDG_CACHE_HOME", self.dir().join("cache"));
+        command.args(arguments).stdin(Stdio::null());
         command
     }
 

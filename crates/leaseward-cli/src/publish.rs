@@ -76,17 +76,18 @@ impl Prepared {
             missing: Vec::new(),
             seen,
         };
-        prepared.look(api).await?;
+        // What was known was published before; if the cluster lacks it after all, the commit says so.
+        let read = prepared.scanned.read_now().collect();
+        prepared.look(api, read).await?;
+        prepared.pieces = prepared.scanned.digests().count() + 1;
         Ok(prepared)
     }
 
-    /// Asks what the cluster lacks.
-    async fn look(&mut self, api: &Api) -> Result<(), Diagnostic> {
-        let mut digests: Vec<Digest> = self.scanned.digests().collect();
+    /// Asks which of these the cluster lacks, and whether it has the manifest.
+    async fn look(&mut self, api: &Api, mut digests: Vec<Digest>) -> Result<(), Diagnostic> {
         digests.push(self.manifest);
         digests.sort_unstable();
         digests.dedup();
-        self.pieces = digests.len();
         self.missing.clear();
         for some in digests.chunks(DIGESTS_AT_ONCE) {
             let ask = MissingBlobs { digests: some.iter().map(ToString::to_string).collect() };
@@ -183,7 +184,7 @@ impl Prepared {
             match api.call_again(&key, Method::POST, &path, Some(&ask)).await {
                 // The node that took it is gone, and another one commits.
                 Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => {
-                    self.look(api).await?;
+                    self.look(api, self.scanned.digests().collect()).await?;
                     self.send(api).await?;
                 }
                 done => return done,

@@ -94,6 +94,9 @@ pub const FRAMES_ASKED_MAX: usize = 4_096;
 /// Directories of which a publisher remembers what it read; some 150 bytes for each of their files.
 pub const SEEN_FILES_MAX: usize = 64;
 
+/// What was read is noted once it is one in so many of a directory's files: what is not noted is read again.
+pub const SEEN_NEWS_ONE_IN: usize = 32;
+
 /// A file must have been left alone for this long before its inode's look counts as a proof: longer than any tick.
 pub const STAMP_OLD_ENOUGH: Duration = Duration::from_secs(3);
 

@@ -5,7 +5,7 @@
 //! [`scan`] and [`Scanned::read`] is an error and never a wrong chunk. Memory: one chunk for each thread, and the list of
 //! paths.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
@@ -21,6 +21,7 @@ use crate::dir::{Dir, Kind, Parents, kind, link_target, read_piece};
 use crate::error::{Error, Result, at};
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX,
+    SEEN_NEWS_ONE_IN,
 };
 use crate::seen::{self, Seen};
 use crate::{digest_of, manifest};
@@ -33,8 +34,8 @@ pub struct Scanned {
     places: BTreeMap<Digest, Place>,
     /// How files looked before they were read, where that proves what they hold.
     looked: HashMap<String, Stamp>,
-    /// Whether anything was read that was not known.
-    news: bool,
+    /// Entries whose content was read, as it was not known.
+    read: HashSet<usize>,
 }
 
 /// Where the bytes of a chunk stand.
@@ -100,13 +101,14 @@ fn scan_all(directory: &Path, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool
         manifest.entries.push(ManifestEntry { path: path.to_owned(), node });
         Ok(())
     })?;
-    let news = unread.iter().any(|entry| looked.contains_key(&manifest.entries[*entry].path));
+    let read: HashSet<String> = unread.iter().map(|entry| manifest.entries[*entry].path.clone()).collect();
     cut_files(&root, &mut manifest.entries, &unread)?;
     // Ascending whole paths: a walk sorts each directory alone, and `a-b` stands between `a` and `a/b`.
     manifest.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     manifest::check(&manifest)?;
     let places = places(&manifest);
-    Ok(Scanned { manifest: Arc::new(manifest), root, places, looked, news })
+    let read = (0..manifest.entries.len()).filter(|entry| read.contains(&manifest.entries[*entry].path)).collect();
+    Ok(Scanned { manifest: Arc::new(manifest), root, places, looked, read })
 }
 
 fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
@@ -248,15 +250,26 @@ impl Scanned {
     /// Returns the tree that stands at `root`, as `manifest` says.
     pub(crate) fn of(manifest: Arc<Manifest>, root: Dir) -> Self {
         let places = places(&manifest);
-        Self { manifest, root, places, looked: HashMap::new(), news: false }
+        Self { manifest, root, places, looked: HashMap::new(), read: HashSet::new() }
     }
 
-    /// Notes what was read, for the next [`scan_again`]; does nothing if all of it was known.
+    /// Notes what was read, for the next [`scan_again`], if that is enough to be worth it.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`].
     pub fn remember(&self, seen: &Path) -> Result<()> {
-        if self.news { seen::remember(seen, &self.manifest, &self.looked) } else { Ok(()) }
+        let news = self.read.iter().filter(|entry| self.looked.contains_key(&self.manifest.entries[**entry].path));
+        match news.count() {
+            0 => Ok(()),
+            news if news * SEEN_NEWS_ONE_IN < self.looked.len() => Ok(()),
+            _ => seen::remember(seen, &self.manifest, &self.looked),
+        }
+    }
+
+    /// Returns the names of the chunks of files that were read: all but those that [`scan_again`] knew.
+    pub fn read_now(&self) -> impl Iterator<Item = Digest> + '_ {
+        let read = |place: &Place| self.read.contains(&place.entry);
+        self.places.iter().filter(move |(_, place)| read(place)).map(|(digest, _)| *digest)
     }
 
     /// Returns what the directory held.
