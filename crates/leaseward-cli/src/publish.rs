@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish};
+use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
 use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
 use leaseward_sync::{Scanned, digest_of, frame, manifest, scan};
@@ -145,7 +145,11 @@ impl Prepared {
         author: String,
         message: String,
     ) -> Result<ConfigVersion, Diagnostic> {
-        let ask = Publish { parent, manifest: self.manifest.to_string(), author, message };
+        let size = api.is_dry_run().then(|| {
+            let (files, bytes) = self.scanned.manifest().totals();
+            PublishSize { files, bytes }
+        });
+        let ask = Publish { parent, manifest: self.manifest.to_string(), author, message, size };
         let path = format!("/v1/configs/{set}/publish");
         // A node that is gone may have committed it before the next one said that it lacks the content.
         let key = Key::new();

@@ -139,6 +139,7 @@ pub(crate) fn policy(policy: &Policy) -> model::Policy {
         voters_max: policy.voters_max,
         voters_min: policy.voters_min,
         voter_silence: Duration::from_millis(policy.voter_silence_ms),
+        config_bytes_max: policy.config_bytes_max,
         maintenance: policy.maintenance.as_ref().map(pause),
     }
 }

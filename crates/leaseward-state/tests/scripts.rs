@@ -43,6 +43,7 @@ stories!(
     server_death,
     server_failures,
     config_publish,
+    config_quota,
     config_rollout,
     config_set,
     atomic,

@@ -82,6 +82,33 @@ async fn a_version_is_committed_only_when_all_of_it_is_durable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policy_bounds_what_all_sets_have_together() {
+    let cluster = Cluster::of(1).await;
+    assert_eq!(publish(&cluster, b"max = 500\n", "first").await, 1);
+    let manifest = cluster.get("/v1/configs/app/versions/1").await.ok(200)["version"]["manifest"].clone();
+    ask(cluster.request("PUT", "/v1/policy").json(&json!({ "config_bytes_max": 25 }))).await.ok(200);
+    assert_eq!(cluster.get("/v1/policy").await.ok(200)["config_bytes_max"], 25);
+
+    let body = json!({ "manifest": manifest, "author": "ops" });
+    cluster.post("/v1/configs/other/publish", body.clone()).await.ok(201);
+    for path in ["/v1/configs/app/publish?dry_run=true", "/v1/configs/app/publish"] {
+        let full = cluster.post(path, body.clone()).await.problem(422, "LW0112");
+        let detail = full["detail"].as_str().unwrap();
+        assert!(detail.contains("would have 30 bytes; they have 20") && detail.contains("is 25"), "{path}: {detail}");
+        assert!(full["do"].as_str().unwrap().contains("config_bytes_max"), "{full}");
+    }
+    // A dry run needs none of the content here.
+    let unsent = json!({ "manifest": digest_of(b"unsent").to_string(), "size": { "files": 1, "bytes": 6 } });
+    let path = "/v1/configs/new/publish?dry_run=true";
+    let full = cluster.post(path, unsent.clone()).await.problem(422, "LW0112");
+    assert!(full["detail"].as_str().unwrap().contains("would have 26 bytes"), "{full}");
+    cluster.delete("/v1/configs/other").await.ok(204);
+    cluster.post(path, unsent).await.ok(200);
+    cluster.get("/v1/configs/new").await.problem(404, "LW0404");
+    assert_eq!(cluster.post("/v1/configs/app/publish", body).await.ok(201)["version"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_are_listed_read_and_rolled_back() {
     let cluster = Cluster::of(1).await;
     assert_eq!(publish(&cluster, b"max = 500\n", "first").await, 1);

@@ -156,6 +156,7 @@ fn policy() -> Policy {
         voters_max: 5,
         voters_min: 3,
         voter_silence_ms: 10,
+        config_bytes_max: 11,
         maintenance: Some(pause()),
     }
 }
@@ -381,6 +382,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::InUse { kind: kind(), name: name(), why: "w".into() },
         Refusal::Part { part: 1, refusal: Box::new(Refusal::Invalid("i".into())) },
         Refusal::FeatureLevel { needs: 2, level: 1 },
+        Refusal::ConfigFull { has: 1, would: 3, max: 2 },
     ]
 }
 

@@ -45,7 +45,8 @@ pub struct SetSpec {
     pub drain_ms: u64,
     /// In which order members get a new version.
     pub rollout: RolloutRule,
-    /// Bytes that one version may have; `None`: as many as any set.
+    /// Bytes that one version may have; `None`: as many as any set. What all sets have together bounds the policy of the
+    /// cluster.
     pub quota_bytes: Option<u64>,
     /// Versions that are kept; pinned ones and those of a running rollout are kept besides.
     pub keep_versions: u32,
