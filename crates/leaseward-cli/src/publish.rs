@@ -8,7 +8,7 @@ use std::sync::Arc;
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
 use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
-use leaseward_sync::{Scanned, digest_of, frame, manifest, scan};
+use leaseward_sync::{Scanned, digest_of, frame, manifest, scan_some};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
@@ -47,10 +47,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Prepared {
-    /// Reads a directory and asks what of it the cluster lacks.
-    pub(crate) async fn of(api: &Api, from: &Path) -> Result<Self, Diagnostic> {
+    /// Reads a directory, with the extended attributes of its files if the set keeps them, and asks what of it the cluster
+    /// lacks.
+    pub(crate) async fn of(api: &Api, from: &Path, xattrs: bool) -> Result<Self, Diagnostic> {
         let dir = from.to_owned();
-        let scanned = blocking(move || scan(&dir)).await?;
+        let scanned = blocking(move || scan_some(&dir, xattrs, &mut |_| true)).await?;
         let encoded = manifest::encode(scanned.manifest());
         let manifest = digest_of(&encoded);
         let mut prepared =
@@ -216,7 +217,7 @@ mod tests {
         std::fs::write(dir.path().join("a"), "a").expect("written");
 
         let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
-        let mut prepared = Prepared::of(&api, dir.path()).await.expect("it is read");
+        let mut prepared = Prepared::of(&api, dir.path(), false).await.expect("it is read");
         let version = prepared.commit(&api, "web", None, String::new(), String::new()).await.expect("it is published");
         server.abort();
 

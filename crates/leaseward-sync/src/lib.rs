@@ -24,6 +24,7 @@ pub mod secret;
 mod space;
 mod store;
 mod tree;
+mod xattr;
 
 pub use apply::{Applied, Applier, Drift, DriftKind, Live, Needs, Owner, SetDirs};
 pub use error::{Error, Result};
@@ -32,6 +33,7 @@ pub use render::Facts;
 pub use space::Space;
 pub use store::{BlobStore, Digests};
 pub use tree::{Scanned, pieces, scan, scan_some};
+pub use xattr::copy_xattrs;
 
 use leaseward_state::config::Digest;
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Result, at};
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX,
 };
-use crate::{digest_of, manifest};
+use crate::{digest_of, manifest, xattr};
 
 /// A directory as it was when it was scanned.
 #[derive(Debug)]
@@ -45,16 +45,17 @@ struct Place {
 /// [`Error::IllegalTree`] for anything that may not be in a set, [`Error::Changed`] for a file that is being written,
 /// [`Error::TooLarge`] above the limits of a set, [`Error::Io`].
 pub fn scan(directory: &Path) -> Result<Scanned> {
-    scan_some(directory, &mut |_| true)
+    scan_some(directory, false, &mut |_| true)
 }
 
-/// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too.
+/// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too. With
+/// `xattrs` the extended attributes of files are part of the version.
 ///
 /// # Errors
 /// As [`scan`].
-pub fn scan_some(directory: &Path, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
+pub fn scan_some(directory: &Path, xattrs: bool, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
     let root = Dir::open(directory)?;
-    let mut manifest = Manifest::default();
+    let mut manifest = Manifest { xattrs: xattrs.then(BTreeMap::new), ..Manifest::default() };
     root.walk(&mut |path, dir, name, stat| {
         if !is_part(path) {
             return Ok(());
@@ -64,6 +65,14 @@ pub fn scan_some(directory: &Path, is_part: &mut dyn FnMut(&str) -> bool) -> Res
             return Err(Error::TooLarge { what: "paths of a set", size, limit });
         }
         manifest.entries.push(ManifestEntry { path: path.to_owned(), node: scan_entry(path, dir, name, stat)? });
+        if let Some(all) = &mut manifest.xattrs
+            && kind(stat) == Kind::File
+        {
+            let found = xattr::read(&dir.file(name)?, &dir.path().join(name))?;
+            if !found.is_empty() {
+                all.insert(path.to_owned(), found);
+            }
+        }
         Ok(())
     })?;
     cut_files(&root, &mut manifest.entries)?;

@@ -338,7 +338,11 @@ pub(crate) fn manifest_nodes() -> Vec<ManifestNode> {
 
 pub(crate) fn manifest() -> Manifest {
     let entries = manifest_nodes().into_iter().zip(["a", "a/b", "c"]);
-    Manifest { entries: entries.map(|(node, path)| ManifestEntry { path: path.into(), node }).collect() }
+    let xattrs = BTreeMap::from([("a/b".into(), BTreeMap::from([("user.a".into(), vec![1, 2])]))]);
+    Manifest {
+        entries: entries.map(|(node, path)| ManifestEntry { path: path.into(), node }).collect(),
+        xattrs: Some(xattrs),
+    }
 }
 
 pub(crate) fn grant() -> Grant {

@@ -50,6 +50,8 @@ pub struct SetSpec {
     pub quota_bytes: Option<u64>,
     /// Versions that are kept; pinned ones and those of a running rollout are kept besides.
     pub keep_versions: u32,
+    /// Whether publishing a directory takes along the extended attributes `user.*` of its files.
+    pub xattrs: bool,
 }
 
 impl Default for SetSpec {
@@ -71,6 +73,7 @@ impl Default for SetSpec {
             rollout: RolloutRule::default(),
             quota_bytes: None,
             keep_versions: VERSIONS_KEPT_USUAL,
+            xattrs: false,
         }
     }
 }
