@@ -46,6 +46,7 @@ stories!(
     config_quota,
     config_rollout,
     config_set,
+    config_turns,
     atomic,
     ledger,
     bounds,
