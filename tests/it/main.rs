@@ -4,6 +4,7 @@ mod backup;
 mod bad_input;
 mod care;
 mod config;
+mod config_edits;
 mod crash;
 mod demo;
 mod failover;

@@ -409,7 +409,7 @@ fn hostile(path: &str, node: ManifestNode, directory: Option<&str>) -> Vec<u8> {
     let mut entries: Vec<_> = directory.into_iter().chain([(path, node)]).collect();
     entries.sort_by_key(|(path, _)| *path);
     let entries = entries.into_iter().map(|(path, node)| ManifestEntry { path: path.to_owned(), node }).collect();
-    leaseward_sync::manifest::encode(&Manifest { entries })
+    leaseward_sync::manifest::encode(&Manifest { entries, ..Manifest::default() })
 }
 
 #[tokio::test]
@@ -449,7 +449,7 @@ async fn hostile_names_are_refused_and_nothing_is_written_outside() {
         ManifestEntry { path: "d".into(), node: link(text(lab.dir())) },
         ManifestEntry { path: "d/escaped".into(), node: file() },
     ];
-    trees.push(("through a link", leaseward_sync::manifest::encode(&Manifest { entries })));
+    trees.push(("through a link", leaseward_sync::manifest::encode(&Manifest { entries, ..Manifest::default() })));
 
     let client = lab.client();
     for (i, (what, encoded)) in trees.into_iter().enumerate() {

@@ -5,10 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish};
+use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
 use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
-use leaseward_sync::{Scanned, digest_of, frame, manifest, scan, scan_again};
+use leaseward_sync::{Scanned, digest_of, frame, manifest, scan_again, scan_some};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
@@ -57,13 +57,14 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Prepared {
-    /// Reads a directory and asks what of it the cluster lacks.
-    pub(crate) async fn of(api: &Api, from: &Path) -> Result<Self, Diagnostic> {
+    /// Reads a directory, with the extended attributes of its files if the set keeps them, and asks what of it the cluster
+    /// lacks.
+    pub(crate) async fn of(api: &Api, from: &Path, xattrs: bool) -> Result<Self, Diagnostic> {
         let (dir, seen) = (from.to_owned(), seen_file(from));
         let known = seen.clone();
         let scanned = blocking(move || match known {
-            Some(known) => scan_again(&dir, &known),
-            None => scan(&dir),
+            Some(known) => scan_again(&dir, xattrs, &known),
+            None => scan_some(&dir, xattrs, &mut |_| true),
         });
         let scanned = scanned.await?;
         let encoded = manifest::encode(scanned.manifest());
@@ -176,7 +177,11 @@ impl Prepared {
         author: String,
         message: String,
     ) -> Result<ConfigVersion, Diagnostic> {
-        let ask = Publish { parent, manifest: self.manifest.to_string(), author, message };
+        let size = api.is_dry_run().then(|| {
+            let (files, bytes) = self.scanned.manifest().totals();
+            PublishSize { files, bytes }
+        });
+        let ask = Publish { parent, manifest: self.manifest.to_string(), author, message, size };
         let path = format!("/v1/configs/{set}/publish");
         // A node that is gone may have committed it before the next one said that it lacks the content.
         let key = Key::new();
@@ -243,7 +248,7 @@ mod tests {
         std::fs::write(dir.path().join("a"), "a").expect("written");
 
         let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
-        let mut prepared = Prepared::of(&api, dir.path()).await.expect("it is read");
+        let mut prepared = Prepared::of(&api, dir.path(), false).await.expect("it is read");
         let version = prepared.commit(&api, "web", None, String::new(), String::new()).await.expect("it is published");
         server.abort();
 

@@ -58,7 +58,7 @@ const DONE: &[&str] = &[
     "leaseward whatif machine m2,m3 down",
     "leaseward maintenance on -m \"new switches\"",
     "leaseward maintenance off",
-    "leaseward policy set brake=5s",
+    "leaseward policy set brake=5s config_bytes_max=20000000000",
     "leaseward policy set version=7",
     "leaseward policy get",
     "leaseward machine drain m1 -m firmware",

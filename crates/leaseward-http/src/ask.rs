@@ -115,12 +115,13 @@ const DRY_RUN: &str = "dry_run";
 
 /// Writes whose whole effect is one command of the state: [`Api::commit`](crate::api::Api::commit) tries it on a copy.
 /// Elsewhere the word is not understood, and so refused.
-pub(crate) const CAN_BE_TRIED: [&str; 4] = ["/v1/servers/", "/v1/machines/", "/v1/policy", "/v1/maintenance"];
+const CAN_BE_TRIED: [&str; 4] = ["/v1/servers/", "/v1/machines/", "/v1/policy", "/v1/maintenance"];
 
 /// Returns whether a write to this path understands `dry_run`.
 #[must_use]
 pub fn can_be_tried(path: &str) -> bool {
-    CAN_BE_TRIED.iter().any(|prefix| path.starts_with(prefix))
+    let publishes = path.starts_with("/v1/configs/") && path.ends_with("/publish");
+    publishes || CAN_BE_TRIED.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// No words but those that every read understands.

@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::Api;
-use crate::ask::CAN_BE_TRIED;
+use crate::ask::can_be_tried;
 use crate::model::Problem;
 use crate::routes;
 
@@ -99,7 +99,7 @@ fn share(method: &str, noun: &str, path: &str, operation: &mut Map<String, Value
             "schema": { "$ref": "#/components/schemas/Duration" },
         }));
     } else {
-        if CAN_BE_TRIED.iter().any(|prefix| path.starts_with(prefix)) {
+        if can_be_tried(path) {
             shared.push(json!({
                 "name": "dry_run", "in": "query", "required": false,
                 "description": "Do nothing; say what would come of it: the answer is 200 and a Prediction",

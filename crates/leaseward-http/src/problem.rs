@@ -105,6 +105,9 @@ fn page(code: &str) -> Page {
         "LW0109" => (404, "no such route", false, "GET /v1/openapi.json lists all routes"),
         "LW0110" => (413, "body too large", false, "send less at once"),
         "LW0111" => (415, "wrong content type", false, "send Content-Type: application/json"),
+        "LW0112" => {
+            (422, "no room for more config", false, "keep fewer versions, remove a set, or raise config_bytes_max")
+        }
         "LW0202" => (409, "lease is held", true, "ask again with `wait`, or see who has it: leaseward lease get"),
         "LW0203" => (409, "stale token", false, "stop: the lease is no longer yours under this token"),
         "LW0204" => (410, "session is over", false, "stop what ran under it, and open another session"),

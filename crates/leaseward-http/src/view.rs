@@ -139,6 +139,7 @@ pub(crate) fn policy(policy: &Policy) -> model::Policy {
         voters_max: policy.voters_max,
         voters_min: policy.voters_min,
         voter_silence: Duration::from_millis(policy.voter_silence_ms),
+        config_bytes_max: policy.config_bytes_max,
         maintenance: policy.maintenance.as_ref().map(pause),
     }
 }
@@ -328,9 +329,13 @@ pub(crate) fn is_in_sync(sync: &MemberSync, head: u64) -> bool {
     sync.applied == head && !matches!(sync.state, SyncState::Drifted { .. })
 }
 
-/// Returns in words which files were changed by hand.
+/// Returns in words which files were changed by hand, whose they are now, and since when.
 pub(crate) fn drifted(paths: &[DriftedPath], all: u64) -> String {
-    let named: Vec<String> = paths.iter().map(ToString::to_string).collect();
+    let named = |drift: &DriftedPath| match drift.at {
+        Some(at) => format!("{drift} at {}", model::Time::from(at)),
+        None => drift.to_string(),
+    };
+    let named: Vec<String> = paths.iter().map(named).collect();
     let more = all.saturating_sub(paths.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", named.join(", "))

@@ -165,7 +165,8 @@ fn replies_and_refusals() {
         Refusal::Invalid(_), Refusal::Ttl { .. }, Refusal::TooMany { .. }, Refusal::NotFound { .. },
         Refusal::Exists { .. }, Refusal::Held { .. }, Refusal::Delayed { .. }, Refusal::StaleToken { .. },
         Refusal::NoSession { .. }, Refusal::Version { .. }, Refusal::Outdated(_), Refusal::InUse { .. },
-        Refusal::Part { .. }, Refusal::FeatureLevel { .. });
+        Refusal::Part { .. }, Refusal::FeatureLevel { .. },
+        Refusal::ConfigFull { .. });
 }
 
 #[test]

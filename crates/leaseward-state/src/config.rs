@@ -9,6 +9,7 @@ pub mod delta;
 pub mod rollout;
 pub mod spec;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,14 @@ impl fmt::Debug for Digest {
 pub struct Manifest {
     /// Ascending paths, so that equal trees have equal bytes.
     pub entries: Vec<ManifestEntry>,
+    /// The extended attributes of files that have some, by path; `None`: members leave attributes alone.
+    pub xattrs: Option<BTreeMap<String, Xattrs>>,
 }
+
+/// Extended attributes of one file: names that begin with `user.`, and their values.
+pub type Xattrs = BTreeMap<String, Vec<u8>>;
+
+static NO_XATTRS: Xattrs = Xattrs::new();
 
 /// One path of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +211,12 @@ impl Manifest {
         Ok(())
     }
 
+    /// Returns which attributes the file at `path` should have, and no others; `None` if they are left alone.
+    #[must_use]
+    pub fn xattrs_of(&self, path: &str) -> Option<&Xattrs> {
+        self.xattrs.as_ref().map(|all| all.get(path).unwrap_or(&NO_XATTRS))
+    }
+
     /// Returns the number of regular files and their bytes together.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
@@ -256,7 +270,7 @@ pub struct MemberSync {
 pub struct DriftedPath {
     /// Relative to the set's directory.
     pub path: String,
-    /// What is different: `missing`, `extra`, `content`, `mode`.
+    /// What is different: `missing`, `extra`, `content`, `mode`, `xattr`.
     pub what: String,
     /// The user whose file it is now.
     pub owner: Option<u32>,

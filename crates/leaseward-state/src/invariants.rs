@@ -3,7 +3,7 @@
 use crate::lease::LeaseState;
 use crate::server::Placement;
 use crate::session::Owner;
-use crate::state::State;
+use crate::state::{ConfigSet, State};
 
 impl State {
     /// Returns the first invariant that does not hold, in words.
@@ -114,6 +114,10 @@ impl State {
             if set.versions.get_max().map_or(0, |(number, _)| *number) != set.head {
                 return Err(format!("config/{name} lacks its newest version {}", set.head));
             }
+        }
+        let bytes: u64 = self.sets.values().map(ConfigSet::bytes).sum();
+        if bytes != self.config_bytes {
+            return Err(format!("the config sets have {bytes} bytes and are counted as {}", self.config_bytes));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the operator decided for the whole cluster: how carefully the master acts, and when it does not act at all.
 //!
-//! Must stay true: a policy only brakes the master; none of it makes a lease or a fence weaker.
+//! Must stay true: a policy only brakes the master and bounds what is kept; none of it makes a lease or a fence weaker.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct Policy {
     pub voters_min: u32,
     /// A voter that nobody hears for so many milliseconds is lost.
     pub voter_silence_ms: u64,
+    /// Bytes that all kept versions of all config sets may have together, each version counted whole, whatever it shares
+    /// with others; 0: as many as the disks hold.
+    pub config_bytes_max: u64,
     /// Nothing is moved or restarted, and no voter is replaced.
     pub maintenance: Option<Pause>,
 }
@@ -67,6 +70,7 @@ impl Default for Policy {
             voters_max: 5,
             voters_min: 1,
             voter_silence_ms: 30_000,
+            config_bytes_max: 0,
             maintenance: None,
         }
     }

@@ -296,6 +296,7 @@ impl State {
             let Some(set) = state.sets.get_mut(&name) else {
                 return Err(NotWhole(format!("version {number} of {name} has no set")));
             };
+            state.config_bytes += version.bytes;
             set.versions.insert(number, version);
         }
         for (name, lease) in &state.leases {

@@ -121,6 +121,18 @@ pub enum Refusal {
         /// The cluster's level.
         level: u32,
     },
+    /// The config sets would have more bytes together than the cluster's policy allows.
+    #[error(
+        "all kept versions of all config sets would have {would} bytes; they have {has}, and `config_bytes_max` is {max}"
+    )]
+    ConfigFull {
+        /// Bytes that they have.
+        has: u64,
+        /// Bytes that they would have.
+        would: u64,
+        /// Bytes that the policy allows.
+        max: u64,
+    },
 }
 
 fn present(current: &Option<FencingToken>) -> String {
@@ -146,6 +158,7 @@ impl Refusal {
             Self::InUse { .. } => "LW0413",
             Self::Part { refusal, .. } => refusal.code(),
             Self::FeatureLevel { .. } => "LW0612",
+            Self::ConfigFull { .. } => "LW0112",
         }
     }
 }

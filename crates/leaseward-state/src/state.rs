@@ -77,6 +77,12 @@ impl ConfigSet {
         }
     }
 
+    /// Returns the bytes of its kept versions together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.versions.values().map(|version| version.bytes).sum()
+    }
+
     /// Returns the newest version, if it has one.
     #[must_use]
     pub fn newest(&self) -> Option<&Version> {
@@ -97,6 +103,8 @@ pub struct State {
     pub(crate) leases: OrdMap<LeaseName, Arc<Lease>>,
     pub(crate) servers: OrdMap<ServerName, Arc<Server>>,
     pub(crate) sets: OrdMap<SetName, ConfigSet>,
+    /// Bytes of all kept versions of all sets, each counted whole. Not stored: it follows from the versions.
+    pub(crate) config_bytes: u64,
     pub(crate) syncs: OrdMap<(SetName, MachineName), Arc<MemberSync>>,
     pub(crate) answers: OrdMap<RequestKey, Arc<Answer>>,
     pub(crate) answers_by_expiry: OrdMap<(UnixMillis, RequestKey), ()>,
@@ -258,6 +266,12 @@ impl State {
     #[must_use]
     pub fn set(&self, name: &SetName) -> Option<&ConfigSet> {
         self.sets.get(name)
+    }
+
+    /// Returns the bytes of all kept versions of all config sets together, each version counted whole.
+    #[must_use]
+    pub fn config_bytes(&self) -> u64 {
+        self.config_bytes
     }
 
     /// Returns how far each member is with each set, by ascending names.

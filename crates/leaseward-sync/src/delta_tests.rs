@@ -41,7 +41,7 @@ fn tree(files: &Files, blobs: &mut Blobs) -> Manifest {
         entries.push(leaseward_state::config::ManifestEntry { path: path.clone(), node });
     }
     entries.sort_by(|one, other| one.path.cmp(&other.path));
-    Manifest { entries }
+    Manifest { entries, ..Manifest::default() }
 }
 
 /// A generator of numbers, the same ones for the same seed.
@@ -161,7 +161,10 @@ fn what_is_too_much_is_given_up() {
     let chunks: Vec<_> = (0..300).map(chunk).collect();
     let size = chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
     let node = ManifestNode::File { mode: 0o644, size, digest: digest_of(b"large"), chunks };
-    let large = Manifest { entries: vec![leaseward_state::config::ManifestEntry { path: "l".into(), node }] };
+    let large = Manifest {
+        entries: vec![leaseward_state::config::ManifestEntry { path: "l".into(), node }],
+        ..Manifest::default()
+    };
     let mut never = |_: Chunk| -> Result<Vec<u8>> { panic!("nothing is read") };
     assert_eq!(encode(&Manifest::default(), &large, &mut never, usize::MAX).unwrap(), None);
 }

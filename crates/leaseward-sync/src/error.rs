@@ -91,6 +91,12 @@ pub enum Error {
         /// What the reload said.
         why: String,
     },
+    /// The version has extended attributes, and the file system keeps none.
+    #[error("{}: its file system keeps no extended attributes, and the version has some", path.display())]
+    NoXattrs {
+        /// The file that should have had them.
+        path: PathBuf,
+    },
     /// A file changed while it was read or linked. Trying again may succeed.
     #[error("{} changed while it was read: try again when nobody writes there", path.display())]
     Changed {
@@ -148,6 +154,7 @@ impl Error {
             Self::BadDelta { .. } => "LW0810",
             Self::CheckFailed { .. } => "LW0811",
             Self::ReloadFailed { .. } => "LW0812",
+            Self::NoXattrs { .. } => "LW0813",
             #[cfg(test)]
             Self::Killed => "LW0000",
         }
@@ -167,6 +174,7 @@ impl Error {
             | Self::CheckFailed { .. }
             | Self::NotEnoughSpace { .. }
             | Self::TargetNotOurs { .. }
+            | Self::NoXattrs { .. }
             | Self::Changed { .. }
             | Self::Busy { .. }
             | Self::Io { .. } => true,

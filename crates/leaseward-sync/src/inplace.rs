@@ -20,6 +20,7 @@ use crate::limits::{DRIFTS_MAX, RESERVE_BYTES, SYNC_EACH_MAX};
 use crate::manifest::{check, decode, encode};
 use crate::patterns::Patterns;
 use crate::space;
+use crate::xattr;
 use crate::{Applied, BlobStore, SetDirs, digest_of};
 
 /// Where new files wait, inside the target, so that they are on its file system.
@@ -165,7 +166,7 @@ impl InPlace {
             if self.ignore.ignores(&entry.path) || drifts.len() >= DRIFTS_MAX {
                 continue;
             }
-            if let Some(kind) = difference(&root, entry)? {
+            if let Some(kind) = difference(&root, entry, manifest)? {
                 let mut drift = Drift::of(&entry.path, kind);
                 if let Ok(stat) = std::fs::symlink_metadata(self.target.join(&entry.path)) {
                     use std::os::unix::fs::MetadataExt as _;
@@ -267,7 +268,7 @@ impl InPlace {
             .collect();
         let mut changed = Vec::new();
         for entry in &manifest.entries {
-            match difference(root, entry)? {
+            match difference(root, entry, manifest)? {
                 None => continue,
                 Some(DriftKind::Missing) => {}
                 Some(_) if ours.contains_key(entry.path.as_str()) => {}
@@ -318,6 +319,9 @@ impl InPlace {
                     if let Some(owner) = self.owner {
                         give(&file, owner.user, owner.group, &path)?;
                     }
+                    if let Some(xattrs) = manifest.xattrs_of(&entry.path) {
+                        xattr::write(&file, xattrs, &path)?;
+                    }
                     rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at("set the mode of", &path))?;
                     if each {
                         file.sync_all().map_err(at("sync", &path))?;
@@ -329,11 +333,11 @@ impl InPlace {
             ops.push(Op::Put(number, entry.path.clone()));
         }
         let wanted: BTreeSet<&str> = manifest.entries.iter().map(|entry| entry.path.as_str()).collect();
-        let old = self.live.iter().flat_map(|(_, manifest)| manifest.entries.iter().rev());
-        for entry in old.filter(|entry| !wanted.contains(entry.path.as_str())) {
-            match (&entry.node, difference(root, entry)?) {
+        let old = self.live.iter().flat_map(|(_, live)| live.entries.iter().rev().map(move |entry| (entry, live)));
+        for (entry, live) in old.filter(|(entry, _)| !wanted.contains(entry.path.as_str())) {
+            match (&entry.node, difference(root, entry, live)?) {
                 (ManifestNode::Directory { .. }, _) => ops.push(Op::RemoveDirectory(entry.path.clone())),
-                (_, None | Some(DriftKind::Mode)) => {
+                (_, None | Some(DriftKind::Mode | DriftKind::Xattr)) => {
                     self.remember(root, &entry.path, cache)?;
                     ops.push(Op::Remove(entry.path.clone()));
                 }
@@ -514,7 +518,7 @@ fn decode_op(text: &str) -> Option<Op> {
 }
 
 /// Returns how what stands at an entry's path differs from it, if it does.
-fn difference(root: &Dir, entry: &ManifestEntry) -> Result<Option<DriftKind>> {
+fn difference(root: &Dir, entry: &ManifestEntry, manifest: &Manifest) -> Result<Option<DriftKind>> {
     let mut parents = Parents::new(root);
     let (dir, name) = match parents.of(&entry.path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -524,7 +528,7 @@ fn difference(root: &Dir, entry: &ManifestEntry) -> Result<Option<DriftKind>> {
     };
     match dir.stat(name)? {
         None => Ok(Some(DriftKind::Missing)),
-        Some(stat) => differs(&entry.node, dir, name.as_ref(), &stat, None),
+        Some(stat) => differs(&entry.node, manifest.xattrs_of(&entry.path), (dir, name.as_ref()), &stat, None),
     }
 }
 

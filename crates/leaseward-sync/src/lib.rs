@@ -25,6 +25,7 @@ mod seen;
 mod space;
 mod store;
 mod tree;
+mod xattr;
 
 pub use apply::{Applied, Applier, Drift, DriftKind, Live, Needs, Owner, SetDirs};
 pub use error::{Error, Result};
@@ -33,6 +34,7 @@ pub use render::Facts;
 pub use space::Space;
 pub use store::{BlobStore, Digests};
 pub use tree::{Scanned, pieces, scan, scan_again, scan_some};
+pub use xattr::copy_xattrs;
 
 use leaseward_state::config::Digest;
 

@@ -26,6 +26,15 @@ pub const SCAN_FILES_AT_ONCE: usize = 32;
 /// Paths of one tree, directories and links included: twice the files that a set may have.
 pub const ENTRIES_MAX: usize = 2_000_000;
 
+/// Extended attributes of one file that a version keeps.
+pub const XATTRS_MAX: usize = 32;
+
+/// Bytes of their names and values together: ext4 has one block of 4,096 bytes for them, less its own lines.
+pub const XATTR_BYTES_MAX: usize = 3 << 10;
+
+/// Bytes of the names of all attributes of a file, those of the system included: as many as Linux lists.
+pub const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
+
 /// Directories above a path. Each level costs an open file descriptor while trees are walked.
 pub const DEPTH_MAX: usize = 128;
 

@@ -12,7 +12,14 @@
 //! l current<TAB>conf.d/base.conf
 //! end 4 CRC32C
 //! ```
+//!
+//! Where a set keeps extended attributes, `xattrs` is the second line, and those of a file follow its line:
+//!
+//! ```text
+//! x 6e67696e78 user.origin                      the value in hexadecimal, `-` for none, and the name
+//! ```
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode};
@@ -21,8 +28,11 @@ use leaseward_state::limits::{FILES_MAX, SET_BYTES_MAX};
 use crate::digest_of;
 use crate::error::{Error, Result};
 use crate::limits::{BLOB_BYTES_MAX, CHUNK_BYTES_MAX, DEPTH_MAX, ENTRIES_MAX};
+use crate::xattr;
 
 const HEADER: &str = "leaseward manifest 1";
+/// Says that files have the attributes that stand here and no others.
+const XATTRS: &str = "xattrs";
 
 /// Returns the bytes of a manifest. They are deterministic: equal manifests have equal bytes.
 #[must_use]
@@ -30,8 +40,15 @@ pub fn encode(manifest: &Manifest) -> Vec<u8> {
     let mut text = String::with_capacity(64 + manifest.entries.len() * 128);
     text.push_str(HEADER);
     text.push('\n');
+    if manifest.xattrs.is_some() {
+        text.push_str(XATTRS);
+        text.push('\n');
+    }
     for entry in &manifest.entries {
         encode_entry(&mut text, entry);
+        for (name, value) in manifest.xattrs_of(&entry.path).into_iter().flatten() {
+            encode_xattr(&mut text, name, value);
+        }
     }
     let crc = crc32c::crc32c(text.as_bytes());
     // Writing to a string cannot fail.
@@ -67,6 +84,19 @@ fn encode_entry(text: &mut String, entry: &ManifestEntry) {
     text.push('\n');
 }
 
+fn encode_xattr(text: &mut String, name: &str, value: &[u8]) {
+    text.push_str("x ");
+    if value.is_empty() {
+        text.push('-');
+    }
+    for byte in value {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push(' ');
+    escape(text, name);
+    text.push('\n');
+}
+
 /// Returns the manifest that these bytes hold.
 ///
 /// # Errors
@@ -93,8 +123,18 @@ pub fn decode(bytes: &[u8]) -> Result<Manifest> {
             }
             continue;
         }
-        let entry = decode_entry(line).map_err(|why| Error::BadManifest { line: i + 1, why: why.to_owned() })?;
-        manifest.entries.push(entry);
+        let bad = |why: &str| Error::BadManifest { line: i + 1, why: why.to_owned() };
+        if i == 1 && line == XATTRS {
+            manifest.xattrs = Some(BTreeMap::new());
+        } else if let Some(xattr) = line.strip_prefix("x ") {
+            let (Some(all), Some(entry)) = (&mut manifest.xattrs, manifest.entries.last()) else {
+                return Err(bad("an attribute belongs to no file"));
+            };
+            let (name, value) = decode_xattr(xattr).map_err(bad)?;
+            all.entry(entry.path.clone()).or_default().insert(name, value);
+        } else {
+            manifest.entries.push(decode_entry(line).map_err(bad)?);
+        }
     }
     let crc = crc32c::crc32c(signed.as_bytes());
     if end != format!("end {} {crc:08x}", manifest.entries.len()) {
@@ -136,6 +176,17 @@ fn decode_entry(line: &str) -> Result<ManifestEntry, &'static str> {
     }
 }
 
+fn decode_xattr(text: &str) -> Result<(String, Vec<u8>), &'static str> {
+    let (value, name) = text.split_once(' ').ok_or("a field is missing")?;
+    let digits = if value == "-" { "" } else { value };
+    let byte = |pair: &[u8]| {
+        let digit = |at: usize| (*pair.get(at)? as char).to_digit(16);
+        Some((digit(0)? * 16 + digit(1)?) as u8)
+    };
+    let value = digits.as_bytes().chunks(2).map(byte).collect::<Option<_>>();
+    Ok((unescape(name)?, value.ok_or("the value of an attribute is not hexadecimal")?))
+}
+
 fn decode_chunks(text: &str, size: u64, digest: Digest) -> Result<Vec<Chunk>, &'static str> {
     match text {
         "-" => Ok(Vec::new()),
@@ -164,6 +215,16 @@ pub fn check(manifest: &Manifest) -> Result<()> {
     let (files, bytes) = manifest.totals();
     bounded("files of a set", files, FILES_MAX)?;
     bounded("bytes of a set", bytes, SET_BYTES_MAX)?;
+    let is_file = |path: &str| {
+        let at = manifest.entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
+        at.is_ok_and(|at| matches!(manifest.entries[at].node, ManifestNode::File { .. }))
+    };
+    for (path, xattrs) in manifest.xattrs.iter().flatten() {
+        if !is_file(path) {
+            return Err(Error::illegal(path, "it has attributes and is no file of the set"));
+        }
+        xattr::check(path, xattrs)?;
+    }
     for entry in &manifest.entries {
         if entry.path.split('/').count() > DEPTH_MAX {
             return Err(Error::illegal(&entry.path, format!("it is more than {DEPTH_MAX} directories deep")));

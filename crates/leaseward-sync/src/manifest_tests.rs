@@ -32,6 +32,7 @@ fn sample() -> Manifest {
             entry("empty", file(b"")),
             entry("large ä", large),
         ],
+        xattrs: None,
     }
 }
 

@@ -43,11 +43,11 @@ pub(crate) fn is_needed(spec: &SetSpec) -> bool {
 /// Lays the layers for this member over the rest. Pure.
 pub(crate) fn lay(published: &Manifest, facts: &Facts) -> Manifest {
     let mut layers: Vec<(&str, Vec<&ManifestEntry>)> = Vec::new();
-    let mut tree: BTreeMap<String, ManifestNode> = BTreeMap::new();
+    let mut tree: BTreeMap<String, (&str, ManifestNode)> = BTreeMap::new();
     for entry in &published.entries {
         let top = entry.path.split('/').next().unwrap_or_default();
         if !top.starts_with('@') || !top.contains('=') {
-            tree.insert(entry.path.clone(), entry.node.clone());
+            tree.insert(entry.path.clone(), (&entry.path, entry.node.clone()));
             continue;
         }
         match layers.last_mut() {
@@ -68,16 +68,21 @@ pub(crate) fn lay(published: &Manifest, facts: &Facts) -> Manifest {
             }
             for (end, _) in path.match_indices('/') {
                 let above = tree.get(&path[..end]);
-                if !matches!(above, None | Some(ManifestNode::Directory { .. })) {
+                if !matches!(above, None | Some((_, ManifestNode::Directory { .. }))) {
                     tree.remove(&path[..end]);
                 }
-                tree.entry(path[..end].to_owned()).or_insert(ManifestNode::Directory { mode: 0o755 });
+                tree.entry(path[..end].to_owned()).or_insert(("", ManifestNode::Directory { mode: 0o755 }));
             }
-            tree.insert(path.to_owned(), entry.node.clone());
+            tree.insert(path.to_owned(), (&entry.path, entry.node.clone()));
         }
     }
-    let entries = tree.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
-    Manifest { entries }
+    // Attributes go along with the file that they were published with.
+    let xattrs = published.xattrs.as_ref().map(|all| {
+        let of = |(path, (from, _)): (&String, &(&str, _))| Some((path.clone(), all.get(*from)?.clone()));
+        tree.iter().filter_map(of).collect()
+    });
+    let entries = tree.into_iter().map(|(path, (_, node))| ManifestEntry { path, node }).collect();
+    Manifest { entries, xattrs }
 }
 
 fn is_for(layer: &str, facts: &Facts) -> bool {
@@ -111,6 +116,7 @@ pub(crate) fn render(
     let mut done = Rendered::default();
     let mut tree = BTreeMap::new();
     let mut total = 0;
+    let mut xattrs = laid.xattrs;
     for ManifestEntry { path, node } in laid.entries {
         let ManifestNode::File { mode, chunks, .. } = &node else {
             put(&mut tree, path, node)?;
@@ -134,6 +140,11 @@ pub(crate) fn render(
         if template {
             bytes = fill_in(&path, &bytes, facts)?;
             to.truncate(path.len() - TEMPLATE.len());
+            if let Some(all) = &mut xattrs
+                && let Some(found) = all.remove(&path)
+            {
+                all.insert(to.clone(), found);
+            }
         }
         total += bytes.len() as u64;
         if total > RENDERED_BYTES_MAX {
@@ -150,6 +161,7 @@ pub(crate) fn render(
         }
         put(&mut tree, to, ManifestNode::File { mode, size, digest, chunks })?;
     }
+    done.manifest.xattrs = xattrs;
     done.manifest.entries = tree.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
     crate::manifest::check(&done.manifest)?;
     Ok(done)

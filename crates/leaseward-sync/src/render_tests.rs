@@ -71,6 +71,21 @@ fn layers_are_for_labels_first_and_for_the_machine_last() {
 }
 
 #[test]
+fn attributes_go_along_with_the_file_that_they_were_published_with() {
+    let (_temp, scanned) =
+        published(&[("a.tmpl", "base"), ("b", "b"), ("@zone=a/a.tmpl", "of the zone"), ("@zone=b/b", "x")]);
+    let xattr = |value: &[u8]| BTreeMap::from([("user.origin".to_owned(), value.to_vec())]);
+    let all = [("a.tmpl", "base"), ("b", "b"), ("@zone=a/a.tmpl", "zone"), ("@zone=b/b", "other")];
+    let all = all.map(|(path, value)| (path.to_owned(), xattr(value.as_bytes())));
+    let tree = Manifest { xattrs: Some(all.into()), ..scanned.manifest().clone() };
+    let spec = SetSpec { overlays: true, templates: true, ..SetSpec::default() };
+    let m1 = facts("m1", &[("zone", "a")]);
+    let done = render(lay(&tree, &m1), &spec, &m1, &Keys::default(), &mut |digest| scanned.read(digest)).unwrap();
+    let expected = [("a", "zone"), ("b", "b")].map(|(path, value)| (path.to_owned(), xattr(value.as_bytes())));
+    assert_eq!(done.manifest.xattrs, Some(expected.into()));
+}
+
+#[test]
 fn a_layer_leads_nowhere_out_of_the_tree() {
     let (temp, _) = published(&[("@zone=a/sub/f", "x")]);
     std::os::unix::fs::symlink("../../up", temp.path().join("@zone=a/sub/link")).unwrap();

@@ -135,6 +135,21 @@ fn canaries_come_first_prove_themselves_and_then_batches() {
 }
 
 #[test]
+fn a_canary_on_its_way_holds_the_rest_back_and_stays_the_canary_whoever_comes_back() {
+    for max_unavailable in [0, 3] {
+        let rule = RolloutRule { canaries: 1, max_unavailable, ..RolloutRule::default() };
+        let mut cluster = Cluster::new(&["a", "b", "c", "d"], rule);
+        cluster.lose("a");
+        assert_eq!(cluster.step(0), "b");
+        assert_eq!(cluster.step(1_000_000), "wait", "there is room, and b has shown nothing yet");
+        cluster.open("a");
+        assert_eq!(cluster.step(0), "wait", "a comes before b by name, and too late");
+        cluster.applied(&["b"], 2);
+        assert_eq!(cluster.step(0), "a c d");
+    }
+}
+
+#[test]
 fn without_a_time_to_prove_itself_the_next_one_goes_as_soon_as_there_is_room() {
     let rule = RolloutRule { max_unavailable: 2, ..RolloutRule::default() };
     let mut cluster = Cluster::new(&["a", "b", "c", "d"], rule);

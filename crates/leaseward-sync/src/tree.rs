@@ -24,7 +24,7 @@ use crate::limits::{
     SEEN_NEWS_ONE_IN,
 };
 use crate::seen::{self, Seen};
-use crate::{digest_of, manifest};
+use crate::{digest_of, manifest, xattr};
 
 /// A directory as it was when it was scanned.
 #[derive(Debug)]
@@ -52,29 +52,35 @@ struct Place {
 /// [`Error::IllegalTree`] for anything that may not be in a set, [`Error::Changed`] for a file that is being written,
 /// [`Error::TooLarge`] above the limits of a set, [`Error::Io`].
 pub fn scan(directory: &Path) -> Result<Scanned> {
-    scan_all(directory, &Seen::default(), &mut |_| true)
+    scan_all(directory, false, &Seen::default(), &mut |_| true)
 }
 
-/// As [`scan`], and reads only files that are not as they were when [`Scanned::remember`] noted them in `seen`. That file
+/// As [`scan_some`] of everything, and reads only files that are not as they were when [`Scanned::remember`] noted them in `seen`. That file
 /// need not exist.
 ///
 /// # Errors
 /// As [`scan`].
-pub fn scan_again(directory: &Path, seen: &Path) -> Result<Scanned> {
-    scan_all(directory, &Seen::load(seen), &mut |_| true)
+pub fn scan_again(directory: &Path, xattrs: bool, seen: &Path) -> Result<Scanned> {
+    scan_all(directory, xattrs, &Seen::load(seen), &mut |_| true)
 }
 
-/// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too.
+/// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too. With
+/// `xattrs` the extended attributes of files are part of the version.
 ///
 /// # Errors
 /// As [`scan`].
-pub fn scan_some(directory: &Path, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
-    scan_all(directory, &Seen::default(), is_part)
+pub fn scan_some(directory: &Path, xattrs: bool, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
+    scan_all(directory, xattrs, &Seen::default(), is_part)
 }
 
-fn scan_all(directory: &Path, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
+fn scan_all(
+    directory: &Path,
+    xattrs: bool,
+    seen: &Seen,
+    is_part: &mut dyn FnMut(&str) -> bool,
+) -> Result<Scanned> {
     let root = Dir::open(directory)?;
-    let mut manifest = Manifest::default();
+    let mut manifest = Manifest { xattrs: xattrs.then(BTreeMap::new), ..Manifest::default() };
     let (mut unread, mut looked) = (Vec::new(), HashMap::new());
     root.walk(&mut |path, dir, name, stat| {
         if !is_part(path) {
@@ -99,6 +105,14 @@ fn scan_all(directory: &Path, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool
             }
         };
         manifest.entries.push(ManifestEntry { path: path.to_owned(), node });
+        if let Some(all) = &mut manifest.xattrs
+            && kind(stat) == Kind::File
+        {
+            let found = xattr::read(&dir.file(name)?, &dir.path().join(name))?;
+            if !found.is_empty() {
+                all.insert(path.to_owned(), found);
+            }
+        }
         Ok(())
     })?;
     let read: HashSet<String> = unread.iter().map(|entry| manifest.entries[*entry].path.clone()).collect();

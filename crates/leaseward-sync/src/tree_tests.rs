@@ -90,18 +90,18 @@ fn what_was_read_is_read_again_only_if_it_changed_however_well_that_is_hidden() 
     fs::write(dir.path().join("d/a"), "good").unwrap();
     fs::write(dir.path().join("b"), "b").unwrap();
     // A young file proves nothing: it might change within the same tick.
-    let young = scan_again(dir.path(), &seen).unwrap();
+    let young = scan_again(dir.path(), false, &seen).unwrap();
     young.remember(&seen).unwrap();
     assert!(!seen.exists());
     for _ in 0..600 {
-        scan_again(dir.path(), &seen).unwrap().remember(&seen).unwrap();
+        scan_again(dir.path(), false, &seen).unwrap().remember(&seen).unwrap();
         if seen.exists() {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let whole = scan(dir.path()).unwrap();
-    let again = scan_again(dir.path(), &seen).unwrap();
+    let again = scan_again(dir.path(), false, &seen).unwrap();
     assert_eq!(again.manifest(), whole.manifest());
 
     // It is not read: what is remembered is believed.
@@ -111,7 +111,7 @@ fn what_was_read_is_read_again_only_if_it_changed_however_well_that_is_hidden() 
     *digest = digest_of(b"evil");
     chunks[0].digest = *digest;
     fs::write(&seen, record.encode()).unwrap();
-    let believed = scan_again(dir.path(), &seen).unwrap();
+    let believed = scan_again(dir.path(), false, &seen).unwrap();
     assert!(believed.digests().any(|digest| digest == digest_of(b"evil")));
     assert_eq!(believed.read(digest_of(b"evil")).unwrap_err().code(), "LW0807", "and never sent unread");
 
@@ -121,9 +121,9 @@ fn what_was_read_is_read_again_only_if_it_changed_however_well_that_is_hidden() 
     let file = File::options().write(true).open(dir.path().join("d/a")).unwrap();
     file.set_modified(times.modified().unwrap()).unwrap();
     fs::set_permissions(dir.path().join("b"), fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(scan_again(dir.path(), &seen).unwrap().manifest(), scan(dir.path()).unwrap().manifest());
+    assert_eq!(scan_again(dir.path(), false, &seen).unwrap().manifest(), scan(dir.path()).unwrap().manifest());
     let mut torn = fs::read(&seen).unwrap();
     torn[30] ^= 1;
     fs::write(&seen, torn).unwrap();
-    assert_eq!(scan_again(dir.path(), &seen).unwrap().manifest(), scan(dir.path()).unwrap().manifest());
+    assert_eq!(scan_again(dir.path(), false, &seen).unwrap().manifest(), scan(dir.path()).unwrap().manifest());
 }

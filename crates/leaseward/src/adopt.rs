@@ -67,7 +67,7 @@ impl QuorumContent {
             Some(told) => Ok(told),
             None => Err(unheard("its agent did not answer in time")),
         };
-        let ask = About::Tree { set: set.clone(), ignore: found.spec.ignore.clone(), only };
+        let ask = About::Tree { set: set.clone(), ignore: found.spec.ignore.clone(), only, xattrs: found.spec.xattrs };
         let Told::Tree(encoded) = tell(ask).await? else {
             return Err(missing(format!("config/{set} on {machine}")));
         };

@@ -159,7 +159,7 @@ impl Client {
     }
 
     /// Asks one node, once. After a silence or a break the next question goes to another node.
-    async fn ask_once(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+    pub(crate) async fn ask_once(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
         let connection = self.connection().await?;
         let answer = connection.call(ask, within).await;
         if answer.is_err() {

@@ -67,15 +67,15 @@ impl Here {
     fn look(&mut self, about: About) -> Told {
         match about {
             About::Printed { server, lines } => printed(&self.log_dir, &server, lines),
-            About::Tree { set, ignore, only } => self.tree(set, &ignore, only.as_deref()),
+            About::Tree { set, ignore, only, xattrs } => self.tree(set, &ignore, only.as_deref(), xattrs),
             About::Pieces { set, digests } => self.pieces(&set, &digests),
         }
     }
 
-    fn tree(&mut self, set: SetName, ignore: &[String], only: Option<&[String]>) -> Told {
+    fn tree(&mut self, set: SetName, ignore: &[String], only: Option<&[String]>, xattrs: bool) -> Told {
         let target = self.sets.dirs(&set).target;
         let scanned = Patterns::new(ignore).and_then(|ignore| {
-            scan_some(&target, &mut |path| {
+            scan_some(&target, xattrs, &mut |path| {
                 !ignore.ignores(path) && only.is_none_or(|only| only.iter().any(|known| known == path))
             })
         });

@@ -1,7 +1,7 @@
 //! The voters as a member's source of content: the nearest first, all of them in turn where several are as near.
 //!
 //! Must stay true: what is large travels over connections of its own; a voter that is silent or lacks something costs one
-//! question, and the next one is asked. Whoever gets the bytes verifies them.
+//! question, one that is dead no time at all, and the next one is asked. Whoever gets the bytes verifies them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -75,7 +75,7 @@ impl Source for FromVoters {
         Box::pin(async move {
             let mut why = "no voter is known".to_owned();
             for voter in self.voters(turn) {
-                match voter.ask(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
+                match voter.ask_once(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
                     Ok(Answer::Frames { frames, .. }) if !frames.is_empty() => {
                         let wanted: BTreeSet<Digest> = digests.iter().copied().collect();
                         let frames = frames.into_iter().filter(|(digest, _)| wanted.contains(digest));
@@ -94,7 +94,7 @@ impl Source for FromVoters {
         Box::pin(async move {
             for voter in self.voters(0) {
                 let ask = Ask::Delta { set: set.clone(), base, next };
-                if let Ok(Answer::Delta(delta)) = voter.ask(&ask, DELTA_WITHIN).await {
+                if let Ok(Answer::Delta(delta)) = voter.ask_once(&ask, DELTA_WITHIN).await {
                     return delta;
                 }
             }

@@ -144,6 +144,19 @@ pub struct Publish {
     /// Why.
     #[serde(default)]
     pub message: String,
+    /// How much it is, for a dry run of what is not here yet. Otherwise the manifest says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<PublishSize>,
+}
+
+/// How much a version is that nobody has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishSize {
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of the regular files.
+    pub bytes: u64,
 }
 
 /// Publishes an old version again, as a new one.

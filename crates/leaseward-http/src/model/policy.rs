@@ -27,7 +27,7 @@ pub struct BeginPause {
     pub lasting: Option<Duration>,
 }
 
-/// How carefully the master acts, and who votes. What a request leaves out is as usual.
+/// How carefully the master acts, who votes, and how much is kept. What a request leaves out is as usual.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
@@ -59,6 +59,9 @@ pub struct Policy {
     pub voters_min: u32,
     /// A voter that nobody hears for so long is lost.
     pub voter_silence: Duration,
+    /// Bytes that all kept versions of all config sets may have together, each version counted whole, before what they
+    /// share is kept once; 0: as many as the disks hold.
+    pub config_bytes_max: u64,
     /// Nothing is moved or restarted.
     pub maintenance: Option<Pause>,
 }

@@ -36,6 +36,8 @@ pub struct SetPolicy {
     pub ignore: Vec<String>,
     /// Whether paths below `@label=value/` and `@machine=name/` are laid over the rest where they match.
     pub overlays: bool,
+    /// Whether publishing a directory takes along the extended attributes `user.*` of its files.
+    pub xattrs: bool,
     /// Whether files whose names end in `.tmpl` are filled in from the machine's name and labels.
     pub templates: bool,
     /// The fingerprint of the key that every file is encrypted with.
@@ -192,6 +194,7 @@ impl From<&SetSpec> for SetPolicy {
             rollout: RolloutFile::from(&spec.rollout),
             quota: spec.quota_bytes,
             keep_versions: spec.keep_versions,
+            xattrs: spec.xattrs,
         }
     }
 }
@@ -235,6 +238,7 @@ impl From<&SetPolicy> for SetSpec {
             },
             quota_bytes: file.quota,
             keep_versions: file.keep_versions,
+            xattrs: file.xattrs,
         }
     }
 }
@@ -365,7 +369,7 @@ mod tests {
         let (example, _) = rest.split_once("```").unwrap();
         let policy = SetPolicy::from_toml(example).unwrap();
         assert_eq!((policy.rollout.canaries, policy.drift), (1, DriftWord::Repair));
-        for word in ["staged", "overlays", "templates", "layout", "drain_wait", "scan_each"] {
+        for word in ["staged", "overlays", "templates", "layout", "drain_wait", "scan_each", "xattrs"] {
             assert!(SetPolicy::default().to_toml().unwrap().contains(word), "{word} is in the manual");
         }
     }

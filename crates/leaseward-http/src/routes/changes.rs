@@ -67,14 +67,19 @@ async fn change(
         Some(newest) => manifest(&api, newest.manifest).await?,
         None => Manifest::default(),
     };
+    let mut xattrs = tree.xattrs;
     let mut files: BTreeMap<String, ManifestNode> =
         tree.entries.into_iter().map(|entry| (entry.path, entry.node)).collect();
     let mut blobs = Vec::new();
     for change in body.changes {
         apply(&mut files, change, &mut blobs)?;
     }
+    // A file that stays, with whatever content, keeps its attributes.
+    if let Some(all) = &mut xattrs {
+        all.retain(|path, _| matches!(files.get(path), Some(ManifestNode::File { .. })));
+    }
     let entries = files.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
-    let tree = Manifest { entries };
+    let tree = Manifest { entries, xattrs };
     codec::check(&tree).map_err(|error| problem::with_code(error.code(), error.to_string()))?;
     let encoded = codec::encode(&tree);
     let named = digest_of(&encoded);
@@ -202,7 +207,9 @@ fn differences(old: &Manifest, new: &Manifest) -> Vec<FileDiff> {
         let was = before.remove(now.path.as_str());
         let kind = match was {
             None => FileDiffKind::Added,
-            Some(was) if was.node != now.node => FileDiffKind::Changed,
+            Some(was) if was.node != now.node || old.xattrs_of(&was.path) != new.xattrs_of(&now.path) => {
+                FileDiffKind::Changed
+            }
             Some(_) => continue,
         };
         files.push(FileDiff { path: now.path.clone(), kind, old: was.map(entry), new: Some(entry(now)) });

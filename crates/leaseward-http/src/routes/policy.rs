@@ -56,6 +56,7 @@ async fn put(
         voters_max: body.voters_max,
         voters_min: body.voters_min,
         voter_silence_ms: body.voter_silence.millis(),
+        config_bytes_max: body.config_bytes_max,
         maintenance: body.maintenance.map(|pause| Pause { why: pause.reason, until: pause.until.map(Into::into) }),
     };
     replace(&api, &write, policy, write.version()).await

@@ -18,7 +18,7 @@ use crate::answer::{At, Fault, tagged};
 use crate::api::{Api, Base, ContentError, Ready};
 use crate::ask::{Body, Nothing, Params, Write, name, not_found};
 use crate::limits::PUBLISH_TRIES;
-use crate::model::{ConfigVersion, Publish, Rollback};
+use crate::model::{ConfigVersion, Publish, PublishSize, Rollback};
 use crate::problem::{self, Code};
 use crate::routes::configs::find;
 use crate::view;
@@ -47,7 +47,35 @@ async fn publish(
         }
         (said, tag) => said.or(tag),
     };
-    commit(&api, &write, &set, parent, digest(&body.manifest)?, body.author, body.message).await
+    let manifest = digest(&body.manifest)?;
+    if write.dry_run {
+        return Err(tried(&api, &write, set, parent, manifest, body.size).await);
+    }
+    commit(&api, &write, &set, parent, manifest, body.author, body.message).await
+}
+
+/// Returns what would come of a version whose content need not be here, or why it would be refused.
+async fn tried(
+    api: &Api,
+    write: &Write,
+    set: SetName,
+    parent: Option<u64>,
+    digest: Digest,
+    size: Option<PublishSize>,
+) -> Fault {
+    let (files, bytes) = match size {
+        Some(size) => (size.files, size.bytes),
+        None => match manifest(api, digest).await {
+            Ok(manifest) => manifest.totals(),
+            Err(fault) => return fault,
+        },
+    };
+    let publish = PublishSet { set, parent, manifest: digest, files, bytes, delta: None };
+    let command = Command::Publish { sets: vec![publish], author: String::new(), message: String::new() };
+    match api.commit(write, 0, Vec::new(), command).await {
+        Err(fault) => fault,
+        Ok(_) => problem::with_code("LW0607", "a dry run was committed").into(),
+    }
 }
 
 /// Publishes an old version again, as a new one: nobody goes back in numbers.

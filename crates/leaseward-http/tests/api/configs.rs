@@ -1,5 +1,7 @@
 //! Config sets: from blobs to a version that members report.
 
+use std::collections::BTreeMap;
+
 use leaseward_state::command::Command;
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, SyncState};
 use leaseward_state::propose::Propose;
@@ -20,7 +22,7 @@ fn tree(content: &[u8]) -> (Manifest, Vec<Vec<u8>>) {
         ManifestEntry { path: "conf.d/app.toml".into(), node: file },
         ManifestEntry { path: "current".into(), node: ManifestNode::Symlink { target: "conf.d/app.toml".into() } },
     ];
-    (Manifest { entries }, pieces)
+    (Manifest { entries, ..Manifest::default() }, pieces)
 }
 
 async fn put_blob(cluster: &Cluster, bytes: Vec<u8>) -> Digest {
@@ -79,6 +81,33 @@ async fn a_version_is_committed_only_when_all_of_it_is_durable() {
     ask(cluster.request("PUT", &path).body(large)).await.problem(413, "LW0110");
     let large = vec![7; 3 << 20];
     put_blob(&cluster, large).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policy_bounds_what_all_sets_have_together() {
+    let cluster = Cluster::of(1).await;
+    assert_eq!(publish(&cluster, b"max = 500\n", "first").await, 1);
+    let manifest = cluster.get("/v1/configs/app/versions/1").await.ok(200)["version"]["manifest"].clone();
+    ask(cluster.request("PUT", "/v1/policy").json(&json!({ "config_bytes_max": 25 }))).await.ok(200);
+    assert_eq!(cluster.get("/v1/policy").await.ok(200)["config_bytes_max"], 25);
+
+    let body = json!({ "manifest": manifest, "author": "ops" });
+    cluster.post("/v1/configs/other/publish", body.clone()).await.ok(201);
+    for path in ["/v1/configs/app/publish?dry_run=true", "/v1/configs/app/publish"] {
+        let full = cluster.post(path, body.clone()).await.problem(422, "LW0112");
+        let detail = full["detail"].as_str().unwrap();
+        assert!(detail.contains("would have 30 bytes; they have 20") && detail.contains("is 25"), "{path}: {detail}");
+        assert!(full["do"].as_str().unwrap().contains("config_bytes_max"), "{full}");
+    }
+    // A dry run needs none of the content here.
+    let unsent = json!({ "manifest": digest_of(b"unsent").to_string(), "size": { "files": 1, "bytes": 6 } });
+    let path = "/v1/configs/new/publish?dry_run=true";
+    let full = cluster.post(path, unsent.clone()).await.problem(422, "LW0112");
+    assert!(full["detail"].as_str().unwrap().contains("would have 26 bytes"), "{full}");
+    cluster.delete("/v1/configs/other").await.ok(204);
+    cluster.post(path, unsent).await.ok(200);
+    cluster.get("/v1/configs/new").await.problem(404, "LW0404");
+    assert_eq!(cluster.post("/v1/configs/app/publish", body).await.ok(201)["version"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,6 +201,47 @@ async fn the_monitor_shows_every_member() {
     publish(&cluster, b"max = 800\n", "second").await;
     let members = cluster.get("/v1/configs/app/members?prefix=m1").await.ok(200);
     assert_eq!(members["items"][0]["phase"], "behind", "it has not heard of the newest version yet");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_are_a_difference_and_stay_with_files_that_stay() {
+    let cluster = Cluster::of(1).await;
+    let (plain, pieces) = tree(b"max = 500\n");
+    for piece in pieces {
+        put_blob(&cluster, piece).await;
+    }
+    let mut number = 0;
+    for value in [b"one", b"two"] {
+        let xattrs = BTreeMap::from([("user.origin".to_owned(), value.to_vec())]);
+        let xattrs = Some(BTreeMap::from([("conf.d/app.toml".to_owned(), xattrs)]));
+        let tree = Manifest { xattrs, ..plain.clone() };
+        let manifest = put_blob(&cluster, manifest::encode(&tree)).await.to_string();
+        let body = json!({ "manifest": manifest, "author": "ops" });
+        number = cluster.post("/v1/configs/app/publish", body).await.ok(201)["version"].as_u64().unwrap();
+    }
+    let diff = cluster.get("/v1/configs/app/diff?from=1&to=2").await.ok(200);
+    assert_eq!((&diff["files"][0]["path"], &diff["files"][0]["kind"]), (&"conf.d/app.toml".into(), &"changed".into()));
+
+    let kept = async |number: u64| {
+        let listing = cluster.get(&format!("/v1/configs/app/versions/{number}")).await.ok(200);
+        let name = listing["version"]["manifest"].as_str().unwrap().to_owned();
+        let bytes = ask(cluster.request("GET", &format!("/v1/blobs/{name}"))).await.text;
+        manifest::decode(bytes.as_bytes()).unwrap().xattrs.unwrap()
+    };
+    let before = kept(number).await;
+    assert_eq!(before.len(), 1);
+    for (change, expected) in [
+        (json!({ "path": "conf.d/app.toml", "content": "max = 600\n" }), before),
+        (json!({ "path": "conf.d/app.toml", "remove": true }), BTreeMap::new()),
+    ] {
+        let made = cluster.post("/v1/configs/app/changes", json!({ "changes": [change] })).await.ok(201);
+        assert_eq!(kept(made["version"].as_u64().unwrap()).await, expected);
+        if expected.is_empty() {
+            break;
+        }
+        let link = json!({ "changes": [{ "path": "current", "remove": true }] });
+        cluster.post("/v1/configs/app/changes", link).await.ok(201);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

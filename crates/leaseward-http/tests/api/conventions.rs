@@ -94,7 +94,14 @@ async fn every_write_can_be_tried_without_effect_or_does_not_know_the_word() {
     }
     let now = cluster.get("/v1/cluster").await.ok(200)["revision"].clone();
     assert_eq!(before, now, "nothing was written");
-    for path in ["/v1/servers/pay", "/v1/servers/pay/stop", "/v1/machines/m1/drain", "/v1/policy", "/v1/maintenance"] {
+    for path in [
+        "/v1/servers/pay",
+        "/v1/servers/pay/stop",
+        "/v1/machines/m1/drain",
+        "/v1/policy",
+        "/v1/maintenance",
+        "/v1/configs/app/publish",
+    ] {
         assert!(tried.contains(path), "{path} can be tried: {tried:?}");
     }
 }

@@ -336,6 +336,8 @@ pub enum About {
         ignore: Vec<String>,
         /// Only these paths, where others have files in the directory.
         only: Option<Vec<String>>,
+        /// Whether the extended attributes of files are part of it.
+        xattrs: bool,
     },
     /// Some pieces of what the last [`About::Tree`] named, as many of the first ones as fit one answer.
     Pieces {

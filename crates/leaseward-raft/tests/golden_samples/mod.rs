@@ -156,6 +156,7 @@ fn policy() -> Policy {
         voters_max: 5,
         voters_min: 3,
         voter_silence_ms: 10,
+        config_bytes_max: 11,
         maintenance: Some(pause()),
     }
 }
@@ -337,7 +338,11 @@ pub(crate) fn manifest_nodes() -> Vec<ManifestNode> {
 
 pub(crate) fn manifest() -> Manifest {
     let entries = manifest_nodes().into_iter().zip(["a", "a/b", "c"]);
-    Manifest { entries: entries.map(|(node, path)| ManifestEntry { path: path.into(), node }).collect() }
+    let xattrs = BTreeMap::from([("a/b".into(), BTreeMap::from([("user.a".into(), vec![1, 2])]))]);
+    Manifest {
+        entries: entries.map(|(node, path)| ManifestEntry { path: path.into(), node }).collect(),
+        xattrs: Some(xattrs),
+    }
 }
 
 pub(crate) fn grant() -> Grant {
@@ -381,6 +386,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::InUse { kind: kind(), name: name(), why: "w".into() },
         Refusal::Part { part: 1, refusal: Box::new(Refusal::Invalid("i".into())) },
         Refusal::FeatureLevel { needs: 2, level: 1 },
+        Refusal::ConfigFull { has: 1, would: 3, max: 2 },
     ]
 }
 

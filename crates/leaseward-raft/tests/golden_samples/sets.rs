@@ -39,6 +39,7 @@ pub(crate) fn set_spec() -> SetSpec {
         },
         quota_bytes: Some(5),
         keep_versions: 6,
+        xattrs: true,
     }
 }
 

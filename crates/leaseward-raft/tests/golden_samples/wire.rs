@@ -120,7 +120,7 @@ pub(crate) fn answers() -> Vec<Answer> {
 pub(crate) fn about() -> Vec<About> {
     vec![
         About::Printed { server: server(), lines: 10 },
-        About::Tree { set: set(), ignore: vec!["*.pid".into()], only: Some(vec!["a".into()]) },
+        About::Tree { set: set(), ignore: vec!["*.pid".into()], only: Some(vec!["a".into()]), xattrs: true },
         About::Pieces { set: set(), digests: vec![Digest([5; 32])] },
     ]
 }

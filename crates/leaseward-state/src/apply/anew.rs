@@ -71,6 +71,7 @@ impl State {
             set.modified = revision;
             state.sets.insert(name, set);
         }
+        state.config_bytes = state.sets.values().map(ConfigSet::bytes).sum();
         state.record_events(&events);
         // Whoever watched the old life must list again: what came after the backup never happened.
         state.compacted = revision;

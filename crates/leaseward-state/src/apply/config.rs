@@ -36,12 +36,30 @@ impl State {
             }
             self.check_publish(set)?;
         }
+        // The clone shares everything, so taking back costs nothing.
+        let before = self.clone();
+        let mut happened = Vec::new();
         let mut versions = Vec::with_capacity(sets.len());
         for publish in sets {
-            let number = self.add_version(publish, author, message, events);
+            let number = self.add_version(publish, author, message, &mut happened);
             versions.push((publish.set.clone(), number));
         }
+        if let Err(refusal) = self.check_config_bytes(before.config_bytes) {
+            *self = before;
+            return Err(refusal);
+        }
+        events.append(&mut happened);
         Ok(Reply::Versions(versions))
+    }
+
+    /// Refuses what adds to more bytes than the policy allows. Where there is more already, because the bound came later,
+    /// whatever adds nothing still goes through. Versions that went to make room are not counted any more.
+    fn check_config_bytes(&self, has: u64) -> Result<(), Refusal> {
+        let (would, max) = (self.config_bytes, self.policy.config_bytes_max);
+        if max > 0 && would > max && would > has {
+            return Err(Refusal::ConfigFull { has, would, max });
+        }
+        Ok(())
     }
 
     fn check_publish(&self, publish: &PublishSet) -> Result<(), Refusal> {
@@ -56,7 +74,7 @@ impl State {
             && publish.bytes > quota
         {
             return Err(Refusal::Invalid(format!(
-                "config/{} would have {} bytes, and its quota is {quota}; make it smaller, or raise `quota` with `config set`",
+                "config/{} would have {} bytes, and its quota is {quota}; make it smaller, or raise `quota` with `config policy`",
                 publish.set, publish.bytes
             )));
         }
@@ -97,9 +115,8 @@ impl State {
             revision: self.revision,
             delta: publish.delta.clone(),
         };
-        set.versions.insert(set.head, Arc::new(version));
-        self.touched.insert(RecordKey::Version(publish.set.clone(), set.head));
         let number = set.head;
+        self.keep_version(&publish.set, &mut set, version);
         events.push(Event::SetPublished {
             set: publish.set.clone(),
             version: number,
@@ -112,13 +129,21 @@ impl State {
         number
     }
 
+    /// Keeps a version under its number.
+    pub(super) fn keep_version(&mut self, name: &SetName, set: &mut ConfigSet, version: Version) {
+        self.touched.insert(RecordKey::Version(name.clone(), version.number));
+        self.config_bytes += version.bytes;
+        set.versions.insert(version.number, Arc::new(version));
+    }
+
     /// Forgets versions beyond those that the set keeps, the oldest first, and none that a member is to have.
     pub(super) fn forget_old_versions(&mut self, name: &SetName, set: &mut ConfigSet) {
         let surplus = set.versions.len().saturating_sub(set.spec.keep_versions as usize);
         let old: Vec<u64> =
             set.versions.keys().copied().take(surplus).filter(|number| !set.is_needed(*number)).collect();
         for number in old {
-            set.versions.remove(&number);
+            let forgotten = set.versions.remove(&number);
+            self.config_bytes -= forgotten.map_or(0, |version| version.bytes);
             self.touched.insert(RecordKey::Version(name.clone(), number));
         }
         while set.bad.len() > BAD_KEPT_MAX {
@@ -128,6 +153,7 @@ impl State {
 
     pub(super) fn remove_set(&mut self, name: &SetName, events: &mut Vec<Event>) -> Outcome {
         let set = self.sets.remove(name).ok_or_else(|| no_set(name))?;
+        self.config_bytes -= set.bytes();
         self.touched.insert(RecordKey::Set(name.clone()));
         self.touched.extend(set.versions.keys().map(|number| RecordKey::Version(name.clone(), *number)));
         let synced: Vec<_> = self.syncs.keys().filter(|(set, _)| set == name).cloned().collect();

@@ -43,6 +43,8 @@ impl State {
         set.spec = Arc::new(spec.clone());
         set.spec_version += 1;
         let version = set.spec_version;
+        // What a smaller `keep_versions` lets go makes room at once, not with the next version.
+        self.forget_old_versions(name, &mut set);
         self.store_set(name, set);
         events.push(Event::SetDefined { set: name.clone(), version });
         Ok(Reply::Version(version))
@@ -260,9 +262,9 @@ impl State {
             ..Version::clone(&base)
         };
         let number = set.head;
-        set.versions.insert(number, Arc::new(version));
+        // Also beyond the cluster's quota: going back must not wait for room.
+        self.keep_version(name, &mut set, version);
         set.rollout = None;
-        self.touched.insert(RecordKey::Version(name.clone(), number));
         self.forget_old_versions(name, &mut set);
         self.store_set(name, set);
         let (set, author) = (name.clone(), by.to_owned());

@@ -45,10 +45,13 @@ pub struct SetSpec {
     pub drain_ms: u64,
     /// In which order members get a new version.
     pub rollout: RolloutRule,
-    /// Bytes that one version may have; `None`: as many as any set.
+    /// Bytes that one version may have; `None`: as many as any set. What all sets have together bounds the policy of the
+    /// cluster.
     pub quota_bytes: Option<u64>,
     /// Versions that are kept; pinned ones and those of a running rollout are kept besides.
     pub keep_versions: u32,
+    /// Whether publishing a directory takes along the extended attributes `user.*` of its files.
+    pub xattrs: bool,
 }
 
 impl Default for SetSpec {
@@ -70,6 +73,7 @@ impl Default for SetSpec {
             rollout: RolloutRule::default(),
             quota_bytes: None,
             keep_versions: VERSIONS_KEPT_USUAL,
+            xattrs: false,
         }
     }
 }

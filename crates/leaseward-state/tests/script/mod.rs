@@ -44,6 +44,7 @@ impl Runner for Story {
             "ledger" => self.ledger(&mut words)?,
             "orders" => show::orders(&self.state.orders(&MachineName::new(words.next("machine")?)?)),
             "wanted" => sets::wanted(&self.state, &SetName::new(words.next("set")?)?),
+            "config-bytes" => format!("{} bytes\n", self.state.config_bytes()),
             "flood" => self.flood(&mut words)?,
             _ => self.entry(&mut words)?,
         };

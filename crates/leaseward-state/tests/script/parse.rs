@@ -164,7 +164,9 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
             let until = words.number("until")?.map(UnixMillis);
             let maintenance = words.key("maintenance").map(|why| Pause { why, until });
             let if_version = words.number("if")?;
-            Command::PutPolicy { policy: Box::new(Policy { maintenance, ..Policy::default() }), if_version }
+            let config_bytes_max = words.number("config-bytes-max")?.unwrap_or(0);
+            let policy = Policy { maintenance, config_bytes_max, ..Policy::default() };
+            Command::PutPolicy { policy: Box::new(policy), if_version }
         }
         "relocate" => {
             let server = ServerName::new(words.next("server")?)?;

@@ -139,7 +139,8 @@ fn care(dice: &mut Dice, state: &State, term: Term) -> Command {
         2 => Command::ConfirmDead { machine: dice.machine(), by: "op".into() },
         3 => {
             let maintenance = dice.chance(50).then(|| pause(dice));
-            let policy = Box::new(Policy { maintenance, ..Policy::default() });
+            let config_bytes_max = if dice.chance(30) { 1 + dice.below(10) } else { 0 };
+            let policy = Box::new(Policy { maintenance, config_bytes_max, ..Policy::default() });
             Command::PutPolicy { policy, if_version: dice.chance(30).then(|| dice.below(3)) }
         }
         4 => Command::NoteVoters { voters: vec!["n1".into()], why: "one is lost".into(), term },

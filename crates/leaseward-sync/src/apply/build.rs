@@ -1,14 +1,14 @@
 //! Building a tree next to the live one: links for what is proven equal, fresh inodes for everything else.
 //!
-//! Must stay true: the live tree is only read; every byte written was hashed; a file's mode is set on a fresh inode
-//! and never on a shared one; nothing is created outside the new root, whoever swaps directories meanwhile.
+//! Must stay true: the live tree is only read; every byte written was hashed; a file's mode and attributes are set on a
+//! fresh inode and never on a shared one; nothing is created outside the new root, whoever swaps directories meanwhile.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode, Xattrs};
 use rustix::fs::Mode;
 
 use super::Owner;
@@ -20,6 +20,7 @@ use crate::digest_of;
 use crate::dir::{Dir, Parents, read_piece};
 use crate::error::{Error, Result, at};
 use crate::limits::SYNC_EACH_MAX;
+use crate::xattr;
 
 /// Where chunks come from that no file on this disk has.
 pub(crate) type Source<'a> = dyn FnMut(Digest) -> Result<Vec<u8>> + 'a;
@@ -87,7 +88,7 @@ impl Build<'_> {
                         Action::Link(origin) => self.link(dir, name, origin, &mut from[origin.tree])?,
                         _ => None,
                     }
-                    .map_or_else(|| self.write(dir, name, &entry.node, each), Ok)?;
+                    .map_or_else(|| self.write(dir, name, &entry.node, manifest.xattrs_of(&entry.path), each), Ok)?;
                 }
             }
         }
@@ -128,7 +129,14 @@ impl Build<'_> {
         Ok(None)
     }
 
-    fn write(&mut self, dir: &Dir, name: &str, node: &ManifestNode, sync: bool) -> Result<Stamp> {
+    fn write(
+        &mut self,
+        dir: &Dir,
+        name: &str,
+        node: &ManifestNode,
+        xattrs: Option<&Xattrs>,
+        sync: bool,
+    ) -> Result<Stamp> {
         let ManifestNode::File { mode, digest, chunks, .. } = node else { unreachable!("only files are written") };
         let path = dir.path().join(name);
         self.steps.before(Step::CreateFile)?;
@@ -150,6 +158,9 @@ impl Build<'_> {
         self.steps.before(Step::FinishFile)?;
         if let Some(owner) = self.owner {
             crate::dir::give(&file, owner.user, owner.group, &path)?;
+        }
+        if let Some(xattrs) = xattrs {
+            xattr::write(&file, xattrs, &path)?;
         }
         finish(&file, *mode, sync, &path)?;
         self.done.written += 1;

@@ -2,12 +2,13 @@
 //!
 //! Must stay true: a file whose inode looks exactly as it did when its content was proven is the same; every other one
 //! is read and hashed. Without stamps every file is. Ignored paths are no difference.
-//! Left out on purpose: owners and extended attributes, which a manifest does not hold.
+//! Extended attributes are read at each look where the version has them: a stamp does not vouch for them.
+//! Left out on purpose: owners, which a manifest does not hold.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use leaseward_state::config::{Manifest, ManifestNode};
+use leaseward_state::config::{Manifest, ManifestNode, Xattrs};
 use rustix::fs::Stat;
 
 use super::record::Stamp;
@@ -15,6 +16,7 @@ use crate::dir::{Dir, Kind, hash_file, kind, link_target};
 use crate::error::Result;
 use crate::limits::DRIFTS_MAX;
 use crate::patterns::Patterns;
+use crate::xattr;
 
 /// One difference between a directory and its version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,8 @@ pub enum DriftKind {
     Content,
     /// Its permission bits are others.
     Mode,
+    /// Its extended attributes are others.
+    Xattr,
 }
 
 impl DriftKind {
@@ -57,6 +61,7 @@ impl DriftKind {
             Self::Extra => "extra",
             Self::Content => "content",
             Self::Mode => "mode",
+            Self::Xattr => "xattr",
         }
     }
 }
@@ -81,7 +86,7 @@ pub(crate) fn compare(
             None => Some(DriftKind::Extra),
             Some((i, node)) => {
                 let proven = stamps.as_deref_mut().map(|stamps| &mut stamps[i]);
-                match differs(node, dir, name, stat, proven) {
+                match differs(node, manifest.xattrs_of(path), (dir, name), stat, proven) {
                     // It went away, or became something else, while it was looked at.
                     Err(crate::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                         Some(DriftKind::Missing)
@@ -108,8 +113,8 @@ pub(crate) fn compare(
 
 pub(crate) fn differs(
     node: &ManifestNode,
-    dir: &Dir,
-    name: &OsStr,
+    xattrs: Option<&Xattrs>,
+    (dir, name): (&Dir, &OsStr),
     stat: &Stat,
     proven: Option<&mut Stamp>,
 ) -> Result<Option<DriftKind>> {
@@ -137,6 +142,9 @@ pub(crate) fn differs(
     Ok(match mode {
         _ if !same => Some(DriftKind::Content),
         Some(mode) if stat.st_mode & 0o7777 != mode => Some(DriftKind::Mode),
-        _ => None,
+        _ => match xattrs.filter(|_| kind(stat) == Kind::File) {
+            Some(xattrs) if xattr::read(&dir.file(name)?, &dir.path().join(name))? != *xattrs => Some(DriftKind::Xattr),
+            _ => None,
+        },
     })
 }

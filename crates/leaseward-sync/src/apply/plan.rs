@@ -1,13 +1,13 @@
 //! What must be written, linked and fetched to turn the trees on this disk into another version.
 //!
-//! Must stay true: [`plan`] is pure and plans alike for equal inputs; a file is linked only if its content and mode
-//! are proven equal, and at most once, so that no two paths of a tree share an inode.
+//! Must stay true: [`plan`] is pure and plans alike for equal inputs; a file is linked only if its content, mode and
+//! attributes are proven equal, and at most once, so that no two paths of a tree share an inode.
 //! Left out on purpose: reflinks. They would keep the previous version from in-place edits; on ext4 there are none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode, Xattrs};
 
 use super::record::{Record, Stamp};
 use super::{Needs, Owner};
@@ -15,6 +15,7 @@ use crate::dir::{Dir, Kind, Parents, hash_file, kind};
 use crate::error::Result;
 use crate::limits::BLOCK_BYTES;
 use crate::space::Space;
+use crate::xattr;
 
 /// A file of a tree that stands on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,9 @@ impl Lender {
             let ManifestNode::File { digest, mode, chunks, .. } = &entry.node else { continue };
             if wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest)) {
                 let stamp = &self.record.stamps[i];
-                self.proven[i] = prove_file(&mut parents, &entry.path, (*mode, owner), *digest, stamp).ok().flatten();
+                let xattrs = self.record.manifest.xattrs_of(&entry.path);
+                let looks = (*mode, owner, xattrs);
+                self.proven[i] = prove_file(&mut parents, &entry.path, looks, *digest, stamp).ok().flatten();
             }
         }
     }
@@ -85,7 +88,7 @@ impl Lender {
 fn prove_file(
     parents: &mut Parents<'_>,
     path: &str,
-    (mode, owner): (u32, Option<Owner>),
+    (mode, owner, xattrs): (u32, Option<Owner>, Option<&Xattrs>),
     digest: Digest,
     stamp: &Stamp,
 ) -> Result<Option<Stamp>> {
@@ -96,6 +99,11 @@ fn prove_file(
     }
     // A file that is to belong to somebody else needs an inode of its own.
     if owner.is_some_and(|owner| (stat.st_uid, stat.st_gid) != (owner.user, owner.group)) {
+        return Ok(None);
+    }
+    if let Some(xattrs) = xattrs
+        && xattr::read(&dir.file(name)?, &dir.path().join(name))? != *xattrs
+    {
         return Ok(None);
     }
     let now = Stamp::of(&stat);
@@ -134,7 +142,7 @@ pub(crate) fn plan(manifest: &Manifest, lenders: &[Lender]) -> Plan {
             ManifestNode::Directory { .. } => Action::Directory,
             ManifestNode::Symlink { .. } => Action::Symlink,
             ManifestNode::File { mode, digest, .. } => {
-                let same = shelf.at_path(&entry.path, *digest, *mode);
+                let same = shelf.at_path(&entry.path, (*digest, *mode, manifest.xattrs_of(&entry.path)));
                 same.filter(|origin| used.insert((origin.tree, origin.entry))).map_or(Action::Write, Action::Link)
             }
         });
@@ -142,7 +150,7 @@ pub(crate) fn plan(manifest: &Manifest, lenders: &[Lender]) -> Plan {
     for (entry, action) in manifest.entries.iter().zip(&mut plan.actions) {
         let ManifestNode::File { mode, digest, .. } = &entry.node else { continue };
         if *action == Action::Write {
-            let mut others = shelf.with_content(*digest, *mode);
+            let mut others = shelf.with_content((*digest, *mode, manifest.xattrs_of(&entry.path)));
             if let Some(origin) = others.find(|origin| used.insert((origin.tree, origin.entry))) {
                 *action = Action::Link(origin);
             }
@@ -176,8 +184,12 @@ fn count(manifest: &Manifest, plan: &mut Plan) {
 struct Shelf<'a> {
     lenders: &'a [Lender],
     paths: Vec<HashMap<&'a str, usize>>,
-    contents: HashMap<(Digest, u32), Vec<Origin>>,
+    contents: HashMap<Look<'a>, Vec<Origin>>,
 }
+
+/// What two files must have in common to be one inode: content, mode and attributes. Where attributes are left alone,
+/// nobody knows which ones a file has, so it is not lent to a version that keeps them.
+type Look<'a> = (Digest, u32, Option<&'a Xattrs>);
 
 impl<'a> Shelf<'a> {
     fn new(lenders: &'a [Lender]) -> Self {
@@ -191,7 +203,8 @@ impl<'a> Shelf<'a> {
                 let Some(stamp) = lender.proven[entry] else { continue };
                 if inodes.insert(stamp.inode) {
                     paths.insert(found.path.as_str(), entry);
-                    shelf.contents.entry((*digest, *mode)).or_default().push(Origin { tree, entry });
+                    let look = (*digest, *mode, lender.record.manifest.xattrs_of(&found.path));
+                    shelf.contents.entry(look).or_default().push(Origin { tree, entry });
                 }
             }
             shelf.paths.push(paths);
@@ -199,11 +212,12 @@ impl<'a> Shelf<'a> {
         shelf
     }
 
-    fn at_path(&self, path: &str, digest: Digest, mode: u32) -> Option<Origin> {
+    fn at_path(&self, path: &str, look: Look<'_>) -> Option<Origin> {
         self.paths.iter().enumerate().find_map(|(tree, paths)| {
             let entry = *paths.get(path)?;
-            match &self.lenders[tree].record.manifest.entries[entry].node {
-                ManifestNode::File { mode: m, digest: d, .. } if (*m, *d) == (mode, digest) => {
+            let lent = &self.lenders[tree].record.manifest;
+            match &lent.entries[entry].node {
+                ManifestNode::File { mode, digest, .. } if (*digest, *mode, lent.xattrs_of(path)) == look => {
                     Some(Origin { tree, entry })
                 }
                 _ => None,
@@ -211,8 +225,8 @@ impl<'a> Shelf<'a> {
         })
     }
 
-    fn with_content(&self, digest: Digest, mode: u32) -> impl Iterator<Item = Origin> + '_ {
-        self.contents.get(&(digest, mode)).into_iter().flatten().copied()
+    fn with_content(&self, look: Look<'a>) -> impl Iterator<Item = Origin> + '_ {
+        self.contents.get(&look).into_iter().flatten().copied()
     }
 
     fn chunks(&self, wanted: &HashSet<Digest>) -> HashMap<Digest, (Origin, u64)> {

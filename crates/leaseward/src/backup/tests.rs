@@ -26,7 +26,7 @@ struct Sample {
 }
 
 fn sample() -> Sample {
-    let tree = Manifest { entries: vec![file("a", b"one"), file("b", &[7; 70_000])] };
+    let tree = Manifest { entries: vec![file("a", b"one"), file("b", &[7; 70_000])], ..Manifest::default() };
     let encoded = manifest::encode(&tree);
     let mut state = State::default();
     let publish = PublishSet {

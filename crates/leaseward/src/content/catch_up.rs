@@ -157,11 +157,15 @@ fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> le
 }
 
 #[cfg(test)]
+#[path = "collect_tests.rs"]
+mod collect_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     /// Publishes one file into a store. Returns the names of the manifest and of its only chunk.
-    fn put(store: &BlobStore, text: &str) -> [Digest; 2] {
+    pub(super) fn put(store: &BlobStore, text: &str) -> [Digest; 2] {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("a"), text).unwrap();
         let scanned = leaseward_sync::scan(temp.path()).unwrap();
@@ -171,7 +175,7 @@ mod tests {
         [tree, chunk]
     }
 
-    fn has(store: &BlobStore, digests: [Digest; 2]) -> [bool; 2] {
+    pub(super) fn has(store: &BlobStore, digests: [Digest; 2]) -> [bool; 2] {
         digests.map(|digest| store.get(digest).is_ok())
     }
 

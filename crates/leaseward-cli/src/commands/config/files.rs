@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use leaseward_http::model::{
     AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
-    ManifestListing,
+    ManifestListing, SetPolicy,
 };
 use leaseward_sync::secret::{Key, is_sealed};
 use reqwest::Method;
@@ -124,17 +124,21 @@ async fn publish_dir(
     message: String,
     if_version: Option<u64>,
 ) -> Result<ConfigVersion, Diagnostic> {
+    let policy: SetPolicy = match session.api.get(&format!("/v1/configs/{set}/policy")).await {
+        Err(error) if error.code == "LW0404" => SetPolicy::default(),
+        found => found?,
+    };
     let sealed = match key_of(key)? {
         None => None,
         Some(key) => {
             let temp = Temporary::new()?;
             let to = temp.0.join("tree");
-            seal(&key, from, &to, "")?;
+            seal(&key, from, &to, "", policy.xattrs)?;
             Some((temp, to))
         }
     };
     let from = sealed.as_ref().map_or(from, |(_, sealed)| sealed);
-    let mut prepared = Prepared::of(&session.api, from).await?;
+    let mut prepared = Prepared::of(&session.api, from, policy.xattrs).await?;
     eprintln!("{set}: {}", prepared.summary());
     prepared.send(&session.api).await?;
     let version = prepared.commit(&session.api, set, if_version, person(), message).await?;
@@ -145,7 +149,7 @@ async fn publish_dir(
 }
 
 /// Writes a directory with every file encrypted.
-fn seal(key: &Key, from: &Path, to: &Path, above: &str) -> Result<(), Diagnostic> {
+fn seal(key: &Key, from: &Path, to: &Path, above: &str, xattrs: bool) -> Result<(), Diagnostic> {
     std::fs::create_dir(to).map_err(failed(to))?;
     for entry in std::fs::read_dir(from).map_err(failed(from))? {
         let entry = entry.map_err(failed(from))?;
@@ -157,13 +161,17 @@ fn seal(key: &Key, from: &Path, to: &Path, above: &str) -> Result<(), Diagnostic
         let (here, there) = (entry.path(), to.join(&name));
         let kind = entry.file_type().map_err(failed(&here))?;
         if kind.is_dir() {
-            seal(key, &here, &there, &path)?;
+            seal(key, &here, &there, &path, xattrs)?;
         } else if kind.is_symlink() {
             symlink(std::fs::read_link(&here).map_err(failed(&here))?, &there).map_err(failed(&there))?;
         } else {
             let plain = std::fs::read(&here).map_err(failed(&here))?;
             let sealed = key.seal(&path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
             write_new(&there, &sealed, 0o600)?;
+            if xattrs {
+                leaseward_sync::copy_xattrs(&here, &there)
+                    .map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
+            }
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ fn hostile_manifests_are_refused_before_anything_is_written() {
         ("a/b", ManifestNode::Directory { mode: 0o755 }),
     ];
     for (path, node) in bad {
-        let manifest = Manifest { entries: vec![ManifestEntry { path: path.to_owned(), node }] };
+        let manifest = Manifest { entries: vec![ManifestEntry { path: path.to_owned(), node }], ..Manifest::default() };
         let error = applier.apply(1, &manifest, &mut |digest| Err(Error::BlobMissing { digest })).unwrap_err();
         assert_eq!(error.code(), "LW0804", "{path}");
         assert!(!error.is_retryable());

@@ -1,0 +1,243 @@
+//! People and hands at one set: who edits has it for himself, what was changed by hand is adopted once, attributes go
+//! along, and all sets together stay within the cluster's bound. With real processes, the real command line, real editors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use leaseward_tests::{Lab, Plan};
+use rustix::fs::XattrFlags;
+use serde_json::Value;
+
+async fn lab(machines: usize) -> Lab {
+    Lab::start(Plan { machines, ..Plan::default() }).await
+}
+
+fn run(lab: &Lab, words: &[&str]) -> (Option<i32>, String, String) {
+    let output = lab.cli(&[words, &["--yes"]].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn works(lab: &Lab, words: &[&str]) -> String {
+    let (code, said, why) = run(lab, words);
+    assert_eq!(code, Some(0), "{words:?}: {why}");
+    said
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+/// Returns each member's phase and version.
+async fn members(lab: &Lab, set: &str) -> Option<BTreeMap<String, (String, u64)>> {
+    let list = lab.list_at(0, &format!("/v1/configs/{set}/members?consistency=linearizable")).await?;
+    let member = |member: &Value| {
+        let text = |key: &str| member[key].as_str().map(str::to_owned);
+        Some((text("machine")?, (text("phase")?, member["applied"].as_u64()?)))
+    };
+    list.iter().map(member).collect()
+}
+
+fn all_at(version: u64, machines: usize) -> BTreeMap<String, (String, u64)> {
+    (1..=machines).map(|machine| (format!("m{machine}"), ("applied".to_owned(), version))).collect()
+}
+
+fn here(lab: &Lab, machine: usize, path: &str) -> String {
+    fs::read_to_string(lab.set_dir(machine, "app").join(path)).unwrap_or_default()
+}
+
+/// An editor that changes its file, says that it is open, and stays open until it is told to close or the test is over.
+struct Editor {
+    dir: PathBuf,
+}
+
+impl Editor {
+    fn new(lab: &Lab, name: &str) -> Self {
+        let dir = lab.dir().join(name);
+        fs::create_dir(&dir).expect("a directory");
+        let script = format!(
+            "#!/bin/sh\necho 'of {name}' > \"$1\"\ntouch '{0}/open'\n\
+             while [ -d '{0}' ] && [ ! -e '{0}/close' ]; do sleep 0.02; done\n",
+            dir.display()
+        );
+        fs::write(dir.join("editor"), script).expect("written");
+        fs::set_permissions(dir.join("editor"), fs::Permissions::from_mode(0o755)).expect("it may run");
+        Self { dir }
+    }
+
+    /// Edits the file as this person.
+    fn command(&self, lab: &Lab, person: &str) -> Command {
+        let mut command = lab.command(&["config", "edit", "app", "app.conf", "-m", "by hand", "--yes"]);
+        command.env_remove("VISUAL").env("EDITOR", self.dir.join("editor")).env("USER", person);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    async fn opened(&self, lab: &Lab, person: &str) -> Child {
+        let child = self.command(lab, person).spawn().expect("it starts");
+        lab.until("the editor is open", async |_| Some(self.dir.join("open").exists()), true).await;
+        child
+    }
+
+    fn close(&self) {
+        fs::write(self.dir.join("close"), "").expect("written");
+    }
+}
+
+#[tokio::test]
+async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
+    let lab = lab(0).await;
+    works(&lab, &["config", "put", "app", "app.conf", "--text", "first\n"]);
+    let first = Editor::new(&lab, "first");
+    let child = first.opened(&lab, "ann").await;
+
+    let second = Editor::new(&lab, "second");
+    let refused = second.command(&lab, "bob").output().expect("it runs");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("LW0202"), "{why}");
+    assert!(why.contains("lease/config-edit/app is held by ann@"), "it names who edits: {why}");
+    assert!(!second.dir.join("open").exists(), "no editor was opened for nothing");
+
+    first.close();
+    let done = child.wait_with_output().expect("it ends");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(works(&lab, &["config", "get", "app", "app.conf"]), "of first\n");
+
+    // He is killed: nobody renews, and after its time to live the set is free again. What he wrote is nowhere.
+    let third = Editor::new(&lab, "third");
+    let mut killed = third.opened(&lab, "cid").await;
+    killed.kill().expect("it was alive");
+    killed.wait().expect("it is dead");
+    let refused = second.command(&lab, "bob").output().expect("it runs");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("is held by cid@"), "not before its time is over: {why}");
+    second.close();
+    let edited = async |lab: &Lab| Some(second.command(lab, "bob").output().expect("it runs").status.success());
+    lab.until("the set is free again", edited, true).await;
+    assert_eq!(works(&lab, &["config", "get", "app", "app.conf"]), "of second\n");
+    let set = lab.get_at(0, "/v1/configs/app?consistency=linearizable").await.expect("it is there");
+    assert_eq!(set["version"], 3, "one version for each who ended: {set}");
+    third.close();
+}
+
+#[tokio::test]
+async fn what_was_changed_by_hand_is_adopted_once_though_the_leader_dies() {
+    let mut lab = lab(2).await;
+    works(&lab, &["config", "policy", "app", "drift=adopt", "scan_each=200ms"]);
+    works(&lab, &["config", "put", "app", "app.conf", "--text", "first"]);
+    let mut version = 1;
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+    for round in 0..4 {
+        let text = format!("by hand {round}");
+        let leader = lab.leader().await;
+        fs::write(lab.set_dir(round % 2, "app").join("app.conf"), &text).expect("written");
+        if round >= 2 {
+            // Not at once: the change is known to all, and the leader at work on it, or just done.
+            let known = async |lab: &Lab| {
+                let set = lab.get_at((leader + 1) % 3, "/v1/configs/app?consistency=stale").await?;
+                let list = lab.list_at((leader + 1) % 3, "/v1/configs/app/members?consistency=stale").await?;
+                let drifted = list.iter().any(|member| member["phase"] == "drifted");
+                (drifted || set["version"].as_u64()? > version).then_some(())
+            };
+            lab.until_some("it is known", known).await;
+        }
+        lab.kill_voter(leader);
+        version += 1;
+        let all = async |lab: &Lab| {
+            let other = (leader + 1) % 3;
+            let list = lab.list_at(other, "/v1/configs/app/members?consistency=linearizable").await?;
+            let at = |member: &Value| member["phase"] == "applied" && member["applied"] == version;
+            let same = (0..2).all(|machine| here(lab, machine, "app.conf") == text);
+            (same && list.iter().all(at)).then_some(())
+        };
+        lab.until_some("it is everybody's", all).await;
+        lab.start_voter(leader);
+        lab.until("all voters are back", async |lab| members(lab, "app").await, all_at(version, 2)).await;
+    }
+    // The next number shows that nothing came in between.
+    works(&lab, &["config", "put", "app", "app.conf", "--text", "last"]);
+    version += 1;
+    lab.until("everybody has the last", async |lab| members(lab, "app").await, all_at(version, 2)).await;
+    let versions = lab.list_at(0, "/v1/configs/app/versions?consistency=linearizable").await.expect("they are listed");
+    let mut versions: Vec<(u64, &str)> = versions
+        .iter()
+        .map(|version| (version["version"].as_u64().expect("a number"), version["message"].as_str().expect("text")))
+        .collect();
+    versions.sort_unstable();
+    let numbers: Vec<u64> = versions.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6], "{versions:?}");
+    assert!(versions[1..5].iter().all(|(_, message)| message.starts_with("changed by hand on m")), "{versions:?}");
+}
+
+fn xattr(path: &Path) -> Option<Vec<u8>> {
+    let mut value = Vec::with_capacity(64);
+    rustix::fs::getxattr(path, "user.origin", rustix::buffer::spare_capacity(&mut value)).ok()?;
+    Some(value)
+}
+
+#[tokio::test]
+async fn extended_attributes_go_to_every_member_and_are_drift_when_changed() {
+    let lab = lab(2).await;
+    let from = lab.dir().join("from");
+    fs::create_dir(&from).expect("a directory");
+    fs::write(from.join("app.conf"), "same").expect("written");
+    let set = |path: &Path, value: &[u8]| rustix::fs::setxattr(path, "user.origin", value, XattrFlags::empty());
+    if let Err(error) = set(&from.join("app.conf"), b"one") {
+        eprintln!("left out: {} keeps no extended attributes: {error}", from.display());
+        return;
+    }
+    works(&lab, &["config", "policy", "app", "xattrs=true", "drift=repair", "scan_each=200ms"]);
+    works(&lab, &["config", "publish", "app", "--from", text(&from)]);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+    let on = |machine: usize| lab.set_dir(machine, "app").join("app.conf");
+    assert_eq!((xattr(&on(0)), xattr(&on(1))), (Some(b"one".to_vec()), Some(b"one".to_vec())));
+
+    // A changed attribute alone is a version.
+    set(&from.join("app.conf"), b"two").expect("set");
+    works(&lab, &["config", "publish", "app", "--from", text(&from)]);
+    lab.until("everybody has the second", async |lab| members(lab, "app").await, all_at(2, 2)).await;
+    assert_eq!((xattr(&on(0)), xattr(&on(1))), (Some(b"two".to_vec()), Some(b"two".to_vec())));
+    let (code, diff, _) = run(&lab, &["config", "diff", "app", "1", "2"]);
+    assert!(code == Some(1) && diff.contains("app.conf"), "{code:?} {diff}");
+
+    set(&on(0), b"by hand").expect("set");
+    lab.until("it is put right", async |_| Some(xattr(&on(0))), Some(b"two".to_vec())).await;
+    works(&lab, &["config", "policy", "app", "drift=report"]);
+    set(&on(0), b"by hand").expect("set");
+    let shown = async |lab: &Lab| {
+        let list = lab.list_at(0, "/v1/configs/app/members?consistency=linearizable").await?;
+        let drifted = list.iter().find(|member| member["phase"] == "drifted")?.to_string();
+        // The machine may not have heard of the policy yet, and have put this one right.
+        // Whose file it is and when it changed stand there, too.
+        ["app.conf (xattr, of user ", ") at 20"].iter().all(|part| drifted.contains(part)).then_some(())
+    };
+    let again = async |lab: &Lab| {
+        if xattr(&on(0)).as_deref() == Some(b"two") {
+            set(&on(0), b"by hand").expect("set");
+        }
+        shown(lab).await
+    };
+    lab.until_some("it is shown as drift", again).await;
+}
+
+#[tokio::test]
+async fn who_publishes_beyond_what_the_cluster_keeps_is_told_and_nothing_is_published() {
+    let lab = lab(0).await;
+    works(&lab, &["policy", "set", "config_bytes_max=20"]);
+    works(&lab, &["config", "put", "app", "a", "--text", "0123456789"]);
+    works(&lab, &["config", "put", "other", "a", "--text", "0123456789"]);
+    let from = lab.dir().join("from");
+    fs::create_dir(&from).expect("a directory");
+    fs::write(from.join("a"), "9876543210").expect("written");
+    for dry in [&["--dry-run"][..], &[]] {
+        let (code, _, why) = run(&lab, &[&["config", "publish", "app", "--from", text(&from)], dry].concat());
+        assert!(code != Some(0) && why.contains("LW0112") && why.contains("would have 30 bytes"), "{dry:?}: {why}");
+    }
+    works(&lab, &["config", "rm", "other"]);
+    works(&lab, &["config", "publish", "app", "--from", text(&from), "--dry-run"]);
+    works(&lab, &["config", "publish", "app", "--from", text(&from)]);
+    assert_eq!(works(&lab, &["config", "get", "app", "a"]), "9876543210");
+}
