@@ -168,6 +168,14 @@ impl Client {
         answer
     }
 
+    /// Asks the connected node, once. Without an answer the next question goes to another one. Cancel safe.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(crate) async fn ask_now(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        self.ask_once(ask, within).await
+    }
+
     /// Asks until some node answers with something other than "nobody leads".
     ///
     /// # Errors
