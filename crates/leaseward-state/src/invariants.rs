@@ -15,7 +15,8 @@ impl State {
         self.check_sessions()?;
         self.check_servers()?;
         self.check_machines()?;
-        self.check_sets()
+        self.check_sets()?;
+        self.check_programs()
     }
 
     fn check_leases(&self) -> Result<(), String> {
@@ -113,6 +114,19 @@ impl State {
         for (name, set) in &self.sets {
             if set.versions.get_max().map_or(0, |(number, _)| *number) != set.head {
                 return Err(format!("config/{name} lacks its newest version {}", set.head));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_programs(&self) -> Result<(), String> {
+        for (session, program) in &self.programs {
+            let set = &program.report.set;
+            let owner = self.sessions.get(session).map(|session| &session.owner);
+            if !matches!(owner, Some(Owner::Client(_))) || !self.sets.contains_key(set) {
+                return Err(format!(
+                    "a program follows config/{set} under session {session}, and one of them is not there"
+                ));
             }
         }
         Ok(())

@@ -44,6 +44,7 @@ impl Runner for Story {
             "ledger" => self.ledger(&mut words)?,
             "orders" => show::orders(&self.state.orders(&MachineName::new(words.next("machine")?)?)),
             "wanted" => sets::wanted(&self.state, &SetName::new(words.next("set")?)?),
+            "for-programs" => sets::for_programs(&self.state, &SetName::new(words.next("set")?)?),
             "flood" => self.flood(&mut words)?,
             _ => self.entry(&mut words)?,
         };
