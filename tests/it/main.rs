@@ -13,6 +13,7 @@ mod hosts;
 mod leases;
 mod links;
 mod output;
+mod program;
 mod replay;
 mod run;
 mod ssh;

@@ -176,6 +176,11 @@ impl Client {
         self.ask_once(ask, within).await
     }
 
+    /// Returns whose turn it is to be asked: another number once another node is asked.
+    pub(crate) fn turn(&self) -> usize {
+        self.shared.next.load(Ordering::Relaxed)
+    }
+
     /// Asks until some node answers with something other than "nobody leads".
     ///
     /// # Errors
