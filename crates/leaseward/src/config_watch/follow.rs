@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(joined(&file(vec![chunk("ab", 2), chunk("ab", 2)]), &ab).unwrap(), b"abab");
         assert_eq!(joined(&file(vec![chunk("ab", 2)]), &ab), None, "half of it");
         assert_eq!(joined(&file(vec![chunk("ab", 2), chunk("x", 2)]), &ab), None, "one is not there");
-        assert_eq!(joined(&file(vec![chunk("abab", 1); 4]), &pieces(&["abab"])), None, "longer than it says");
+        assert_eq!(joined(&file(vec![chunk("abab", 1)]), &pieces(&["abab"])), None, "longer than it says");
     }
 
     #[test]

@@ -63,6 +63,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Limits {
         max: u32,
     }
@@ -81,10 +82,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_said_in_one_line() {
-        let cases: [(&str, &[u8], &str); 7] = [
+        let cases: [(&str, &[u8], &str); 8] = [
             ("a.toml", b"# a note\nmax = \"many\"\n", "invalid type: string \"many\", expected u32 at line 2 column 7"),
             ("a.toml", b"max = \n", "string values must be quoted, expected literal string at line 1 column 7"),
-            ("a.toml", b"min = 1\n", "missing field `max` at line 1 column 1"),
+            ("a.toml", b"min = 1\n", "unknown field `min`, expected `max` at line 1 column 1"),
+            ("a.toml", b"\"two\\nlines\" = 1\n", "unknown field `two lines`, expected `max` at line 1 column 1"),
             ("a.toml", b"max = \xff\n", "it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 6"),
             ("a.json", b"{\"max\": -1}", "invalid value: integer `-1`, expected u32 at line 1 column 10"),
             ("a.json", b"{\"max\": 1", "EOF while parsing an object at line 1 column 9"),
