@@ -382,7 +382,7 @@ impl Shared {
 fn set_view(state: &State, name: &SetName) -> SetView {
     let Some(set) = state.set(name) else { return SetView::default() };
     let version = set.for_programs().map(|version| VersionOrder { number: version.number, manifest: version.manifest });
-    SetView { revision: set.modified, version, spec: Arc::clone(&set.spec) }
+    SetView { revision: set.modified, created: set.created, version, spec: Arc::clone(&set.spec) }
 }
 
 /// Returns what a machine should do and have, under the revision that changed it last.

@@ -19,10 +19,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use leaseward_raft::net::wire::{SetView, VersionOrder};
-use leaseward_state::SetName;
 use leaseward_state::config::Digest;
 use leaseward_state::config::check_path;
 use leaseward_state::config::program::{ProgramReport, RejectedVersion};
+use leaseward_state::{Revision, SetName};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -65,6 +65,18 @@ pub struct ConfigWatch<T> {
     words: Words,
     about: About,
     reporter: Reporter,
+    /// The entry that made the set.
+    life: Revision,
+}
+
+/// What a version has for the program.
+enum News<T> {
+    /// The file that it knows.
+    Unchanged,
+    /// Another file, by its name.
+    New(Digest, T),
+    /// Nothing that it could use: the name of the file, if it is one, and why.
+    Refused(Option<Digest>, String),
 }
 
 impl<T: fmt::Debug> fmt::Debug for ConfigWatch<T> {
@@ -118,7 +130,7 @@ impl<T: DeserializeOwned> ConfigWatch<T> {
         let current = ConfigVersion { version: order.number, value: Arc::new(value) };
         let words = Words::beginning(order.number);
         let reporter = Reporter::start(client, name.to_owned(), about.says(words.works_with(), words.refused()));
-        Ok(Self { follow, format, current, content, unreadable: None, words, about, reporter })
+        Ok(Self { follow, format, current, content, unreadable: None, words, about, reporter, life: view.created })
     }
 
     /// Waits for the next version whose file is another one and parses, and returns it. Versions that came meanwhile are
@@ -135,11 +147,20 @@ impl<T: DeserializeOwned> ConfigWatch<T> {
         let mut pause = CONFIG_RETRY.0;
         loop {
             let view = self.follow.news().await?;
-            match self.take(&view).await {
-                Ok(news) => {
+            match self.look(&view).await {
+                Ok(None) => self.follow.done(&view),
+                Ok(Some((order, news))) => {
+                    // Nothing is awaited from here on.
                     self.follow.done(&view);
-                    self.reporter.say(self.about.says(self.words.works_with(), self.words.refused()));
-                    if let Some(new) = news {
+                    let is_another = view.created != self.life;
+                    if is_another {
+                        // What was said of the other one is forgotten with it.
+                        self.life = view.created;
+                        self.words.begin_anew();
+                    }
+                    let new = self.take(order, news);
+                    self.reporter.say(self.about.says(self.words.works_with(), self.words.refused()), is_another);
+                    if let Some(new) = new {
                         return Ok(new);
                     }
                     pause = CONFIG_RETRY.0;
@@ -156,39 +177,45 @@ impl<T: DeserializeOwned> ConfigWatch<T> {
         }
     }
 
-    /// Deals with a view. Returns what is for the program.
-    async fn take(&mut self, view: &SetView) -> Result<Option<ConfigVersion<T>>> {
+    /// Returns what the version of a view has for the program, if there is one.
+    async fn look(&mut self, view: &SetView) -> Result<Option<(VersionOrder, News<T>)>> {
         let Some(order) = view.version else { return Ok(None) };
         let file = match self.follow.find(view, order.manifest).await? {
             Found::File(file) => file,
-            Found::Unusable(_, why) => {
-                self.refuse(order.number, why);
-                return Ok(None);
+            Found::Unusable(_, why) => return Ok(Some((order, News::Refused(None, why)))),
+        };
+        let news = if file.digest == self.content {
+            News::Unchanged
+        } else if let Some((digest, why)) = self.unreadable.as_ref().filter(|(digest, _)| *digest == file.digest) {
+            News::Refused(Some(*digest), why.clone())
+        } else {
+            match self.format.read(&self.follow.fetch(&file).await?) {
+                Ok(value) => News::New(file.digest, value),
+                Err(why) => News::Refused(Some(file.digest), why),
             }
         };
-        if file.digest == self.content {
-            self.words.unchanged(order.number);
-            return Ok(None);
-        }
-        if let Some((_, why)) = self.unreadable.as_ref().filter(|(digest, _)| *digest == file.digest) {
-            let why = why.clone();
-            self.refuse(order.number, why);
-            return Ok(None);
-        }
-        let bytes = self.follow.fetch(&file).await?;
-        // Nothing is awaited from here on.
-        match self.format.read(&bytes) {
-            Ok(value) => {
-                self.words.give(order.number);
-                self.content = file.digest;
-                self.current = ConfigVersion { version: order.number, value: Arc::new(value) };
-                info!(set = %self.about.set, file = self.about.file, version = order.number, "a new version is here");
-                Ok(Some(self.current.clone()))
+        Ok(Some((order, news)))
+    }
+
+    /// Takes a version. Returns it if it is for the program.
+    fn take(&mut self, order: VersionOrder, news: News<T>) -> Option<ConfigVersion<T>> {
+        let version = order.number;
+        match news {
+            News::Unchanged => {
+                self.words.unchanged(version);
+                None
             }
-            Err(why) => {
-                self.unreadable = Some((file.digest, why.clone()));
-                self.refuse(order.number, why);
-                Ok(None)
+            News::Refused(digest, why) => {
+                self.unreadable = digest.map(|digest| (digest, why.clone()));
+                self.refuse(version, why);
+                None
+            }
+            News::New(digest, value) => {
+                self.words.give(version);
+                self.content = digest;
+                self.current = ConfigVersion { version, value: Arc::new(value) };
+                info!(set = %self.about.set, file = self.about.file, version, "a new version is here");
+                Some(self.current.clone())
             }
         }
     }
@@ -232,7 +259,7 @@ impl<T> ConfigWatch<T> {
     }
 
     async fn say(&self) -> Result<()> {
-        self.reporter.say(self.about.says(self.words.works_with(), self.words.refused()));
+        self.reporter.say(self.about.says(self.words.works_with(), self.words.refused()), false);
         self.reporter.heard().await
     }
 

@@ -136,6 +136,8 @@ pub struct VersionOrder {
 pub struct SetView {
     /// The entry that changed the set last; 0: there is no such set.
     pub revision: Revision,
+    /// The entry that made it: a set that was forgotten and made anew is another one, though its numbers begin alike.
+    pub created: Revision,
     /// The version; `None` while no version is for everybody.
     pub version: Option<VersionOrder>,
     /// How the set is kept.

@@ -117,6 +117,7 @@ pub(crate) fn answers() -> Vec<Answer> {
         Answer::Delta(Some(vec![7].into())),
         Answer::Set(SetView {
             revision: Revision(8),
+            created: Revision(7),
             version: Some(VersionOrder { number: 9, manifest: Digest([3; 32]) }),
             spec: Arc::default(),
         }),

@@ -46,10 +46,10 @@ impl Reporter {
         Self { said, heard, task }
     }
 
-    /// Says something else from now on, if it is something else.
-    pub(crate) fn say(&self, report: ProgramReport) {
+    /// Says this from now on: if it is something else, or `again`.
+    pub(crate) fn say(&self, report: ProgramReport, again: bool) {
         self.said.send_if_modified(|said| {
-            let is_new = said.report != report;
+            let is_new = again || said.report != report;
             if is_new {
                 *said = Said { step: said.step + 1, report };
             }

@@ -43,6 +43,11 @@ impl Words {
         (self.given, self.same, self.word, self.refused) = (version, version, Word::None, None);
     }
 
+    /// The set is another one: its numbers say nothing of what was given before. A version of it follows.
+    pub(crate) fn begin_anew(&mut self) {
+        self.same = u64::MAX;
+    }
+
     /// A version has the file that the program knows.
     pub(crate) fn unchanged(&mut self, version: u64) {
         if version < self.same {
@@ -198,6 +203,21 @@ mod tests {
         assert_eq!(heard(&words), (2, refused(3, "no")));
         words.applied(4);
         assert_eq!(heard(&words), (4, None));
+    }
+
+    #[test]
+    fn another_set_of_the_same_name_begins_anew() {
+        let mut words = Words::beginning(2);
+        words.begin_anew();
+        words.unchanged(5);
+        assert_eq!(heard(&words), (5, None), "it works with the same file");
+        words.begin_anew();
+        words.give(6);
+        assert_eq!(heard(&words), (0, None), "what it works with is of the other one");
+        words.applied(6);
+        words.begin_anew();
+        words.unreadable(7, "x".into());
+        assert_eq!(heard(&words), (0, refused(7, "x")));
     }
 
     #[test]
