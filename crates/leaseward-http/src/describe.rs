@@ -22,7 +22,8 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
         | Event::SyncReported { .. }
         | Event::SetDefined { .. }
         | Event::SetPinned { .. }
-        | Event::RolloutChanged { .. } => of_set(&recorded.event),
+        | Event::RolloutChanged { .. }
+        | Event::ProgramReported { .. } => of_set(&recorded.event),
         Event::MachineCordoned { .. }
         | Event::MachineRemoved { .. }
         | Event::MachineConfirmedDead { .. }
@@ -177,6 +178,20 @@ fn of_set(event: &Event) -> (String, Value) {
             let text = format!("{set} on {machine}: v{applied} is live, {}{more}", word.replace('_', " "));
             let machine = machine.as_str();
             (text, json!({ "event": "synced", "machine": machine, "applied": applied, "phase": word }))
+        }
+        Event::ProgramReported { session, name, report } => {
+            let (set, file, applied) = (&report.set, &report.file, report.applied);
+            let (word, more) = match &report.rejected {
+                None => ("applied", String::new()),
+                Some(rejected) => ("rejected", format!(", rejected v{}: {}", rejected.version, rejected.why)),
+            };
+            (
+                format!("{set}: program {name} works with v{applied} of {file}{more}"),
+                json!({
+                    "event": "program", "program": name, "session": session.to_string(), "file": file,
+                    "applied": applied, "phase": word,
+                }),
+            )
         }
         Event::SetDefined { set, version } => (
             format!("{set} is kept in another way: policy v{version}"),

@@ -399,6 +399,12 @@ pub(crate) fn config(state: &State, name: &SetName) -> Option<Explanation> {
     for member in members.iter().filter(|member| member.phase != SyncPhase::Applied) {
         says.fact(&member.machine, member_text(member));
     }
+    for (session, sync) in state.programs_of(name) {
+        let program = view::program(state, set, session, sync);
+        if let (Some(version), Some(why)) = (program.version, &program.why) {
+            says.fact(&program.name, format!("a program, works with v{}; rejected v{version}: {why}", program.applied));
+        }
+    }
     if parent > 0 && members.iter().any(|member| member.phase == SyncPhase::Rejected) {
         says.hint(format!("leaseward config rollback {name} --to {parent}"), "go back to what was accepted before");
     }

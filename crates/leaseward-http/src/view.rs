@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration as Span;
 
+use leaseward_state::config::program::ProgramSync;
 use leaseward_state::config::rollout::{Pin, Rollout};
 use leaseward_state::config::{DriftedPath, MemberSync, SyncState, Version};
 use leaseward_state::lease::{Lease, LeaseState};
@@ -339,6 +340,27 @@ pub(crate) fn drifted(paths: &[DriftedPath], all: u64) -> String {
     let more = all.saturating_sub(paths.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", named.join(", "))
+}
+
+/// Returns how far a program is with a file of a set.
+#[must_use]
+pub(crate) fn program(state: &State, set: &ConfigSet, session: SessionId, sync: &ProgramSync) -> model::ProgramSync {
+    let report = &sync.report;
+    let phase = match (&report.rejected, set.for_programs()) {
+        (Some(_), _) => SyncPhase::Rejected,
+        (None, Some(version)) if version.number != report.applied => SyncPhase::Behind,
+        (None, _) => SyncPhase::Applied,
+    };
+    model::ProgramSync {
+        name: state.session(session).map_or_else(String::new, |session| session.owner.name().to_owned()),
+        session: session.into(),
+        file: report.file.clone(),
+        applied: report.applied,
+        phase,
+        version: report.rejected.as_ref().map(|rejected| rejected.version),
+        why: report.rejected.as_ref().map(|rejected| rejected.why.clone()),
+        at: sync.at.into(),
+    }
 }
 
 /// Returns how far a machine is with a set.

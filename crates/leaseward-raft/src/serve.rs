@@ -11,7 +11,7 @@ use std::time::Duration;
 use leaseward_state::config::Version;
 use leaseward_state::config::rollout::WantedSet;
 use leaseward_state::propose::NotCommitted;
-use leaseward_state::{MachineName, Revision, State};
+use leaseward_state::{MachineName, Revision, SetName, State};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Snapshot, SnapshotMeta};
 use tokio::time::{Instant, sleep, timeout};
@@ -20,7 +20,7 @@ use tracing::warn;
 use crate::limits::SNAPSHOT_PIECE_BYTES;
 use crate::net::listener::Serve;
 use crate::net::wire::{
-    Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, SetOrder, VersionOrder, Welcome,
+    Answer, Appended, Ask, Hello, MachineView, Outcome, PROTOCOL, Purpose, SetOrder, SetView, VersionOrder, Welcome,
 };
 use crate::recall::Arrival;
 use crate::replica::{Core, Shared};
@@ -188,6 +188,7 @@ impl Shared {
             Ask::Renew(renewals) => Answer::Renewed(self.renew(renewals, may_forward).await),
             Ask::ReadPoint => Answer::ReadPoint(self.read_point(may_forward).await),
             Ask::View { machine, known } => self.view(&machine, known).await,
+            Ask::Set { set, known } => self.set_view(&set, known).await,
             Ask::Join { info, replace, feature_level } => {
                 let ask = Ask::Join { info: info.clone(), replace, feature_level };
                 self.on_leader(may_forward, &ask, self.let_in(info, replace, feature_level)).await
@@ -354,6 +355,34 @@ impl Shared {
         let view = view.unwrap_or_else(|_| machine_view(&self.published().borrow().state, machine));
         Answer::View(Box::new(view))
     }
+
+    async fn set_view(&self, set: &SetName, known: Option<Revision>) -> Answer {
+        let Some(known) = known else {
+            return match self.read(self.settings.propose_within).await {
+                Ok(published) => Answer::Set(set_view(&published.state, set)),
+                Err(error) => failed("LW0501", error.to_string()),
+            };
+        };
+        let mut published = self.published();
+        // A set that is gone is news, too. Whoever knows more than this node is not taken back.
+        let is_news = |state: &State| match state.set(set) {
+            Some(found) => found.modified > known,
+            None => known > Revision(0) && state.revision() > known,
+        };
+        let changed = published.wait_for(|published| is_news(&published.state));
+        if let Ok(Err(_)) = timeout(VIEW_WITHIN, changed).await {
+            return failed("LW0501", "shutting down");
+        }
+        let state = Arc::clone(&self.published().borrow().state);
+        Answer::Set(set_view(&state, set))
+    }
+}
+
+/// Returns what programs should have of a set.
+fn set_view(state: &State, name: &SetName) -> SetView {
+    let Some(set) = state.set(name) else { return SetView::default() };
+    let version = set.for_programs().map(|version| VersionOrder { number: version.number, manifest: version.manifest });
+    SetView { revision: set.modified, created: set.created, version, spec: Arc::clone(&set.spec) }
 }
 
 /// Returns what a machine should do and have, under the revision that changed it last.

@@ -169,6 +169,10 @@ fn key_bytes(key: &RecordKey) -> Vec<u8> {
             out.extend_from_slice(&key.sequence.to_be_bytes());
         }
         RecordKey::Policy => text(11, &[]),
+        RecordKey::Program(session) => {
+            text(12, &[]);
+            out.extend_from_slice(&session.0.to_be_bytes());
+        }
         RecordKey::Ledger(revision, part) => {
             text(10, &[]);
             out.extend_from_slice(&revision.0.to_be_bytes());

@@ -99,7 +99,7 @@ fn commands() {
         AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
         PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. },
         NoteVoters { .. }, Suspect { .. }, Prepare { .. }, ReportPrepared { .. }, PutSet { .. }, PinSet { .. }, Resync { .. },
-        SteerRollout { .. }, StepRollout { .. });
+        SteerRollout { .. }, StepRollout { .. }, ReportProgram { .. });
     check("request", &samples::requests());
 }
 
@@ -179,10 +179,11 @@ fn records_and_their_names() {
     check_enum!("record_key", samples::record_keys(), RecordKey:
         RecordKey::Meta, RecordKey::Machine(_), RecordKey::Session(_), RecordKey::Lease(_), RecordKey::Server(_),
         RecordKey::Set(_), RecordKey::Version(..), RecordKey::Sync(..), RecordKey::Answer(_), RecordKey::Ledger(..),
-        RecordKey::Policy);
+        RecordKey::Policy, RecordKey::Program(_));
     check_enum!("record", samples::records(), Record:
         Record::Meta(_), Record::Machine(_), Record::Session(_), Record::Lease(_), Record::Server(_), Record::Set(_),
-        Record::Version(_), Record::Sync(_), Record::Answer(_), Record::Ledger(_), Record::Policy(_));
+        Record::Version(_), Record::Sync(_), Record::Answer(_), Record::Ledger(_), Record::Policy(_),
+        Record::Program(_));
     check_enum!("placement", samples::placements(), Placement:
         Placement::Unplaced { .. }, Placement::Assigned(_), Placement::Expired(_), Placement::Failed { .. });
     check_enum!("lease_state", samples::lease_states(), LeaseState: LeaseState::Held(_), LeaseState::Delayed { .. });
@@ -202,7 +203,7 @@ fn records_and_their_names() {
         Event::FeatureLevelRaised { .. }, Event::ServerPaused { .. }, Event::MachineConfirmedDead { .. },
         Event::PolicyChanged { .. }, Event::VotersChanged { .. },
         Event::MachineSuspected { .. }, Event::ServerPrepared { .. }, Event::SetDefined { .. }, Event::SetPinned { .. },
-        Event::RolloutChanged { .. }, Event::Restored { .. });
+        Event::RolloutChanged { .. }, Event::Restored { .. }, Event::ProgramReported { .. });
     check_enum!("readiness", samples::readinesses(), Readiness:
         Readiness::Preparing, Readiness::Ready, Readiness::Lacking(_));
 }
@@ -233,12 +234,13 @@ fn the_wire() {
         Ask::Propose(_), Ask::Renew(_), Ask::ReadPoint, Ask::View { .. }, Ask::Join { .. }, Ask::Members(_),
         Ask::Status, Ask::MissingBlobs(_), Ask::GetBlob(_), Ask::PutBlobs(_), Ask::Ping,
         Ask::Questions { .. }, Ask::Answered { .. }, Ask::Told { .. }, Ask::GetFrames(_), Ask::PutFrames(_),
-        Ask::Delta { .. });
+        Ask::Delta { .. }, Ask::Set { .. });
     check_enum!("answer", samples::answers(), Answer:
         Answer::Appended(_), Answer::Voted { .. }, Answer::Yes(_), Answer::Recalled { .. }, Answer::SnapshotAt(_),
         Answer::Done, Answer::SnapshotInstalled { .. }, Answer::Proposed(_), Answer::Renewed(_), Answer::ReadPoint(_),
         Answer::View(_), Answer::Joined { .. }, Answer::Status(_), Answer::Missing(_), Answer::Blob(_),
-        Answer::Failed { .. }, Answer::Question(_), Answer::Told(_), Answer::Frames { .. }, Answer::Delta(_));
+        Answer::Failed { .. }, Answer::Question(_), Answer::Told(_), Answer::Frames { .. }, Answer::Delta(_),
+        Answer::Set(_));
     check_enum!("about", samples::about(), About: About::Printed { .. }, About::Tree { .. }, About::Pieces { .. });
     check_enum!("told", samples::told(), Told: Told::Lines(_), Told::NotHere, Told::Failed { .. }, Told::Tree(_),
         Told::Pieces(_));

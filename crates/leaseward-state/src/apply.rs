@@ -9,6 +9,7 @@ mod heir;
 mod lease;
 mod machine;
 mod policy;
+mod program;
 mod rollout;
 mod server;
 mod session;
@@ -122,6 +123,7 @@ impl State {
                 own_term(*judged, term)?;
                 self.step_rollout(set, *version, step, events)
             }
+            Command::ReportProgram { session, step, report } => self.report_program(*session, *step, report, events),
             Command::NoteVoters { voters, why, term: judged } => {
                 own_term(*judged, term)?;
                 events.push(Event::VotersChanged { voters: voters.clone(), why: why.clone() });

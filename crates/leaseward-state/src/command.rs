@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::delta::InlineDelta;
+use crate::config::program::ProgramReport;
 use crate::config::rollout::{Pin, RolloutStep, Steer};
 use crate::config::spec::SetSpec;
 use crate::config::{Digest, SyncState};
@@ -381,6 +382,15 @@ pub enum Command {
         /// The term of the leader that decided it.
         term: Term,
     },
+    /// Says how far a program is with the file of a config set that it follows.
+    ReportProgram {
+        /// The program's session: what it said ends with it.
+        session: SessionId,
+        /// Counts what it says, from 1: what comes late counts no more.
+        step: u64,
+        /// What it says.
+        report: ProgramReport,
+    },
 }
 
 /// Opens a machine's session.
@@ -584,6 +594,7 @@ impl Command {
             Self::Resync { .. } => "resync",
             Self::SteerRollout { .. } => "steer_rollout",
             Self::StepRollout { .. } => "step_rollout",
+            Self::ReportProgram { .. } => "report_program",
         }
     }
 

@@ -6,6 +6,7 @@
 //! Left out on purpose: the bytes themselves (`leaseward-sync`), and everything about a member's disk.
 
 pub mod delta;
+pub mod program;
 pub mod rollout;
 pub mod spec;
 

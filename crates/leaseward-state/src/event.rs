@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::SyncState;
+use crate::config::program::ProgramReport;
 use crate::config::rollout::Pin;
 use crate::lease::GrantEnd;
 use crate::machine::Cordon;
@@ -281,6 +282,15 @@ pub enum Event {
         /// How often it was restored by now.
         generation: Generation,
     },
+    /// A program said how far it is with a file.
+    ProgramReported {
+        /// Its session.
+        session: SessionId,
+        /// What it calls itself.
+        name: String,
+        /// What it said.
+        report: ProgramReport,
+    },
 }
 
 /// What became of a rollout.
@@ -328,7 +338,8 @@ impl Event {
             | Self::SyncReported { .. }
             | Self::SetDefined { .. }
             | Self::SetPinned { .. }
-            | Self::RolloutChanged { .. } => "config",
+            | Self::RolloutChanged { .. }
+            | Self::ProgramReported { .. } => "config",
             Self::FeatureLevelRaised { .. }
             | Self::PolicyChanged { .. }
             | Self::VotersChanged { .. }
@@ -366,6 +377,7 @@ impl Event {
             | Self::SetDefined { set, .. }
             | Self::SetPinned { set, .. }
             | Self::RolloutChanged { set, .. } => set.to_string(),
+            Self::ProgramReported { report, .. } => report.set.to_string(),
             Self::FeatureLevelRaised { .. }
             | Self::PolicyChanged { .. }
             | Self::VotersChanged { .. }

@@ -15,7 +15,8 @@ impl State {
         self.check_sessions()?;
         self.check_servers()?;
         self.check_machines()?;
-        self.check_sets()
+        self.check_sets()?;
+        self.check_programs()
     }
 
     fn check_leases(&self) -> Result<(), String> {
@@ -118,6 +119,19 @@ impl State {
         let bytes: u64 = self.sets.values().map(ConfigSet::bytes).sum();
         if bytes != self.config_bytes {
             return Err(format!("the config sets have {bytes} bytes and are counted as {}", self.config_bytes));
+        }
+        Ok(())
+    }
+
+    fn check_programs(&self) -> Result<(), String> {
+        for (session, program) in &self.programs {
+            let set = &program.report.set;
+            let owner = self.sessions.get(session).map(|session| &session.owner);
+            if !matches!(owner, Some(Owner::Client(_))) || !self.sets.contains_key(set) {
+                return Err(format!(
+                    "a program follows config/{set} under session {session}, and one of them is not there"
+                ));
+            }
         }
         Ok(())
     }

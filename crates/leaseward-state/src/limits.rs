@@ -40,6 +40,10 @@ pub const VERSIONS_KEPT_MAX: usize = 1_000;
 /// Versions that a config set keeps where nothing is asked: weeks of work, and few enough to look through.
 pub const VERSIONS_KEPT_USUAL: u32 = 100;
 
+/// Programs that say how far they are with files of one config set. Each is an entry after each new version; where more
+/// follow a set, an agent's files serve them better.
+pub const PROGRAMS_MAX: usize = 256;
+
 /// Versions of one config set that are marked as failed ones, newest last.
 pub const BAD_KEPT_MAX: usize = 100;
 

@@ -10,6 +10,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Reply;
+use crate::config::program::ProgramSync;
 use crate::config::rollout::{Pin, Rollout};
 use crate::config::spec::SetSpec;
 use crate::config::{MemberSync, Version};
@@ -49,6 +50,8 @@ pub enum RecordKey {
     Ledger(Revision, u32),
     /// The policy of the cluster.
     Policy,
+    /// How far a program is with a file.
+    Program(SessionId),
 }
 
 /// A record. Grows at the end only: it is stored by position.
@@ -76,6 +79,8 @@ pub enum Record {
     Ledger(Arc<Recorded>),
     /// The policy of the cluster.
     Policy(Arc<Policy>),
+    /// How far a program is with a file.
+    Program(Arc<ProgramSync>),
 }
 
 /// The numbers of the whole state.
@@ -188,6 +193,7 @@ impl State {
             RecordKey::Answer(key) => Record::Answer(self.answers.get(key)?.clone()),
             RecordKey::Ledger(revision, part) => Record::Ledger(self.ledger.get(&(*revision, *part))?.clone()),
             RecordKey::Policy => Record::Policy(self.policy.clone()),
+            RecordKey::Program(session) => Record::Program(self.programs.get(session)?.clone()),
         })
     }
 
@@ -208,6 +214,7 @@ impl State {
             .chain(self.answers.keys().copied().map(RecordKey::Answer))
             .chain(self.ledger.keys().map(|(revision, part)| RecordKey::Ledger(*revision, *part)))
             .chain((self.policy.version > 0).then_some(RecordKey::Policy))
+            .chain(self.programs.keys().copied().map(RecordKey::Program))
     }
 
     /// Returns all records with their names, in the order of [`State::keys`].
@@ -286,6 +293,9 @@ impl State {
                     state.ledger.insert((revision, part), recorded);
                 }
                 (RecordKey::Policy, Record::Policy(policy)) => state.policy = policy,
+                (RecordKey::Program(session), Record::Program(program)) => {
+                    state.programs.insert(session, program);
+                }
                 (key, _) => return Err(NotWhole(format!("{key:?} holds a record of another kind"))),
             }
         }

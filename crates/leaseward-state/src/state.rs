@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::command::{Entry, Reply};
+use crate::config::program::ProgramSync;
 use crate::config::rollout::{Pin, Rollout};
 use crate::config::spec::SetSpec;
 use crate::config::{MemberSync, Version};
@@ -106,6 +107,7 @@ pub struct State {
     /// Bytes of all kept versions of all sets, each counted whole. Not stored: it follows from the versions.
     pub(crate) config_bytes: u64,
     pub(crate) syncs: OrdMap<(SetName, MachineName), Arc<MemberSync>>,
+    pub(crate) programs: OrdMap<SessionId, Arc<ProgramSync>>,
     pub(crate) answers: OrdMap<RequestKey, Arc<Answer>>,
     pub(crate) answers_by_expiry: OrdMap<(UnixMillis, RequestKey), ()>,
     pub(crate) ledger: OrdMap<(Revision, u32), Arc<Recorded>>,

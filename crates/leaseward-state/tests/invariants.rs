@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use leaseward_state::command::{Acquire, Assign, OpenMachine, PublishSet};
 use leaseward_state::config::Digest;
+use leaseward_state::config::program::ProgramReport;
 use leaseward_state::lease::{LeaseState, Waiter};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::record::{Record, RecordKey};
@@ -49,7 +50,8 @@ fn spec() -> ServerSpec {
     ServerSpec::new(["serve"])
 }
 
-/// Sessions 1 and 2, a lease that 1 holds and 2 waits for twice, machine m1 with server web, set app, one idle server.
+/// Sessions 1 and 2, a lease that 1 holds and 2 waits for twice, machine m1 with server web, set app, which 2 follows, one
+/// idle server.
 fn whole() -> Records {
     let put = |name| Command::PutServer { server: server(name), spec: Box::new(spec()), if_version: None };
     let publish =
@@ -79,6 +81,11 @@ fn whole() -> Records {
             term: Term(1),
         }),
         Command::Publish { sets: vec![publish], author: String::new(), message: String::new() },
+        Command::ReportProgram {
+            session: SessionId(2),
+            step: 1,
+            report: ProgramReport { set: set("app"), file: "f".into(), applied: 1, rejected: None },
+        },
     ];
     let mut state = State::default();
     for command in commands {
@@ -198,6 +205,20 @@ fn machines_have_their_own_sessions() {
         let mut second = shared!(records, m1(), Machine).clone();
         second.session = Some(SessionId(1));
         records.insert(RecordKey::Machine(machine("m2")), Record::Machine(Arc::new(second)));
+    });
+}
+
+#[test]
+fn a_program_follows_a_set_under_an_open_session() {
+    let rename = |records: &mut Records, to: u64| {
+        let program = records.remove(&RecordKey::Program(SessionId(2))).expect("it is there");
+        records.insert(RecordKey::Program(SessionId(to)), program);
+    };
+    noticed("one of them is not there", |records| rename(records, 3));
+    // Session 6 is a machine's.
+    noticed("one of them is not there", |records| rename(records, 6));
+    noticed("one of them is not there", |records| {
+        shared!(records, RecordKey::Program(SessionId(2)), Program).report.set = set("gone");
     });
 }
 

@@ -42,6 +42,7 @@ stories!(
     server_life,
     server_death,
     server_failures,
+    config_program,
     config_publish,
     config_quota,
     config_rollout,

@@ -158,7 +158,7 @@ impl Client {
         self.shared.next.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Asks one node, once. After a silence or a break the next question goes to another node.
+    /// Asks one node, once. After a silence or a break the next question goes to another node. Cancel safe.
     pub(crate) async fn ask_once(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
         let connection = self.connection().await?;
         let answer = connection.call(ask, within).await;
@@ -166,6 +166,11 @@ impl Client {
             self.rotate().await;
         }
         answer
+    }
+
+    /// Returns whose turn it is to be asked: another number once another node is asked.
+    pub(crate) fn turn(&self) -> usize {
+        self.shared.next.load(Ordering::Relaxed)
     }
 
     /// Asks until some node answers with something other than "nobody leads".

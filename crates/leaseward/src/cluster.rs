@@ -10,10 +10,12 @@ use leaseward_raft::random;
 use leaseward_raft::{Settings, Start};
 use leaseward_state::command::Acquire;
 use leaseward_state::{Command, LeaseName, Reply, SessionId};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::Client;
 use crate::clock::Moment;
+use crate::config_watch::ConfigWatch;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
 use crate::lease::Lease;
@@ -68,6 +70,41 @@ impl Cluster {
             meta: Default::default(),
             owner: self.name.clone(),
         })
+    }
+
+    /// Returns a config file that this program follows, typed. The ending of its name says how it is read: `.toml` or
+    /// `.json`. Its newest version counts as applied, unless the program says otherwise; from then on the program stands in
+    /// `leaseward config monitor`.
+    ///
+    /// A program is no machine: it gets the file as it was published for all, and the version that everybody has. While a
+    /// rollout is under way that is the one before; a pin of a machine is not about programs, one of all members is.
+    ///
+    /// ```no_run
+    /// # #[derive(Debug, serde::Deserialize)] struct Limits { max: u32 }
+    /// # fn apply(_: &Limits) -> Result<(), String> { Ok(()) }
+    /// # async fn program() -> leaseward::Result<()> {
+    /// let cluster = leaseward::Cluster::connect("127.0.0.1:7421,127.0.0.1:7422,127.0.0.1:7423").await?;
+    /// let mut limits = cluster.config::<Limits>("app", "limits.toml").await?;
+    /// println!("{:?}", limits.current());
+    /// loop {
+    ///     let new = limits.changed().await?; // only versions that parse arrive here
+    ///     match apply(&new.value) {
+    ///         Ok(()) => limits.applied(new.version).await?,         // green in the sync monitor
+    ///         Err(why) => limits.rejected(new.version, why).await?, // red, with this text
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// Cancel safe: nothing is followed then.
+    ///
+    /// # Errors
+    /// [`Error::Config`]: LW0101 if nobody knows how to read such a file, LW0404 if the set, a version for everybody or the
+    /// file does not exist, LW0815 if the newest version does not parse, LW0808 if the file is too large, LW0814 for a set
+    /// with templates or a key. A version that is refused so stands in the monitor for ten seconds, in the ledger for
+    /// longer. [`Error::Name`]; [`Error::Unavailable`] and others if the cluster does not answer.
+    pub async fn config<T: DeserializeOwned>(&self, set: &str, file: &str) -> Result<ConfigWatch<T>> {
+        ConfigWatch::start(&self.client, &self.name, set, file).await
     }
 
     /// Returns the client of the framed protocol.

@@ -31,6 +31,14 @@ pub enum Error {
     /// The lease is lost.
     #[error(transparent)]
     Lost(#[from] LeaseLost),
+    /// What the cluster has of a config file cannot be used by this program.
+    #[error("{code}: {why}")]
+    Config {
+        /// The stable code.
+        code: &'static str,
+        /// The reason.
+        why: String,
+    },
     /// A name is not allowed.
     #[error(transparent)]
     Name(#[from] BadName),
@@ -56,6 +64,7 @@ impl Error {
             Self::Unknown => "LW0502",
             Self::Refused(refusal) => refusal.code(),
             Self::Failed { code, .. } | Self::Start { code, .. } => code,
+            Self::Config { code, .. } => code,
             Self::NotGranted => "LW0202",
             Self::Lost(_) => "LW0201",
             Self::Name(_) => "LW0101",

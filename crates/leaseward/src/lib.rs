@@ -3,6 +3,7 @@
 //!
 //! To find your way: [`Cluster`] is what a program holds. A lease's life is `client.rs` (asks any node) →
 //! `keeper.rs` (renews a session and knows until when it may be believed) → `lease.rs` (what the program holds).
+//! A config file that a program follows is `config_watch.rs`.
 //! A machine's life is `agent.rs` (session, orders, config sets). A voter's life is `voter.rs`.
 //! Machines that are reached by ssh are in `remote.rs`.
 //!
@@ -15,6 +16,7 @@ pub mod backup;
 pub mod client;
 pub mod clock;
 pub mod cluster;
+pub mod config_watch;
 mod content;
 mod error;
 mod fence_hook;
@@ -34,6 +36,7 @@ pub mod voter;
 
 pub use agent::{Agent, AgentConfig};
 pub use cluster::{Builder, Cluster, LeaseRequest};
+pub use config_watch::{ConfigVersion, ConfigWatch};
 pub use content::{QuorumContent, Ready};
 pub use error::{Error, LeaseLost, LostReason, Result};
 pub use lease::Lease;

@@ -20,6 +20,23 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A write is given up after this; its outcome may be unknown then.
 pub const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
+/// The time to live of the session under which a program says how far it is with a config file: after its death it is
+/// shown for so long. A renewal each quarter of it is all that an idle program costs.
+pub const PROGRAM_TTL: Duration = Duration::from_secs(10);
+
+/// A voter says within ten seconds what programs should have; longer than this it is silent.
+pub const VIEW_WITHIN: Duration = Duration::from_secs(12);
+
+/// Pauses before a program asks again for a config file, the shortest and the longest: a voter has the content of a
+/// version moments after the version itself.
+pub const CONFIG_RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(2));
+
+/// Bytes of a config file that a program follows: it is held in memory, and read at one go.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Characters of a program's reason to refuse a version that are shown: a line or two in a table.
+pub const REASON_CHARS_MAX: usize = 1_000;
+
 /// Reports of servers that wait to be sent.
 pub const REPORTS_WAITING_MAX: usize = 4_096;
 

@@ -105,7 +105,53 @@ impl Source for FromVoters {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use leaseward_raft::net::listener::{self, Serve};
+    use leaseward_raft::net::transport::Transport;
+    use leaseward_raft::net::wire::{Hello, Welcome};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
     use super::*;
+
+    /// A voter that has every blob.
+    struct Rich;
+
+    impl Serve for Rich {
+        fn welcome(&self, _: &Hello) -> Welcome {
+            Welcome::Welcome { cluster: 1, node: 1, instance: 1 }
+        }
+
+        async fn answer(self: Arc<Self>, _: Arc<Hello>, ask: Ask) -> Answer {
+            let Ask::GetFrames(digests) = ask else { return Answer::Done };
+            let frames = digests.into_iter().map(|digest| (digest, vec![1].into())).collect();
+            Answer::Frames { frames, lacking: Vec::new() }
+        }
+
+        fn hears(&self, _: &Hello) -> bool {
+            true
+        }
+
+        fn gone(&self, _: &Hello) {}
+    }
+
+    #[tokio::test]
+    async fn a_voter_that_is_gone_costs_one_question_and_not_all_the_patience_for_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let living = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(listener::run(listener, Transport::PlainLoopback, Arc::new(Rich)));
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let source = FromVoters::of(&Client::new(vec![gone, living], Transport::PlainLoopback));
+        let began = Instant::now();
+        // With either of them asked first.
+        for turn in [0, 1] {
+            assert_eq!(source.fetch_many(&[Digest([7; 32])], turn).await.unwrap().len(), 1);
+        }
+        let after = began.elapsed();
+        serving.abort();
+        assert!(after < BLOBS_WITHIN / 4, "it took {after:?}");
+    }
 
     #[test]
     fn what_can_be_listened_on_is_here() {

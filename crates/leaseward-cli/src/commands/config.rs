@@ -5,7 +5,7 @@ mod keeping;
 
 use leaseward_http::model::{ConfigSetList, ConfigVersion, ConfigVersionList, MemberSyncList, Rollback, RolloutView};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::ConfigCommand;
 use crate::diagnostic::Diagnostic;
@@ -48,6 +48,21 @@ fn member_columns() -> Vec<Column> {
         wide("WANTED", |member| field(member, "wanted")),
         wide("PINNED", |member| field(member, "pinned")),
         wide("AT", |member| field(member, "at")),
+    ]
+}
+
+fn program_columns() -> Vec<Column> {
+    vec![
+        column("PROGRAM", |program| field(program, "name")),
+        column("STATE", |program| format!("{} {}", sign(&field(program, "phase")), field(program, "phase"))),
+        column("APPLIED", |program| field(program, "applied")),
+        column("FILE", |program| field(program, "file")),
+        column("WHY", |program| match program["version"].as_u64() {
+            Some(version) => format!("v{version}: {}", field(program, "why")),
+            None => "-".into(),
+        }),
+        wide("SESSION", |program| field(program, "session")),
+        wide("AT", |program| field(program, "at")),
     ]
 }
 
@@ -132,7 +147,12 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
                             eprintln!("{}", rollout_line(rollout));
                         }
                     }
-                    printer::list(&session.output, &members, &member_columns())
+                    printer::list(&session.output, &members, &member_columns())?;
+                    if matches!(session.output, Output::Table | Output::Wide) && !members.programs.is_empty() {
+                        printer::line("");
+                        printer::list(&session.output, &json!({ "items": members.programs }), &program_columns())?;
+                    }
+                    Ok(())
                 })
                 .await?;
         }

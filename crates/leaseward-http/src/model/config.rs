@@ -251,6 +251,29 @@ pub struct MemberSync {
     pub at: Option<Time>,
 }
 
+/// How far a program is with a file that it follows. It is no member: nothing waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProgramSync {
+    /// What it calls itself.
+    pub name: String,
+    /// The session under which it says so: it is shown no longer than that.
+    pub session: Wide,
+    /// The file, by its path in the set.
+    pub file: String,
+    /// The version that it works with; 0 if none.
+    pub applied: u64,
+    /// What it does: `behind`, `applied` or `rejected`.
+    pub phase: SyncPhase,
+    /// The version it refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Why it refused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// When it said so.
+    pub at: Time,
+}
+
 /// Members of a set by ascending names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemberSyncList {
@@ -263,6 +286,9 @@ pub struct MemberSyncList {
     pub rollout: Option<RolloutView>,
     /// The members: every machine that has the labels that the set asks for.
     pub items: Vec<MemberSync>,
+    /// Programs that follow files of the set, by ascending sessions; on the first page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramSync>,
     /// Ask for this page next, if there is one.
     pub next_page: Option<String>,
 }

@@ -197,11 +197,15 @@ async fn members(
     let found = page.state.set(&set).ok_or_else(|| not_found("config", &set))?;
     let (head, rollout) = (found.head, view::set(&page.state, &set, found).rollout);
     let all = page.state.members_of(found).filter(|(name, _)| name.as_str().starts_with(&params.prefix));
+    let programs = match params.page {
+        None => page.state.programs_of(&set).map(|(at, sync)| view::program(&page.state, found, at, sync)).collect(),
+        Some(_) => Vec::new(),
+    };
     let (machines, next_page) = page.take(&api, all, |(name, _)| name.to_string());
     let items =
         machines.into_iter().map(|(name, machine)| view::member(&page.state, &set, found, name, machine)).collect();
     Ok(At(
         page.revision,
-        Json(MemberSyncList { revision: page.revision.into(), version: head, rollout, items, next_page }),
+        Json(MemberSyncList { revision: page.revision.into(), version: head, rollout, items, programs, next_page }),
     ))
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use leaseward_state::command::Command;
+use leaseward_state::config::program::{ProgramReport, RejectedVersion};
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, SyncState};
 use leaseward_state::propose::Propose;
-use leaseward_state::{MachineName, SetName};
+use leaseward_state::{MachineName, Reply, SetName};
 use leaseward_sync::{digest_of, manifest};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -184,6 +185,36 @@ async fn the_monitor_shows_every_member() {
         let report = Command::ReportSync { machine, sets: vec![(set.clone(), applied, state)] };
         cluster.nodes[0].propose(report.into()).await.unwrap();
     }
+    // A program is shown beside them, and is none of them.
+    let opened = cluster.nodes[0].propose(Command::OpenSession { name: "limiter".into(), ttl_ms: 60_000 }.into()).await;
+    let Reply::Session(session) = opened.unwrap().reply else { panic!("no session") };
+    let rejected = Some(RejectedVersion { version: 1, why: "max is no number".into() });
+    let report = ProgramReport { set: set.clone(), file: "app.toml".into(), applied: 0, rejected };
+    let said = Command::ReportProgram { session, step: 1, report };
+    cluster.nodes[0].propose(said.into()).await.unwrap();
+    let members = cluster.get("/v1/configs/app/members?limit=2").await.ok(200);
+    let program = &members["programs"][0];
+    assert_eq!((&program["name"], &program["file"]), (&"limiter".into(), &"app.toml".into()));
+    assert_eq!(
+        (&program["phase"], &program["applied"], &program["version"]),
+        (&"rejected".into(), &0.into(), &1.into())
+    );
+    assert_eq!((&program["why"], &program["session"]), (&"max is no number".into(), &session.to_string().into()));
+    let rest = members["next_page"].as_str().unwrap();
+    let rest = cluster.get(&format!("/v1/configs/app/members?limit=2&page={rest}")).await.ok(200);
+    assert_eq!(
+        (rest["items"].as_array().unwrap().len(), &rest["programs"]),
+        (1, &json!(null)),
+        "on the first page only"
+    );
+    let why = cluster.get("/v1/explain/config/app").await.ok(200).to_string();
+    assert!(why.contains("a program, works with v0; rejected v1: max is no number"), "{why}");
+    let events = cluster.get("/v1/events?kinds=config&prefix=app").await.ok(200).to_string();
+    assert!(
+        events.contains("app: program limiter works with v0 of app.toml, rejected v1: max is no number"),
+        "{events}"
+    );
+
     let members = cluster.get("/v1/configs/app/members").await.ok(200);
     let phases: Vec<_> = members["items"].as_array().unwrap().iter().map(|member| &member["phase"]).collect();
     assert_eq!(phases, ["applied", "rejected", "behind"]);
@@ -196,11 +227,16 @@ async fn the_monitor_shows_every_member() {
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
     let status = cluster.get("/v1/cluster").await.ok(200);
+    assert_eq!(status["warnings"].as_array().unwrap().len(), 1, "{status}");
     assert_eq!((&status["health"], &status["in_sync"]), (&"degraded".into(), &json!({ "of": 1, "all": 2 })));
     assert!(status["warnings"][0].as_str().unwrap().contains("rejected by m2: exit 1"), "{status}");
     publish(&cluster, b"max = 800\n", "second").await;
     let members = cluster.get("/v1/configs/app/members?prefix=m1").await.ok(200);
     assert_eq!(members["items"][0]["phase"], "behind", "it has not heard of the newest version yet");
+    let end = Command::EndSession { session };
+    cluster.nodes[0].propose(end.into()).await.unwrap();
+    let members = cluster.get("/v1/configs/app/members?consistency=linearizable").await.ok(200);
+    assert_eq!(members["programs"], json!(null), "it ends with its session");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -131,6 +131,19 @@ pub struct VersionOrder {
     pub manifest: Digest,
 }
 
+/// What programs that follow a config set should have of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetView {
+    /// The entry that changed the set last; 0: there is no such set.
+    pub revision: Revision,
+    /// The entry that made it: a set that was forgotten and made anew is another one, though its numbers begin alike.
+    pub created: Revision,
+    /// The version; `None` while no version is for everybody.
+    pub version: Option<VersionOrder>,
+    /// How the set is kept.
+    pub spec: Arc<SetSpec>,
+}
+
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -307,6 +320,13 @@ pub enum Ask {
         /// The manifest that is wanted.
         next: Digest,
     },
+    /// What should programs have of this set? Answered at once if the set changed since `known`, else within ten seconds.
+    Set {
+        /// The set.
+        set: SetName,
+        /// The view that is known; `None`: none, and the answer is to be as new as now.
+        known: Option<Revision>,
+    },
 }
 
 /// A question to a machine.
@@ -458,6 +478,8 @@ pub enum Answer {
     },
     /// To [`Ask::Delta`]; `None`: fetch what you lack.
     Delta(Option<SharedBytes>),
+    /// To [`Ask::Set`].
+    Set(SetView),
 }
 
 /// The answer to a proposal.

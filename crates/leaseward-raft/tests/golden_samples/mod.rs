@@ -238,6 +238,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Resync { set: set(), machines: vec![machine()] },
         Command::SteerRollout { set: set(), version: 2, steer: Steer::Resume, by: "w".into() },
         Command::StepRollout { set: set(), version: 2, step: RolloutStep::Release(vec![machine()]), term: Term(2) },
+        Command::ReportProgram { session: SessionId(3), step: 4, report: program_report() },
     ]
 }
 
@@ -403,6 +404,7 @@ pub(crate) fn record_keys() -> Vec<RecordKey> {
         RecordKey::Answer(RequestKey { client: 1, sequence: 2 }),
         RecordKey::Ledger(Revision(1), 2),
         RecordKey::Policy,
+        RecordKey::Program(SessionId(3)),
     ]
 }
 
@@ -553,6 +555,7 @@ pub(crate) fn records() -> Vec<Record> {
             event: events().remove(0),
         })),
         Record::Policy(Arc::new(policy())),
+        Record::Program(Arc::new(program_sync())),
     ]
 }
 
@@ -595,6 +598,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::SetPinned { set: set(), machine: None, pin: Some(pin()) },
         Event::RolloutChanged { set: set(), version: 2, change: RolloutChange::Halted("w".into()) },
         Event::Restored { from: Revision(5), generation: Generation(1) },
+        Event::ProgramReported { session: SessionId(3), name: "c".into(), report: program_report() },
     ]
 }
 

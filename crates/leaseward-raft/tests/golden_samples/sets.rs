@@ -2,11 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use leaseward_state::config::program::{ProgramReport, ProgramSync, RejectedVersion};
 use leaseward_state::config::rollout::{Pin, RolloutStep};
 use leaseward_state::config::spec::{DrainRule, DriftRule, Layout, RolloutRule, SetHook, SetSpec};
 use leaseward_state::event::RolloutChange;
 
-use super::machine;
+use leaseward_state::{Revision, UnixMillis};
+
+use super::{machine, set};
+
+pub(crate) fn program_report() -> ProgramReport {
+    let rejected = Some(RejectedVersion { version: 3, why: "w".into() });
+    ProgramReport { set: set(), file: "limits.toml".into(), applied: 2, rejected }
+}
+
+pub(crate) fn program_sync() -> ProgramSync {
+    ProgramSync { report: program_report(), step: 4, reported: Revision(5), at: UnixMillis(6) }
+}
 
 pub(crate) fn pin() -> Pin {
     Pin { version: Some(1), by: "w".into(), why: "x".into() }

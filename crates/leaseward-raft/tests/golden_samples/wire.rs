@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use leaseward_raft::net::wire::{
     About, Answer, Appended, Ask, Held, Hello, MachineView, MemberChange, NodeStatus, Outcome, Purpose, Question,
-    Renewal, Renewed, SetOrder, Told, VersionOrder, Welcome,
+    Renewal, Renewed, SetOrder, SetView, Told, VersionOrder, Welcome,
 };
 use leaseward_state::config::Digest;
 use leaseward_state::order::{Action, Order};
@@ -59,6 +59,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::GetFrames(vec![Digest([2; 32])]),
         Ask::PutFrames(vec![(Digest([3; 32]), vec![4].into())]),
         Ask::Delta { set: set(), base: Digest([5; 32]), next: Digest([6; 32]) },
+        Ask::Set { set: set(), known: Some(Revision(7)) },
     ]
 }
 
@@ -114,6 +115,12 @@ pub(crate) fn answers() -> Vec<Answer> {
         Answer::Told(Some(Told::NotHere)),
         Answer::Frames { frames: vec![(Digest([3; 32]), vec![4].into())], lacking: vec![Digest([2; 32])] },
         Answer::Delta(Some(vec![7].into())),
+        Answer::Set(SetView {
+            revision: Revision(8),
+            created: Revision(7),
+            version: Some(VersionOrder { number: 9, manifest: Digest([3; 32]) }),
+            spec: Arc::default(),
+        }),
     ]
 }
 

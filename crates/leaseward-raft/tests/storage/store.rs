@@ -41,7 +41,7 @@ fn lease(waiters: usize) -> Record {
 fn key(random: &mut SmallRng) -> RecordKey {
     let name = ["a", "b", "ab", "a/b"][random.gen_range(0..4)];
     let number = random.gen_range(0..4);
-    match random.gen_range(0..6) {
+    match random.gen_range(0..7) {
         0 => RecordKey::Lease(LeaseName::new(name).expect("a name")),
         1 => RecordKey::Session(SessionId(number * 257)),
         2 => RecordKey::Answer(RequestKey { client: u128::from(number), sequence: number }),
@@ -50,6 +50,7 @@ fn key(random: &mut SmallRng) -> RecordKey {
             SetName::new(name.replace('/', "-")).expect("a name"),
             MachineName::new("m").expect("a name"),
         ),
+        5 => RecordKey::Program(SessionId(number * 257)),
         _ => RecordKey::Version(SetName::new(name.replace('/', "-")).expect("a name"), number),
     }
 }

@@ -161,6 +161,7 @@ impl State {
             self.syncs.remove(&key);
             self.touched.insert(RecordKey::Sync(key.0, key.1));
         }
+        self.forget_programs_of(name);
         events.push(Event::SetRemoved { set: name.clone() });
         Ok(Reply::Done)
     }

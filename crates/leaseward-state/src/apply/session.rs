@@ -70,6 +70,7 @@ impl State {
         for id in ids {
             let Some(session) = self.sessions.remove(id) else { continue };
             self.touched.insert(RecordKey::Session(*id));
+            self.forget_program(*id);
             if let Owner::Machine(name) = &session.owner {
                 self.machine_lost_session(name, *id, why);
             }

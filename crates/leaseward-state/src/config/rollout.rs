@@ -95,6 +95,15 @@ impl ConfigSet {
         self.rollout.as_ref().map_or(self.head, |rollout| rollout.base)
     }
 
+    /// Returns the version that programs should have, which are no members: what all members are kept at if an operator
+    /// says so, else what everybody has when no rollout is under way. Neither a pin of one machine nor one that leaves
+    /// disks as they are concerns them. `None` while no version is for everybody.
+    #[must_use]
+    pub fn for_programs(&self) -> Option<&Version> {
+        let pinned = self.pins.get(&None).and_then(|pin| pin.version);
+        self.versions.get(&pinned.unwrap_or_else(|| self.settled())).map(|version| &**version)
+    }
+
     /// Returns the pin of a member: its own, or the one of all.
     #[must_use]
     pub fn pin_of(&self, machine: &MachineName) -> Option<&Pin> {

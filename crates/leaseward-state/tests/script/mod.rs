@@ -45,6 +45,7 @@ impl Runner for Story {
             "orders" => show::orders(&self.state.orders(&MachineName::new(words.next("machine")?)?)),
             "wanted" => sets::wanted(&self.state, &SetName::new(words.next("set")?)?),
             "config-bytes" => format!("{} bytes\n", self.state.config_bytes()),
+            "for-programs" => sets::for_programs(&self.state, &SetName::new(words.next("set")?)?),
             "flood" => self.flood(&mut words)?,
             _ => self.entry(&mut words)?,
         };

@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
+use leaseward_state::config::program::{ProgramReport, RejectedVersion};
 use leaseward_state::config::rollout::{Pin, RolloutStep, Steer};
 use leaseward_state::config::spec::{SetHook, SetSpec};
-use leaseward_state::{Command, MachineName, SetName, State, Term};
+use leaseward_state::{Command, MachineName, SessionId, SetName, State, Term};
 
 use super::parse::Words;
 
@@ -14,6 +15,7 @@ type Read<T> = Result<T, Box<dyn Error>>;
 pub(super) fn command(name: &str, words: &mut Words, term: Term) -> Read<Option<Command>> {
     Ok(Some(match name {
         "put-set" => put(words)?,
+        "program" => program(words)?,
         "pin" => {
             let set = SetName::new(words.next("set")?)?;
             let machine = match words.next("machine")?.as_str() {
@@ -51,6 +53,20 @@ pub(super) fn command(name: &str, words: &mut Words, term: Term) -> Read<Option<
 
 fn machines(words: &mut Words) -> Read<Vec<MachineName>> {
     words.rest().iter().map(|name| Ok(MachineName::new(name.as_str())?)).collect()
+}
+
+/// `program SESSION SET:FILE APPLIED step=2 rejected=3 why=…`.
+fn program(words: &mut Words) -> Read<Command> {
+    let session = SessionId(words.next_number("session")?);
+    let follows = words.next("SET:FILE")?;
+    let (set, file) = follows.split_once(':').ok_or("SET:FILE")?;
+    let applied = words.next_number("version")?;
+    let step = words.key("step").map_or(Ok(1), |step| step.parse())?;
+    let why = words.key("why").unwrap_or_default();
+    let rejected = words.key("rejected").map(|version| version.parse()).transpose()?;
+    let rejected = rejected.map(|version| RejectedVersion { version, why });
+    let report = ProgramReport { set: SetName::new(set)?, file: file.to_owned(), applied, rejected };
+    Ok(Command::ReportProgram { session, step, report })
 }
 
 fn put(words: &mut Words) -> Read<Command> {
@@ -97,4 +113,10 @@ pub(super) fn wanted(state: &State, set: &SetName) -> String {
         out += &format!("{name}: {words}\n");
     }
     out
+}
+
+/// Shows what programs should have of a set.
+pub(super) fn for_programs(state: &State, set: &SetName) -> String {
+    let version = state.set(set).and_then(|set| set.for_programs());
+    version.map_or("nothing\n".to_owned(), |version| format!("v{}\n", version.number))
 }

@@ -102,6 +102,12 @@ pub(crate) fn state(state: &State) -> String {
     for ((set, machine), sync) in state.syncs() {
         out += &format!("sync {set} {machine} {} {} @{}\n", sync.applied, plain(&sync.state), sync.reported);
     }
+    for (session, program) in state.programs() {
+        let (report, step) = (&program.report, program.step);
+        let rejected = report.rejected.as_ref().map_or_else(String::new, |rejected| format!(" {}", plain(rejected)));
+        out += &format!("program {session} {}/{} {}{rejected} step {step}", report.set, report.file, report.applied);
+        out += &format!(" @{}\n", program.reported);
+    }
     out
 }
 

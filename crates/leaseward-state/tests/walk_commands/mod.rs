@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
+use leaseward_state::config::program::{ProgramReport, RejectedVersion};
 use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::machine::{Cordon, MachineProfile};
 use leaseward_state::policy::{Pause, Policy};
@@ -116,6 +117,7 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
             message: String::new(),
         },
         23 if dice.chance(20) => Command::RemoveSet { set: dice.set() },
+        23 if dice.chance(40) => program(dice, state),
         23 => {
             Command::ReportSync { machine: dice.machine(), sets: vec![(dice.set(), dice.below(4), SyncState::Applied)] }
         }
@@ -128,6 +130,13 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
         }
         _ => atomic(dice, state),
     }
+}
+
+fn program(dice: &mut Dice, state: &State) -> Command {
+    let why = || "w".to_owned();
+    let rejected = dice.chance(30).then(|| RejectedVersion { version: dice.below(4), why: why() });
+    let report = ProgramReport { set: dice.set(), file: "f".into(), applied: dice.below(3), rejected };
+    Command::ReportProgram { session: dice.session(state), step: dice.below(20), report }
 }
 
 /// What operators and the master do around servers.
