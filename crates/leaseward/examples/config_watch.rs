@@ -1,9 +1,8 @@
 //! A program that follows a config file: it takes each version that makes sense, and says so.
 //!
 //! ```text
-//! leaseward dev &
-//! echo 'max = 10' > /tmp/limits/limits.toml; leaseward config publish app --from /tmp/limits
-//! cargo run -p leaseward --example config_watch -- 127.0.0.1:7421
+//! mkdir limits; echo 'max = 10' > limits/limits.toml; leaseward config publish app --from limits
+//! cargo run -p leaseward --example config_watch -- 127.0.0.1:7421      where the cluster's nodes listen for peers
 //! leaseward config monitor app
 //! ```
 
