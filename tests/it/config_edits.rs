@@ -94,7 +94,9 @@ async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
     let first = Editor::new(&lab, "first");
     let child = first.opened(&lab, "ann").await;
 
+    // Were it opened, it would end at once.
     let second = Editor::new(&lab, "second");
+    second.close();
     let refused = second.command(&lab, "bob").output().expect("it runs");
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && why.contains("LW0202"), "{why}");
@@ -114,7 +116,6 @@ async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
     let refused = second.command(&lab, "bob").output().expect("it runs");
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(why.contains("is held by cid@"), "not before its time is over: {why}");
-    second.close();
     let edited = async |lab: &Lab| Some(second.command(lab, "bob").output().expect("it runs").status.success());
     lab.until("the set is free again", edited, true).await;
     assert_eq!(works(&lab, &["config", "get", "app", "app.conf"]), "of second\n");
