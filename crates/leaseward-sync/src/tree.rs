@@ -73,12 +73,7 @@ pub fn scan_some(directory: &Path, xattrs: bool, is_part: &mut dyn FnMut(&str) -
     scan_all(directory, xattrs, &Seen::default(), is_part)
 }
 
-fn scan_all(
-    directory: &Path,
-    xattrs: bool,
-    seen: &Seen,
-    is_part: &mut dyn FnMut(&str) -> bool,
-) -> Result<Scanned> {
+fn scan_all(directory: &Path, xattrs: bool, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
     let root = Dir::open(directory)?;
     let mut manifest = Manifest { xattrs: xattrs.then(BTreeMap::new), ..Manifest::default() };
     let (mut unread, mut looked) = (Vec::new(), HashMap::new());

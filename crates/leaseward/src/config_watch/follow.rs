@@ -256,6 +256,7 @@ mod tests {
         let file = |size: u64| ManifestNode::File { mode: 0o644, size, digest, chunks: Vec::new() };
         let at = |path: &str, node: ManifestNode| ManifestEntry { path: path.into(), node };
         let tree = Manifest {
+            xattrs: None,
             entries: vec![
                 at("d", ManifestNode::Directory { mode: 0o755 }),
                 at("d/a.toml", file(CONFIG_FILE_BYTES_MAX)),
