@@ -1,4 +1,5 @@
-//! Config sync against rsync, on hosts of their own: three members that vote, of which one publishes.
+//! Config sync against rsync, and for small files against etcd with watchers, on hosts of their own: three members that
+//! vote, of which one publishes.
 //!
 //! Must stay true: both move the same bytes between the same hosts in the same run, in turn; what came is compared with
 //! what was sent after each step; neither pays for what the other one does after it is done. Bytes are those that the
@@ -6,8 +7,9 @@
 //! what the same cards count in such a time when nothing is done. The time ends when every member shows the version.
 //! rsync runs as it is served best: a daemon on each member, all three at once, `-az`; it does not sync its files to the
 //! disk, we do. `LEASEWARD_TRIALS` says how often, `LEASEWARD_FILES` and `LEASEWARD_MB` how much.
-//! Left out: etcd with a watcher; slow links.
+//! Left out: slow links.
 
+mod etcd;
 mod workload;
 
 use std::fs;
@@ -21,6 +23,7 @@ use leaseward_tests::{PATIENCE, binary};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use self::etcd::Etcd;
 use self::workload::{EDITS, Site};
 use crate::figures::at_share;
 
@@ -32,6 +35,9 @@ const AFTERWARDS: Duration = Duration::from_millis(700);
 
 /// How long the cards are watched while nothing is done.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// Edits that etcd takes part in: those of small files.
+const ETCD_EDITS: [&str; 2] = ["one", "edit1"];
 
 /// One way from the source to the members: how long it took, in milliseconds, and the bytes of the members' cards.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,6 +114,7 @@ pub(crate) async fn sync() -> Value {
         }
     }
     line.insert("key".into(), race.key(trials.max(10)));
+    line.insert("etcd".into(), race.beside_etcd(trials, files, mb));
     Value::Object(line)
 }
 
@@ -204,6 +211,43 @@ impl Race {
             assert!(rsync.wait().is_ok_and(|status| status.success()), "rsync fails");
         }
         self.cost(began, before)
+    }
+
+    /// Publishes small edits both with us and with etcd, in turn; etcd's nodes run only now.
+    fn beside_etcd(&mut self, trials: usize, files: usize, mb: usize) -> Value {
+        let Some(mut etcd) = Etcd::start(&self.hosts) else { return json!({ "left_out": "needs etcd" }) };
+        let source = self.hosts.dir().join("source-etcd");
+        let mut site = Site::make(&source, 77, files, mb << 20);
+        self.idle = self.bytes_at_rest();
+        let mut figures = Map::new();
+        for edit in ["first"].into_iter().chain(ETCD_EDITS) {
+            let (mut costs, mut refused) = (Vec::new(), 0);
+            for trial in 0..if edit == "first" { 1 } else { trials } {
+                if edit != "first" {
+                    site.edit(edit);
+                }
+                let mark = format!("{edit} {trial} {:?}\n", Instant::now());
+                site.mark(&mark);
+                let ours = self.ours("etcd", &source, &mark);
+                rustix::fs::sync();
+                let before = self.bytes();
+                let (began, left_out) = etcd.publish(&self.hosts, publisher(), &source, &mark);
+                refused = left_out;
+                costs.push((ours, self.cost(began, before)));
+            }
+            let mut line = compared(&costs);
+            if let Some(line) = line.as_object_mut() {
+                for name in ["ms", "bytes_per_member"] {
+                    if let Some(figure) = line.remove(&format!("rsync_{name}")) {
+                        line.insert(format!("etcd_{name}"), figure);
+                    }
+                }
+                line.insert("files_that_etcd_refuses".into(), json!(refused));
+            }
+            eprintln!("beside etcd, {edit}: {line}");
+            figures.insert(edit.into(), line);
+        }
+        Value::Object(figures)
     }
 
     /// Returns the bytes that the members' cards sent and received so far.
