@@ -18,18 +18,6 @@ async fn lab(settings: &[String]) -> Lab {
     Lab::start(Plan { machines: settings.len(), machine_settings: settings.to_vec(), ..Plan::default() }).await
 }
 
-fn run(lab: &Lab, words: &[&str]) -> (Option<i32>, String, String) {
-    let output = lab.cli(&[words, &["--yes"]].concat());
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-fn works(lab: &Lab, words: &[&str]) -> String {
-    let (code, said, why) = run(lab, words);
-    assert_eq!(code, Some(0), "{words:?}: {why}");
-    said
-}
-
 fn published(lab: &Lab, set: &str, files: &[(&str, &str)]) -> u64 {
     let temp = tempfile::tempdir().expect("a directory");
     for (path, text) in files {
@@ -38,7 +26,7 @@ fn published(lab: &Lab, set: &str, files: &[(&str, &str)]) -> u64 {
         fs::write(path, text).expect("written");
     }
     let from = temp.path().to_str().expect("text");
-    let said = works(lab, &["config", "publish", set, "--from", from, "-o", "json"]);
+    let said = lab.works(&["config", "publish", set, "--from", from, "-o", "json"]);
     serde_json::from_str::<Value>(&said).expect("JSON")["version"].as_u64().expect("a number")
 }
 
@@ -68,19 +56,16 @@ fn all_at(phase: &str, version: u64, machines: usize) -> BTreeMap<String, (Strin
 async fn a_bad_version_stops_at_its_canary_and_everybody_goes_back_by_himself() {
     let lab = lab(&["labels = { role = \"canary\" }".into(), String::new(), String::new()]).await;
     let check = "check.command=[\"sh\", \"-c\", \"! grep -q bad {tree}/app.conf\"]";
-    works(
-        &lab,
-        &[
-            "config",
-            "policy",
-            "app",
-            check,
-            "rollout.canaries=1",
-            "rollout.roll_back=true",
-            "rollout.max_unavailable=1",
-            "rollout.canary_labels={ role = \"canary\" }",
-        ],
-    );
+    lab.works(&[
+        "config",
+        "policy",
+        "app",
+        check,
+        "rollout.canaries=1",
+        "rollout.roll_back=true",
+        "rollout.max_unavailable=1",
+        "rollout.canary_labels={ role = \"canary\" }",
+    ]);
     assert_eq!(published(&lab, "app", &[("app.conf", "good 1")]), 1);
     lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 3)).await;
 
@@ -104,7 +89,7 @@ async fn a_bad_version_stops_at_its_canary_and_everybody_goes_back_by_himself() 
     let refused = |event: &&Value| event["text"].as_str().is_some_and(|text| text.contains("rejected v3"));
     let who: Vec<_> = events.iter().filter(refused).map(|event| event["data"]["machine"].to_string()).collect();
     assert_eq!(who, ["\"m1\""], "nobody but the canary ever saw it");
-    let history = works(&lab, &["config", "history", "app"]);
+    let history = lab.works(&["config", "history", "app"]);
     assert!(history.contains("back to v2: v3 1 of its members refused it: m1"), "{history}");
 }
 
@@ -112,27 +97,27 @@ async fn a_bad_version_stops_at_its_canary_and_everybody_goes_back_by_himself() 
 async fn an_operator_halts_resumes_and_pins() {
     let lab = lab(&[String::new(), String::new(), String::new()]).await;
     // What an ordinary user may check, too.
-    works(&lab, &["config", "policy", "app", "rollout.max_unavailable=1", "rollout.bake=10m", "rollout.canaries=1"]);
+    lab.works(&["config", "policy", "app", "rollout.max_unavailable=1", "rollout.bake=10m", "rollout.canaries=1"]);
     published(&lab, "app", &[("a", "1")]);
     lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 3)).await;
-    works(&lab, &["config", "pin", "app", "--machine", "m3", "--version", "1", "-m", "old hardware"]);
+    lab.works(&["config", "pin", "app", "--machine", "m3", "--version", "1", "-m", "old hardware"]);
     published(&lab, "app", &[("a", "2")]);
     let canary = async |lab: &Lab| Some(members(lab, "app").await?["m1"].clone());
     lab.until("the canary has the second", canary, ("applied".into(), 2)).await;
-    works(&lab, &["config", "rollout", "app", "halt"]);
-    let (_, explained, _) = run(&lab, &["explain", "config/app"]);
+    lab.works(&["config", "rollout", "app", "halt"]);
+    let (_, explained, _) = lab.run(&["explain", "config/app"]);
     assert!(
         explained.contains("it stands still: halted by") && explained.contains("rollout app resume"),
         "{explained}"
     );
-    let (_, shown, _) = run(&lab, &["config", "rollout", "app"]);
+    let (_, shown, _) = lab.run(&["config", "rollout", "app"]);
     assert!(shown.contains("v2 goes round: the turn of 1 of 3"), "{shown}");
-    works(&lab, &["config", "rollout", "app", "finish"]);
+    lab.works(&["config", "rollout", "app", "finish"]);
     let second = async |lab: &Lab| Some(members(lab, "app").await?["m2"].clone());
     lab.until("m2 has it, too", second, ("applied".into(), 2)).await;
     assert_eq!(here(&lab, 2, "app", "a"), "1", "a pinned member stays");
-    works(&lab, &["wait", "config/app=synced", "--timeout", "30s"]);
-    works(&lab, &["config", "unpin", "app", "--machine", "m3"]);
+    lab.works(&["wait", "config/app=synced", "--timeout", "30s"]);
+    lab.works(&["config", "unpin", "app", "--machine", "m3"]);
     lab.until("and goes on", async |lab| members(lab, "app").await, all_at("applied", 2, 3)).await;
 }
 
@@ -140,7 +125,7 @@ async fn an_operator_halts_resumes_and_pins() {
 async fn staged_members_switch_together_once_all_have_it() {
     // Long enough that a stopped agent stays connected while the rest is looked at.
     let lab = Lab::start(Plan { machines: 2, ttl: "30s", ..Plan::default() }).await;
-    works(&lab, &["config", "policy", "app", "rollout.staged=true"]);
+    lab.works(&["config", "policy", "app", "rollout.staged=true"]);
     published(&lab, "app", &[("a", "1")]);
     lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 2)).await;
     lab.signal_agent(1, rustix::process::Signal::STOP);
@@ -167,19 +152,19 @@ async fn what_is_changed_by_hand_is_seen_by_everybody_and_put_right_or_made_ever
     let drifted = async |lab: &Lab| Some(members(lab, "app").await?["m2"].0.clone());
     lab.until("it is seen", drifted, "drifted".into()).await;
     let both = async |lab: &Lab| {
-        let (_, monitor, _) = run(lab, &["config", "monitor", "app"]);
+        let (_, monitor, _) = lab.run(&["config", "monitor", "app"]);
         Some(monitor.contains("limits.toml (content") && monitor.contains("conf.d/b (extra"))
     };
     lab.until("the monitor names both", both, true).await;
 
     // It is a good change: everybody gets it.
-    works(&lab, &["config", "publish", "app", "--from-member", "m2", "-m", "from m2"]);
+    lab.works(&["config", "publish", "app", "--from-member", "m2", "-m", "from m2"]);
     lab.until("everybody has what m2 had", async |lab| members(lab, "app").await, all_at("applied", 2, 2)).await;
     assert_eq!(
         (here(&lab, 0, "app", "limits.toml"), here(&lab, 0, "app", "conf.d/b")),
         ("max = 2\n".into(), "b".into())
     );
-    let (code, diff, _) = run(&lab, &["config", "diff", "app", "1", "2"]);
+    let (code, diff, _) = lab.run(&["config", "diff", "app", "1", "2"]);
     assert_eq!(code, Some(1));
     assert!(
         diff.contains("M limits.toml") && diff.contains("-max = 1\n+max = 2\n") && diff.contains("A conf.d/b"),
@@ -190,12 +175,12 @@ async fn what_is_changed_by_hand_is_seen_by_everybody_and_put_right_or_made_ever
     fs::write(lab.set_dir(0, "app").join("limits.toml"), "max = 3\n").expect("written");
     let drifted = async |lab: &Lab| Some(members(lab, "app").await?["m1"].0.clone());
     lab.until("it is seen", drifted, "drifted".into()).await;
-    works(&lab, &["config", "sync", "app", "--machine", "m1"]);
+    lab.works(&["config", "sync", "app", "--machine", "m1"]);
     lab.until("it is put right", async |lab| Some(here(lab, 0, "app", "limits.toml")), "max = 2\n".into()).await;
-    works(&lab, &["config", "policy", "app", "drift=repair"]);
+    lab.works(&["config", "policy", "app", "drift=repair"]);
     fs::remove_file(lab.set_dir(1, "app").join("conf.d/a")).expect("removed");
     lab.until("it is back", async |lab| Some(here(lab, 1, "app", "conf.d/a")), "a".into()).await;
-    works(&lab, &["config", "policy", "app", "drift=adopt"]);
+    lab.works(&["config", "policy", "app", "drift=adopt"]);
     let adopted = async |lab: &Lab| {
         // The machine may not have heard yet that changes are good now, and have put this one right.
         if here(lab, 0, "app", "conf.d/a") != "adopted" {
@@ -214,30 +199,30 @@ async fn many_small_changes_are_one_version_and_nobody_overwrites_another() {
         .map(|i| json!({ "path": format!("users/{i}.toml"), "content": format!("id = {i}\n") }).to_string())
         .collect();
     fs::write(&batch, lines.join("\n")).expect("written");
-    works(&lab, &["config", "put", "users", "--batch", batch.to_str().expect("text"), "-m", "bulk"]);
+    lab.works(&["config", "put", "users", "--batch", batch.to_str().expect("text"), "-m", "bulk"]);
     lab.until("all of it is there", async |lab| Some(here(lab, 0, "users", "users/1999.toml")), "id = 1999\n".into())
         .await;
     assert_eq!(set(&lab, "users").await.expect("it is there")["version"], 1, "one version");
 
-    works(&lab, &["config", "put", "users", "users/7.toml", "--text", "id = seven\n", "--if-version", "1"]);
-    let (code, _, why) = run(&lab, &["config", "put", "users", "users/7.toml", "--text", "lost", "--if-version", "1"]);
+    lab.works(&["config", "put", "users", "users/7.toml", "--text", "id = seven\n", "--if-version", "1"]);
+    let (code, _, why) = lab.run(&["config", "put", "users", "users/7.toml", "--text", "lost", "--if-version", "1"]);
     assert_eq!(code, Some(5), "{why}");
     assert!(why.contains("LW0412") && why.contains("v2"), "{why}");
-    works(&lab, &["config", "put", "users", "users/8.toml", "--remove"]);
-    let (code, _, why) = run(&lab, &["config", "put", "users", "../x", "--text", "x"]);
+    lab.works(&["config", "put", "users", "users/8.toml", "--remove"]);
+    let (code, _, why) = lab.run(&["config", "put", "users", "../x", "--text", "x"]);
     assert!(code != Some(0) && why.contains("LW0106"), "{why}");
     let gone = async |lab: &Lab| Some((here(lab, 0, "users", "users/7.toml"), here(lab, 0, "users", "users/8.toml")));
     lab.until("the member follows", gone, ("id = seven\n".into(), String::new())).await;
 
     // Out and in again: the same tree, as a directory and as a tar file.
     let (dir, tar) = (lab.dir().join("out"), lab.dir().join("out.tar"));
-    works(&lab, &["config", "pull", "users", "--to", dir.to_str().expect("text")]);
-    works(&lab, &["config", "pull", "users", "--tar", tar.to_str().expect("text")]);
-    works(&lab, &["config", "verify", "users", "--dir", dir.to_str().expect("text")]);
-    works(&lab, &["config", "publish", "again", "--tar", tar.to_str().expect("text")]);
-    works(&lab, &["config", "verify", "again", "--dir", dir.to_str().expect("text")]);
+    lab.works(&["config", "pull", "users", "--to", dir.to_str().expect("text")]);
+    lab.works(&["config", "pull", "users", "--tar", tar.to_str().expect("text")]);
+    lab.works(&["config", "verify", "users", "--dir", dir.to_str().expect("text")]);
+    lab.works(&["config", "publish", "again", "--tar", tar.to_str().expect("text")]);
+    lab.works(&["config", "verify", "again", "--dir", dir.to_str().expect("text")]);
     fs::write(dir.join("users/9.toml"), "by hand").expect("written");
-    let (code, said, _) = run(&lab, &["config", "verify", "users", "--dir", dir.to_str().expect("text")]);
+    let (code, said, _) = lab.run(&["config", "verify", "users", "--dir", dir.to_str().expect("text")]);
     assert_eq!((code, said.trim()), (Some(1), "content  users/9.toml"));
 }
 
@@ -251,21 +236,21 @@ async fn a_secret_is_read_by_its_members_alone() {
         .expect("it runs");
     let fingerprint = String::from_utf8_lossy(&created.stdout).trim().to_owned();
     let lab = lab(&[format!("keys = [\"{}\"]", key.display()), String::new()]).await;
-    works(&lab, &["config", "policy", "vault", &format!("key=\"{fingerprint}\"")]);
+    lab.works(&["config", "policy", "vault", &format!("key=\"{fingerprint}\"")]);
     let plain = lab.dir().join("plain");
     fs::create_dir(&plain).expect("a directory");
     fs::write(plain.join("db.conf"), "password = hunter2\n").expect("written");
     let from = plain.to_str().expect("text");
-    works(&lab, &["config", "publish", "vault", "--from", from, "--key", key.to_str().expect("text")]);
+    lab.works(&["config", "publish", "vault", "--from", from, "--key", key.to_str().expect("text")]);
     lab.until("its member reads it", async |lab| Some(here(lab, 0, "vault", "db.conf")), "password = hunter2\n".into())
         .await;
     let refused = async |lab: &Lab| Some(members(lab, "vault").await?["m2"].0.clone());
     lab.until("another one cannot", refused, "rejected".into()).await;
-    let (_, monitor, _) = run(&lab, &["config", "monitor", "vault"]);
+    let (_, monitor, _) = lab.run(&["config", "monitor", "vault"]);
     assert!(monitor.contains(&format!("the key {fingerprint} is not on this machine")), "{monitor}");
-    let (code, _, why) = run(&lab, &["config", "get", "vault", "db.conf"]);
+    let (code, _, why) = lab.run(&["config", "get", "vault", "db.conf"]);
     assert!(code != Some(0) && why.contains("encrypted"), "{why}");
-    let shown = works(&lab, &["config", "get", "vault", "db.conf", "--key", key.to_str().expect("text")]);
+    let shown = lab.works(&["config", "get", "vault", "db.conf", "--key", key.to_str().expect("text")]);
     assert_eq!(shown, "password = hunter2\n");
     // Nothing that any node wrote, but the member's own target, holds the word.
     let target = lab.set_dir(0, "vault");
@@ -376,18 +361,15 @@ async fn no_request_fails_while_a_version_goes_round_behind_a_real_load_balancer
     // The reload breaks the service for a moment: whoever is not drained is seen.
     let reload =
         "mv $LEASEWARD_TARGET/page $LEASEWARD_TARGET/gone; sleep 0.1; mv $LEASEWARD_TARGET/gone $LEASEWARD_TARGET/page";
-    works(
-        &lab,
-        &[
-            "config",
-            "policy",
-            "web",
-            "drain=always",
-            "drain_wait=20s",
-            "rollout.max_unavailable=1",
-            &format!("reload.command=[\"sh\", \"-c\", \"{reload}\"]"),
-        ],
-    );
+    lab.works(&[
+        "config",
+        "policy",
+        "web",
+        "drain=always",
+        "drain_wait=20s",
+        "rollout.max_unavailable=1",
+        &format!("reload.command=[\"sh\", \"-c\", \"{reload}\"]"),
+    ]);
     published(&lab, "web", &[("page", "v1")]);
     lab.until("everybody serves the first", async |lab| members(lab, "web").await, all_at("applied", 1, 3)).await;
     let mut backends = Vec::new();
@@ -471,7 +453,7 @@ async fn a_config_that_nginx_refuses_never_reaches_it_and_a_good_one_is_reloaded
     eventually("it serves the first", async || page(port).await.as_deref() == Some("one")).await;
     let reload =
         format!("reload.command=[\"{}\", \"-c\", \"{}\", \"-s\", \"reload\"]", nginx.display(), live.display());
-    works(&lab, &["config", "policy", "nginx", &check, &reload]);
+    lab.works(&["config", "policy", "nginx", &check, &reload]);
     published(&lab, "nginx", &[("nginx.conf", &conf("return 200 two;"))]);
     // An old worker answers until it has ended.
     let master = nginx_runs.0.id();
@@ -484,7 +466,7 @@ async fn a_config_that_nginx_refuses_never_reaches_it_and_a_good_one_is_reloaded
     published(&lab, "nginx", &[("nginx.conf", &conf("retrun 200 three;"))]);
     let refused = async |lab: &Lab| Some(members(lab, "nginx").await?["m1"].clone());
     lab.until("it is refused", refused, ("rejected".into(), 2)).await;
-    let (_, monitor, _) = run(&lab, &["config", "monitor", "nginx"]);
+    let (_, monitor, _) = lab.run(&["config", "monitor", "nginx"]);
     assert!(monitor.contains("unknown directive \"retrun\""), "{monitor}");
     assert_eq!(page(port).await.as_deref(), Some("two"));
     published(&lab, "nginx", &[("nginx.conf", &conf("return 200 four;"))]);
@@ -496,7 +478,7 @@ async fn a_member_that_was_away_for_long_joins_again_and_one_that_is_lost_is_rep
     let mut lab = lab(&[String::new(), String::new(), String::new()]).await;
     published(&lab, "app", &[("a", "1"), ("b", "b")]);
     lab.until("everybody has it", async |lab| members(lab, "app").await, all_at("applied", 1, 3)).await;
-    works(&lab, &["config", "policy", "app", "keep_versions=2"]);
+    lab.works(&["config", "policy", "app", "keep_versions=2"]);
     lab.kill_agent(0);
     let away = async |lab: &Lab| lab.status().await?["machines"]["connected"].as_u64();
     lab.until("m1 is away", away, 2).await;
@@ -512,7 +494,7 @@ async fn a_member_that_was_away_for_long_joins_again_and_one_that_is_lost_is_rep
     // Lost with its disk, and forgotten; a new machine of that name begins with nothing.
     lab.kill_agent(1);
     lab.until("m2 is away", away, 2).await;
-    works(&lab, &["machine", "rm", "m2"]);
+    lab.works(&["machine", "rm", "m2"]);
     assert_eq!(members(&lab, "app").await.map(|members| members.len()), Some(2), "it is no member any more");
     fs::remove_dir_all(lab.dir().join("m2")).expect("its disk is gone");
     lab.start_machine(1);
@@ -520,20 +502,20 @@ async fn a_member_that_was_away_for_long_joins_again_and_one_that_is_lost_is_rep
     lab.until("and says so", async |lab| members(lab, "app").await, all_at("applied", 12, 3)).await;
 
     // Taken out for maintenance: nothing is touched, and it catches up afterwards.
-    works(&lab, &["config", "pin", "app", "--machine", "m3", "--as-is", "-m", "maintenance"]);
+    lab.works(&["config", "pin", "app", "--machine", "m3", "--as-is", "-m", "maintenance"]);
     published(&lab, "app", &[("a", "13")]);
     let disabled = async |lab: &Lab| Some(members(lab, "app").await?["m3"].0.clone());
     lab.until("it is out", disabled, "disabled".into()).await;
     lab.until("the others go on", async |lab| Some(here(lab, 0, "app", "a")), "13".into()).await;
     assert_eq!(here(&lab, 2, "app", "a"), "12");
-    works(&lab, &["config", "unpin", "app", "--machine", "m3"]);
+    lab.works(&["config", "unpin", "app", "--machine", "m3"]);
     lab.until("it is back", async |lab| Some(here(lab, 2, "app", "a")), "13".into()).await;
 }
 
 #[tokio::test]
 async fn layers_and_templates_make_each_member_its_own() {
     let lab = lab(&["labels = { zone = \"a\" }".into(), "labels = { zone = \"b\" }".into(), String::new()]).await;
-    works(&lab, &["config", "policy", "app", "overlays=true", "templates=true"]);
+    lab.works(&["config", "policy", "app", "overlays=true", "templates=true"]);
     published(
         &lab,
         "app",
@@ -550,7 +532,7 @@ async fn layers_and_templates_make_each_member_its_own() {
     let expected = [("m1", "zone a"), ("m2", "m2's own"), ("m3", "plain")];
     lab.until("each has its own", own, expected.map(|(name, mode)| (name.to_owned(), mode.to_owned()))).await;
     // Only members with the label get a set that asks for it.
-    works(&lab, &["config", "policy", "zone-a", "members={ zone = \"a\" }"]);
+    lab.works(&["config", "policy", "zone-a", "members={ zone = \"a\" }"]);
     published(&lab, "zone-a", &[("x", "x")]);
     lab.until("m1 has it", async |lab| Some(here(lab, 0, "zone-a", "x")), "x".into()).await;
     let only = async |lab: &Lab| Some(members(lab, "zone-a").await?.into_keys().collect::<Vec<_>>());

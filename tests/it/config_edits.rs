@@ -15,18 +15,6 @@ async fn lab(machines: usize) -> Lab {
     Lab::start(Plan { machines, ..Plan::default() }).await
 }
 
-fn run(lab: &Lab, words: &[&str]) -> (Option<i32>, String, String) {
-    let output = lab.cli(&[words, &["--yes"]].concat());
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-fn works(lab: &Lab, words: &[&str]) -> String {
-    let (code, said, why) = run(lab, words);
-    assert_eq!(code, Some(0), "{words:?}: {why}");
-    said
-}
-
 fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
@@ -90,7 +78,7 @@ impl Editor {
 #[tokio::test]
 async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
     let lab = lab(0).await;
-    works(&lab, &["config", "put", "app", "app.conf", "--text", "first\n"]);
+    lab.works(&["config", "put", "app", "app.conf", "--text", "first\n"]);
     let first = Editor::new(&lab, "first");
     let child = first.opened(&lab, "ann").await;
 
@@ -106,7 +94,7 @@ async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
     first.close();
     let done = child.wait_with_output().expect("it ends");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(works(&lab, &["config", "get", "app", "app.conf"]), "of first\n");
+    assert_eq!(lab.works(&["config", "get", "app", "app.conf"]), "of first\n");
 
     // He is killed: nobody renews, and after its time to live the set is free again. What he wrote is nowhere.
     let third = Editor::new(&lab, "third");
@@ -118,7 +106,7 @@ async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
     assert!(why.contains("is held by cid@"), "not before its time is over: {why}");
     let edited = async |lab: &Lab| Some(second.command(lab, "bob").output().expect("it runs").status.success());
     lab.until("the set is free again", edited, true).await;
-    assert_eq!(works(&lab, &["config", "get", "app", "app.conf"]), "of second\n");
+    assert_eq!(lab.works(&["config", "get", "app", "app.conf"]), "of second\n");
     let set = lab.get_at(0, "/v1/configs/app?consistency=linearizable").await.expect("it is there");
     assert_eq!(set["version"], 3, "one version for each who ended: {set}");
     third.close();
@@ -127,8 +115,8 @@ async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
 #[tokio::test]
 async fn what_was_changed_by_hand_is_adopted_once_though_the_leader_dies() {
     let mut lab = lab(2).await;
-    works(&lab, &["config", "policy", "app", "drift=adopt", "scan_each=200ms"]);
-    works(&lab, &["config", "put", "app", "app.conf", "--text", "first"]);
+    lab.works(&["config", "policy", "app", "drift=adopt", "scan_each=200ms"]);
+    lab.works(&["config", "put", "app", "app.conf", "--text", "first"]);
     let mut version = 1;
     lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at(1, 2)).await;
     for round in 0..4 {
@@ -159,7 +147,7 @@ async fn what_was_changed_by_hand_is_adopted_once_though_the_leader_dies() {
         lab.until("all voters are back", async |lab| members(lab, "app").await, all_at(version, 2)).await;
     }
     // The next number shows that nothing came in between.
-    works(&lab, &["config", "put", "app", "app.conf", "--text", "last"]);
+    lab.works(&["config", "put", "app", "app.conf", "--text", "last"]);
     version += 1;
     lab.until("everybody has the last", async |lab| members(lab, "app").await, all_at(version, 2)).await;
     let versions = lab.list_at(0, "/v1/configs/app/versions?consistency=linearizable").await.expect("they are listed");
@@ -190,23 +178,23 @@ async fn extended_attributes_go_to_every_member_and_are_drift_when_changed() {
         eprintln!("left out: {} keeps no extended attributes: {error}", from.display());
         return;
     }
-    works(&lab, &["config", "policy", "app", "xattrs=true", "drift=repair", "scan_each=200ms"]);
-    works(&lab, &["config", "publish", "app", "--from", text(&from)]);
+    lab.works(&["config", "policy", "app", "xattrs=true", "drift=repair", "scan_each=200ms"]);
+    lab.works(&["config", "publish", "app", "--from", text(&from)]);
     lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at(1, 2)).await;
     let on = |machine: usize| lab.set_dir(machine, "app").join("app.conf");
     assert_eq!((xattr(&on(0)), xattr(&on(1))), (Some(b"one".to_vec()), Some(b"one".to_vec())));
 
     // A changed attribute alone is a version.
     set(&from.join("app.conf"), b"two").expect("set");
-    works(&lab, &["config", "publish", "app", "--from", text(&from)]);
+    lab.works(&["config", "publish", "app", "--from", text(&from)]);
     lab.until("everybody has the second", async |lab| members(lab, "app").await, all_at(2, 2)).await;
     assert_eq!((xattr(&on(0)), xattr(&on(1))), (Some(b"two".to_vec()), Some(b"two".to_vec())));
-    let (code, diff, _) = run(&lab, &["config", "diff", "app", "1", "2"]);
+    let (code, diff, _) = lab.run(&["config", "diff", "app", "1", "2"]);
     assert!(code == Some(1) && diff.contains("app.conf"), "{code:?} {diff}");
 
     set(&on(0), b"by hand").expect("set");
     lab.until("it is put right", async |_| Some(xattr(&on(0))), Some(b"two".to_vec())).await;
-    works(&lab, &["config", "policy", "app", "drift=report"]);
+    lab.works(&["config", "policy", "app", "drift=report"]);
     set(&on(0), b"by hand").expect("set");
     let shown = async |lab: &Lab| {
         let list = lab.list_at(0, "/v1/configs/app/members?consistency=linearizable").await?;
@@ -227,18 +215,18 @@ async fn extended_attributes_go_to_every_member_and_are_drift_when_changed() {
 #[tokio::test]
 async fn who_publishes_beyond_what_the_cluster_keeps_is_told_and_nothing_is_published() {
     let lab = lab(0).await;
-    works(&lab, &["policy", "set", "config_bytes_max=20"]);
-    works(&lab, &["config", "put", "app", "a", "--text", "0123456789"]);
-    works(&lab, &["config", "put", "other", "a", "--text", "0123456789"]);
+    lab.works(&["policy", "set", "config_bytes_max=20"]);
+    lab.works(&["config", "put", "app", "a", "--text", "0123456789"]);
+    lab.works(&["config", "put", "other", "a", "--text", "0123456789"]);
     let from = lab.dir().join("from");
     fs::create_dir(&from).expect("a directory");
     fs::write(from.join("a"), "9876543210").expect("written");
     for dry in [&["--dry-run"][..], &[]] {
-        let (code, _, why) = run(&lab, &[&["config", "publish", "app", "--from", text(&from)], dry].concat());
+        let (code, _, why) = lab.run(&[&["config", "publish", "app", "--from", text(&from)], dry].concat());
         assert!(code != Some(0) && why.contains("LW0112") && why.contains("would have 30 bytes"), "{dry:?}: {why}");
     }
-    works(&lab, &["config", "rm", "other"]);
-    works(&lab, &["config", "publish", "app", "--from", text(&from), "--dry-run"]);
-    works(&lab, &["config", "publish", "app", "--from", text(&from)]);
-    assert_eq!(works(&lab, &["config", "get", "app", "a"]), "9876543210");
+    lab.works(&["config", "rm", "other"]);
+    lab.works(&["config", "publish", "app", "--from", text(&from), "--dry-run"]);
+    lab.works(&["config", "publish", "app", "--from", text(&from)]);
+    assert_eq!(lab.works(&["config", "get", "app", "a"]), "9876543210");
 }

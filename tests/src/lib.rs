@@ -439,6 +439,27 @@ impl Lab {
         self.command(arguments).output().expect("the binary starts")
     }
 
+    /// Runs the command line, which asks nothing back. Returns its exit code and what it said, on both ways.
+    ///
+    /// # Panics
+    /// If the binary does not start.
+    #[must_use]
+    pub fn run(&self, words: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.cli(&[words, &["--yes"]].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Runs the command line, which must succeed. Returns what it said.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn works(&self, words: &[&str]) -> String {
+        let (code, said, why) = self.run(words);
+        assert_eq!(code, Some(0), "{words:?}: {why}");
+        said
+    }
+
     /// Returns a command of the command line against this lab, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

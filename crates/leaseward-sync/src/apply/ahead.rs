@@ -11,6 +11,7 @@ use std::sync::Arc;
 use leaseward_state::config::{Manifest, ManifestNode};
 
 use super::Applier;
+use super::build::finish_directory;
 use super::plan::{Action, Lender, Plan};
 use super::record::{Stamp, look};
 use super::slot::{RootId, Standing, root_id};
@@ -212,23 +213,15 @@ impl Applier {
                 }
             }
         }
-        self.finish_directories(&next, manifest)?;
+        for entry in manifest.entries.iter().rev() {
+            if let ManifestNode::Directory { mode } = entry.node {
+                finish_directory(&next, &entry.path, mode, self.owner)?;
+            }
+        }
         self.steps.before(Step::SyncTree)?;
         next.sync_file_system()?;
         let found = root_id(&self.parent, &self.names.next)?.ok_or_else(|| self.changed(&self.names.next))?;
         Ok(Ahead { live, root: found, manifest: Arc::clone(manifest), stamps: linked })
-    }
-
-    fn finish_directories(&self, root: &Dir, manifest: &Manifest) -> Result<()> {
-        for entry in manifest.entries.iter().rev() {
-            let ManifestNode::Directory { mode } = entry.node else { continue };
-            let dir = root.child(&entry.path)?;
-            if let Some(owner) = self.owner {
-                dir.give_to(owner.user, owner.group)?;
-            }
-            dir.set_mode(mode)?;
-        }
-        Ok(())
     }
 
     /// Returns what was begun, if it still is what it was made as: a copy of what is live.

@@ -197,17 +197,23 @@ impl Build<'_> {
             if kept.is_done(i, &entry.path) {
                 continue;
             }
-            let dir = self.root.child(&entry.path)?;
-            if let Some(owner) = self.owner {
-                dir.give_to(owner.user, owner.group)?;
-            }
-            dir.set_mode(*mode)?;
+            let dir = finish_directory(self.root, &entry.path, *mode, self.owner)?;
             if sync {
                 dir.sync()?;
             }
         }
         Ok(())
     }
+}
+
+/// Gives a directory its owner and its mode.
+pub(crate) fn finish_directory(root: &Dir, path: &str, mode: u32, owner: Option<Owner>) -> Result<Dir> {
+    let dir = root.child(path)?;
+    if let Some(owner) = owner {
+        dir.give_to(owner.user, owner.group)?;
+    }
+    dir.set_mode(mode)?;
+    Ok(dir)
 }
 
 fn finish(file: &File, mode: u32, sync: bool, path: &Path) -> Result<()> {

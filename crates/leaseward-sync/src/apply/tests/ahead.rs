@@ -65,21 +65,6 @@ fn a_small_set_is_built_when_it_is_wanted() {
 }
 
 #[test]
-fn what_is_known_of_the_live_tree_outlives_the_tree_that_was_begun() {
-    let machine = Machine::new();
-    put(&mut machine.open(), 1, &numbered(10, 1)).unwrap();
-    let applier = machine.open();
-    let record = applier.record(&applier.slots.state().live.unwrap()).unwrap();
-    let root = applier.parent.child("app").unwrap();
-    for (entry, stamp) in record.manifest.entries.iter().zip(&record.stamps) {
-        if matches!(entry.node, ManifestNode::File { .. }) {
-            let stat = rustix::fs::fstat(root.file(&entry.path).unwrap()).unwrap();
-            assert_eq!(record::Stamp::of(&stat), *stamp, "{} would be read", entry.path);
-        }
-    }
-}
-
-#[test]
 fn paths_may_become_anything_else() {
     let trees: [&[(&str, &str)]; 6] = [
         &[("a", "1"), ("b/c/d", "1"), ("b/e", "1"), ("l", "-> a"), ("same", "s")],
