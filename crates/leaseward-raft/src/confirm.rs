@@ -4,7 +4,7 @@
 //! quorum of every set of voters, as known before and after it, said yes, the leader itself included. One round
 //! serves everybody who waits, and nothing is written to the log. It does not pass through openraft's core, so a
 //! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised. Whoever says
-//! yes, the leader itself too, notes when, before it does (rule R4, `last_word.rs`).
+//! yes, the leader itself too, notes when and for which sessions, before it does (rule R4, `last_word.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use leaseward_state::Term;
+use leaseward_state::{SessionId, Term};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::last_word::LastWord;
-use crate::limits::{CONFIRM_TIMEOUT, RENEWALS_WAITING_MAX};
+use crate::limits::{CONFIRM_TIMEOUT, RENEWALS_WAITING_MAX, RENEWED_NAMED_MAX};
 use crate::log_store::Promise;
 use crate::net::links::Links;
 use crate::net::wire::{Answer, Ask, Purpose};
@@ -24,7 +24,12 @@ use crate::recall::Memory;
 use crate::stored::{Membership, Vote};
 use crate::types::{NodeId, Raft};
 
-type Waiter = oneshot::Sender<Option<Term>>;
+/// Who waits for a round.
+pub(crate) struct Waiter {
+    /// Whose renewals it is for.
+    pub(crate) renewed: Vec<SessionId>,
+    pub(crate) done: oneshot::Sender<Option<Term>>,
+}
 
 /// Asks for confirmations.
 #[derive(Clone)]
@@ -53,8 +58,13 @@ impl Confirmer {
     /// Returns the term in which this node was the leader at some moment after this call began, if a quorum says
     /// so. Cancel safe.
     pub async fn confirm(&self) -> Option<Term> {
+        self.confirm_for(Vec::new()).await
+    }
+
+    /// As [`Confirmer::confirm`]; the quorum remembers that these sessions were renewed (rule R4). Cancel safe.
+    pub async fn confirm_for(&self, renewed: Vec<SessionId>) -> Option<Term> {
         let (done, wait) = oneshot::channel();
-        self.waiters.try_send(done).ok()?;
+        self.waiters.try_send(Waiter { renewed, done }).ok()?;
         wait.await.ok().flatten()
     }
 }
@@ -62,7 +72,7 @@ impl Confirmer {
 #[cfg(test)]
 impl Confirmer {
     /// Returns a confirmer whose rounds a test answers by hand.
-    pub(crate) fn by_hand() -> (Self, mpsc::Receiver<oneshot::Sender<Option<Term>>>) {
+    pub(crate) fn by_hand() -> (Self, mpsc::Receiver<Waiter>) {
         let (waiters, rounds) = mpsc::channel(16);
         (Self { waiters }, rounds)
     }
@@ -74,18 +84,24 @@ async fn run(rounds: Rounds, mut queue: mpsc::Receiver<Waiter>) {
         while let Ok(next) = queue.try_recv() {
             waiting.push(next);
         }
-        let confirmed = rounds.round().await;
+        let confirmed = rounds.round(renewed_by(&waiting)).await;
         for waiter in waiting {
-            waiter.send(confirmed).ok();
+            waiter.done.send(confirmed).ok();
         }
     }
 }
 
+/// Returns the sessions whose renewals wait; `None` if they are too many to name.
+fn renewed_by(waiting: &[Waiter]) -> Option<Vec<SessionId>> {
+    let total: usize = waiting.iter().map(|waiter| waiter.renewed.len()).sum();
+    (total <= RENEWED_NAMED_MAX).then(|| waiting.iter().flat_map(|waiter| waiter.renewed.iter().copied()).collect())
+}
+
 impl Rounds {
-    async fn round(&self) -> Option<Term> {
+    async fn round(&self, renewed: Option<Vec<SessionId>>) -> Option<Term> {
         let (vote, before) = self.own_vote()?;
         let acknowledged = self.memory.as_leader(&self.raft);
-        let ask = Ask::Confirm { vote, acknowledged };
+        let ask = Ask::Confirm { vote, acknowledged, renewed: renewed.clone() };
         let others: BTreeSet<NodeId> = before.voters.iter().flatten().copied().filter(|id| *id != self.node).collect();
         let mut answers: FuturesUnordered<_> = others
             .iter()
@@ -109,7 +125,9 @@ impl Rounds {
         tokio::spawn(async move { while answers.next().await.is_some() {} });
         let (now, after) = self.own_vote()?;
         // Our own yes counts as any other: the next election may have no other voter in common with this round.
-        (now == vote && is_quorum(&after, &yes) && self.promise.confirms(&vote, &self.word)).then_some(Term(vote.term))
+        let confirmed =
+            now == vote && is_quorum(&after, &yes) && self.promise.confirms(&vote, &self.word, renewed.as_deref());
+        confirmed.then_some(Term(vote.term))
     }
 
     /// Returns our vote, if a quorum granted it and we have not promised a newer one since.

@@ -53,6 +53,13 @@ pub const FRAMES_WAITING_MAX: usize = 1_024;
 /// Renewals that wait for one confirmation round.
 pub const RENEWALS_WAITING_MAX: usize = 262_144;
 
+/// Sessions whose last renewal a voter remembers by name. Beyond it, those that were heard longest ago count as one; a
+/// vote tells of all of them.
+pub const WORDS_NAMED_MAX: usize = 16_384;
+
+/// Sessions that one confirmation round names, so that it stays a short question. Beyond it, it counts for everybody.
+pub const RENEWED_NAMED_MAX: usize = 4_096;
+
 /// A confirmation round without an answer of a quorum is given up after this.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
 

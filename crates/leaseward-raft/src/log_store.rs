@@ -13,6 +13,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use leaseward_state::SessionId;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError,
@@ -42,13 +43,14 @@ impl Promise {
         is_allowed(*promised, vote)
     }
 
-    /// As [`Promise::allows`]; if it does, the word is given before a newer vote can be promised.
+    /// As [`Promise::allows`]; if it does, the word is given before a newer vote can be promised, for the sessions that
+    /// are renewed ([`LastWord::give`]).
     #[must_use]
-    pub fn confirms(&self, vote: &Vote, word: &LastWord) -> bool {
+    pub fn confirms(&self, vote: &Vote, word: &LastWord, renewed: Option<&[SessionId]>) -> bool {
         let promised = self.0.lock().expect("no holder of this lock panics");
         let allowed = is_allowed(*promised, vote);
         if allowed {
-            word.give();
+            word.give(renewed);
         }
         allowed
     }
@@ -336,15 +338,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().map(|entry| Entry::from(&entry)).collect();
         // Rule R4: before anybody can count it. The core promises a newer vote only after this call.
-        self.word.give();
+        self.word.give_for(&entries);
         let mut records = Vec::new();
         let mut stamps = Vec::new();
         {
             let mut index = self.lock();
-            for entry in entries {
-                let entry = Entry::from(&entry);
-                let bytes = codec::encode(&entry);
+            for entry in &entries {
+                let bytes = codec::encode(entry);
                 stamps.push(index.insert(entry.position, bytes.clone()));
                 records.push(Record::new(RecordKind::Entry, bytes));
             }

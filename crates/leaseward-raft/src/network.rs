@@ -88,11 +88,11 @@ impl RaftNetwork<TypeConfig> for Peer {
     ) -> Result<VoteResponse<NodeId>, Rpc<openraft::error::Infallible>> {
         let ask = Ask::Vote { vote: request.vote.into(), last: request.last_log_id.map(Into::into) };
         match self.call(&ask, option.hard_ttl()).await.map_err(|error| unreachable(&error))? {
-            Answer::Voted { vote, last, granted, heard_ago_ms } => {
+            Answer::Voted { vote, last, granted, heard_ago } => {
                 if granted {
                     // Before the core counts the vote, and after it has promised our own.
                     let term = Term(request.vote.leader_id().term);
-                    self.ballots.count(term, heard_ago_ms.map(Duration::from_millis));
+                    self.ballots.count(term, &heard_ago);
                 }
                 Ok(VoteResponse::new(openraft::Vote::from(vote), last.map(Into::into), granted))
             }

@@ -163,9 +163,9 @@ impl Shared {
             }
             Ask::Vote { vote, last } => vote_answer(core, vote, last).await,
             Ask::PreVote { last, .. } => Answer::Yes(core.elections.would_vote(last)),
-            Ask::Confirm { vote, acknowledged } => {
+            Ask::Confirm { vote, acknowledged, renewed } => {
                 self.memory.learn(&acknowledged);
-                let allowed = core.log.promise().confirms(&vote, core.log.word());
+                let allowed = core.log.promise().confirms(&vote, core.log.word(), renewed.as_deref());
                 if allowed {
                     self.heard.leader();
                 }
@@ -328,7 +328,7 @@ impl Shared {
             snapshot_id: transfer.to_owned(),
         };
         let snapshot = Snapshot { meta, snapshot: Box::new(snapshot) };
-        core.log.word().give();
+        core.log.word().give_to_all();
         match core.raft.install_full_snapshot(vote.into(), snapshot).await {
             Ok(response) => Answer::SnapshotInstalled { vote: response.vote.into() },
             Err(error) => failed("LW0607", error.to_string()),
@@ -412,7 +412,7 @@ async fn vote_answer(core: &Core, vote: Vote, last: Option<LogPosition>) -> Answ
             last: answer.last_log_id.map(Into::into),
             granted: answer.vote_granted,
             // Rule R4: read after the vote is promised, so no older leader has this node's word later.
-            heard_ago_ms: core.log.word().ago().map(|ago| ago.as_millis() as u64),
+            heard_ago: core.log.word().ago(),
         },
         Err(error) => failed("LW0607", error.to_string()),
     }

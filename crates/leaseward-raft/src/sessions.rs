@@ -5,7 +5,7 @@
 //!   which begins when everything that was in the log at its start is applied.
 //! - R3: a renewal sets the deadline to a whole time to live after a reading taken after it arrived.
 //! - R4: a new reign gives every session of an earlier term a whole time to live after the newest word that its voters
-//!   gave to an earlier leader, and half of one after it began; if that word is not known, or for anything else, a
+//!   gave for it to an earlier leader, and half of one after it began; if that word is not known, or for anything else, a
 //!   whole time after a reading taken after it began.
 //! - R5: a session is marked closing before its end is proposed; from then on it is never answered again. The
 //!   proposal counts only in the term in which it was made.
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::clock::{GrantClock, Reading};
 use crate::confirm::Confirmer;
-use crate::last_word::Ballots;
+use crate::last_word::{Ballots, Words};
 use crate::limits::DEAF_AFTER;
 use crate::machine::Published;
 use crate::net::wire::{Held, Renewal, Renewed};
@@ -84,10 +84,10 @@ struct Table {
 }
 
 /// What is known of the rights of earlier reigns.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Earlier {
     /// None of them was asked for after this.
-    word: Reading,
+    words: Words,
     /// Sessions up to this revision are of earlier terms.
     upto: Revision,
 }
@@ -125,8 +125,13 @@ impl Sessions {
     /// cannot prove it now. Cancel safe: a renewal whose answer is dropped may count all the same.
     pub async fn renew(&self, renewals: &[Renewal]) -> Option<Vec<Renewed>> {
         // R2: the round starts after the renewals arrived.
-        let confirmed =
-            if broken(Rule::R2) { (*self.shared.reign.borrow())? } else { self.shared.confirmer.confirm().await? };
+        let confirmed = if broken(Rule::R2) {
+            (*self.shared.reign.borrow())?
+        } else {
+            // R4: a quorum remembers them by name.
+            let named = if broken(Rule::R4Names) { &[] } else { renewals };
+            self.shared.confirmer.confirm_for(named.iter().map(|renewal| renewal.session).collect()).await?
+        };
         if *self.shared.reign.borrow() != Some(confirmed) {
             return None;
         }
@@ -179,9 +184,9 @@ impl Table {
 
     /// R4: a session of this term may have been answered after any word of the earlier ones.
     fn first_deadline(&self, id: SessionId, now: Reading, ttl: Duration) -> Reading {
-        match self.earlier {
+        match &self.earlier {
             Some(earlier) if self.is_earlier(id, earlier) || broken(Rule::R4Own) => {
-                let word = if broken(Rule::R4Word) { Reading::default() } else { earlier.word };
+                let word = if broken(Rule::R4Word) { Reading::default() } else { earlier.words.of(id) };
                 word.after(ttl).max(now.after(if broken(Rule::R4Listen) { Duration::ZERO } else { ttl / LISTEN_SHARE }))
             }
             _ => now.after(ttl),
@@ -189,7 +194,7 @@ impl Table {
     }
 
     /// Returns whether a session is of an earlier term, and seen for the first time in this reign.
-    fn is_earlier(&self, id: SessionId, earlier: Earlier) -> bool {
+    fn is_earlier(&self, id: SessionId, earlier: &Earlier) -> bool {
         id.0 <= earlier.upto.0 && !self.sessions.contains_key(&id)
     }
 
@@ -344,15 +349,16 @@ async fn keep_time(shared: Arc<Shared>, propose: impl Propose) {
             let now = shared.clock.now();
             if table.term != term {
                 let earlier = term.and_then(|term| {
-                    let word = shared.ballots.take(term)?;
+                    let words = shared.ballots.take(term)?;
                     let (_, upto) = began.filter(|(of, _)| *of == term)?;
-                    Some(Earlier { word, upto })
+                    Some(Earlier { words, upto })
                 });
+                let heard = earlier.as_ref().map(|earlier| now.since(earlier.words.newest()));
                 table.begin_reign(term, earlier, now);
                 // Nothing was to be heard before.
                 awake = now;
                 if let Some(term) = term {
-                    let heard_ms = earlier.map(|earlier| now.since(earlier.word).as_millis() as u64);
+                    let heard_ms = heard.map(|heard| heard.as_millis() as u64);
                     info!(%term, sessions = state.sessions().count(), ?heard_ms, "keeping time");
                 }
             }
@@ -451,6 +457,7 @@ enum Rule {
     R4Word,
     R4Own,
     R4Listen,
+    R4Names,
     R5,
     R6,
 }

@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, timeout};
 
 use super::*;
+use crate::confirm::Waiter;
 use crate::last_word::LastWord;
+use crate::net::wire::HeardAgo;
 
 thread_local! {
     static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
@@ -114,7 +116,7 @@ fn second_reign(word: Option<u64>) -> Table {
     let state = opened(3);
     let mut table = reigning(&state, at(0));
     table.begin_reign(None, None, at(980));
-    let earlier = word.map(|word| Earlier { word: at(word), upto: Revision(2) });
+    let earlier = word.map(|word| Earlier { words: Words::at(at(word)), upto: Revision(2) });
     table.begin_reign(Some(Term(2)), earlier, at(990));
     table.follow(&state, at(990));
     table
@@ -129,6 +131,24 @@ fn r4_no_right_is_newer_than_the_voters_last_word() {
     needs(Rule::R4Word, || {
         let mut table = second_reign(Some(700));
         assert_eq!(table.take_due(at(1_699)).0, [], "one may have been renewed at 700");
+    });
+}
+
+#[test]
+fn r4_each_session_has_the_time_that_its_own_word_gives_it() {
+    needs(Rule::R4Word, || {
+        let state = opened(2);
+        let mut table = reigning(&state, at(0));
+        table.begin_reign(None, None, at(980));
+        let mut words = Words::at(at(0));
+        words.give(&[ONE], at(600));
+        words.give(&[SessionId(2)], at(900));
+        table.begin_reign(Some(Term(2)), Some(Earlier { words, upto: Revision(2) }), at(990));
+        table.follow(&state, at(990));
+        assert_eq!(table.take_due(at(1_599)).0, []);
+        assert_eq!(table.take_due(at(1_600)).0, [ONE], "that others were heard later is nothing to it");
+        assert_eq!(table.take_due(at(1_899)).0, []);
+        assert_eq!(table.take_due(at(1_900)).0, [SessionId(2)]);
     });
 }
 
@@ -309,10 +329,12 @@ struct Bench {
     sessions: Sessions,
     clock: HandClock,
     ballots: Ballots,
-    rounds: mpsc::Receiver<oneshot::Sender<Option<Term>>>,
+    rounds: mpsc::Receiver<Waiter>,
     published: watch::Sender<Published>,
     reign: watch::Sender<Option<Term>>,
     proposals: mpsc::UnboundedReceiver<Proposal>,
+    /// Those that the last round was for.
+    renewed: Vec<SessionId>,
 }
 
 impl Bench {
@@ -324,11 +346,10 @@ impl Bench {
         let (reign, reigns) = watch::channel(Some(Term(1)));
         let (send, proposals) = mpsc::unbounded_channel();
         let own = LastWord::on(Arc::new(clock.clone()));
-        own.give();
         let ballots = Ballots::of(own);
         let keeping = (Box::new(clock.clone()), ballots.clone());
         let sessions = Sessions::start(keeping.0, confirmer, keeping.1, states, reigns, HandPropose(send));
-        let bench = Self { sessions, clock, ballots, rounds, published, reign, proposals };
+        let bench = Self { sessions, clock, ballots, rounds, published, reign, proposals, renewed: Vec::new() };
         bench.settle().await;
         bench
     }
@@ -357,7 +378,8 @@ impl Bench {
         let renewing = tokio::spawn(async move { sessions.renew(&renewals).await });
         let round = timeout(ms(1), self.rounds.recv()).await.expect("rule R2: a round is asked for").expect("it runs");
         assert!(!renewing.is_finished(), "rule R2: nobody is answered before the round");
-        round.send(confirmed).expect("somebody waits");
+        self.renewed = round.renewed;
+        round.done.send(confirmed).expect("somebody waits");
         renewing.await.expect("no panic")
     }
 }
@@ -372,6 +394,15 @@ fn r2_a_renewal_is_answered_only_after_a_round_of_its_own() {
         bench.reign.send_replace(None);
         bench.settle().await;
         assert_eq!(bench.renew(Some(Term(1))).await, None, "everything in its log is not applied yet");
+    });
+}
+
+#[test]
+fn r4_the_voters_are_told_who_is_renewed() {
+    needs_paused(Rule::R4Names, || async {
+        let mut bench = Bench::new(2).await;
+        bench.renew(Some(Term(1))).await.expect("confirmed");
+        assert_eq!(bench.renewed, [ONE], "a voter remembers whom it gave its word for, and nobody else");
     });
 }
 
@@ -453,7 +484,7 @@ fn r4_the_word_of_the_voters_is_used_for_one_reign() {
         bench.pass(0, 900).await;
         bench.reign.send_replace(None);
         bench.settle().await;
-        bench.ballots.count(Term(2), Some(ms(200)));
+        bench.ballots.count(Term(2), &HeardAgo { others_ms: 200, ..HeardAgo::default() });
         bench.published.send_modify(|now| now.began = Some((Term(2), Revision(1))));
         bench.reign.send_replace(Some(Term(2)));
         bench.settle().await;
@@ -465,7 +496,7 @@ fn r4_the_word_of_the_voters_is_used_for_one_reign() {
         for (term, left) in [(Term(2), ms(TTL)), (Term(3), ms(TTL / 2))] {
             bench.reign.send_replace(None);
             bench.settle().await;
-            bench.ballots.count(term, Some(ms(700)));
+            bench.ballots.count(term, &HeardAgo { others_ms: 700, ..HeardAgo::default() });
             bench.published.send_modify(|now| now.began = Some((term, Revision(1))));
             bench.reign.send_replace(Some(term));
             bench.settle().await;

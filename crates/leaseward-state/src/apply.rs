@@ -21,14 +21,20 @@ use crate::event::Event;
 use crate::limits::ATOMIC_COMMANDS_MAX;
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::token::{Revision, Term};
+use crate::token::{Revision, SessionId, Term};
 
 /// What a command leads to: a reply, or a refusal after which nothing has changed.
 type Outcome = Result<Reply, Refusal>;
 
 impl State {
     pub(crate) fn execute(&mut self, command: &Command, term: Term, events: &mut Vec<Event>) -> Reply {
-        self.dispatch(command, term, events).unwrap_or_else(Reply::Refused)
+        let reply = self.dispatch(command, term, events).unwrap_or_else(Reply::Refused);
+        debug_assert!(
+            command.opens_session() || !self.sessions.contains_key(&SessionId(self.revision.0)),
+            "{} opened a session, and voters do not expect it to",
+            command.name()
+        );
+        reply
     }
 
     fn dispatch(&mut self, command: &Command, term: Term, events: &mut Vec<Event>) -> Outcome {

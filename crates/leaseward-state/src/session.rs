@@ -6,6 +6,7 @@
 use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::name::{LeaseName, MachineName};
 use crate::token::{Revision, SessionId, UnixMillis};
 
@@ -33,6 +34,19 @@ pub enum Owner {
     Machine(MachineName),
     /// A client program, by the name it gives itself: shown to people, never compared.
     Client(String),
+}
+
+impl Command {
+    /// Returns whether a session may be opened by it: whoever asked believes in it from then on, as by a renewal
+    /// (rule R4).
+    #[must_use]
+    pub fn opens_session(&self) -> bool {
+        match self {
+            Self::OpenSession { .. } | Self::OpenMachine(_) | Self::AcquireOpening { .. } => true,
+            Self::Atomic { commands, .. } => commands.iter().any(Self::opens_session),
+            _ => false,
+        }
+    }
 }
 
 /// Why a session is over.

@@ -211,6 +211,8 @@ pub enum Ask {
         vote: Vote,
         /// What the leader knows each node to have acknowledged, by index.
         acknowledged: Vec<(NodeId, u64)>,
+        /// The sessions whose renewals wait for the answer; `None`: too many to name them.
+        renewed: Option<Vec<SessionId>>,
     },
     /// What do you remember of me?
     Recall {
@@ -403,6 +405,15 @@ pub enum MemberChange {
     FinishUpgrade,
 }
 
+/// How long ago a voter last gave its word to a leader, in milliseconds, rather less (`last_word.rs`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardAgo {
+    /// For these sessions.
+    pub named_ms: Vec<(SessionId, u64)>,
+    /// For all others.
+    pub others_ms: u64,
+}
+
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
@@ -416,9 +427,8 @@ pub enum Answer {
         last: Option<LogPosition>,
         /// Whether the candidate has it.
         granted: bool,
-        /// If so: how long before this answer the voter last gave its word to a leader, in milliseconds, rather less.
-        /// `None` if it does not remember, as after a start: just now, then.
-        heard_ago_ms: Option<u64>,
+        /// If so: how long before this answer the voter last gave its word to a leader.
+        heard_ago: HeardAgo,
     },
     /// To [`Ask::PreVote`] and [`Ask::Confirm`]: yes or no.
     Yes(bool),

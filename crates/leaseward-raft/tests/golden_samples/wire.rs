@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use leaseward_raft::net::wire::{
-    About, Answer, Appended, Ask, Held, Hello, MachineView, MemberChange, NodeStatus, Outcome, Purpose, Question,
-    Renewal, Renewed, SetOrder, SetView, Told, VersionOrder, Welcome,
+    About, Answer, Appended, Ask, HeardAgo, Held, Hello, MachineView, MemberChange, NodeStatus, Outcome, Purpose,
+    Question, Renewal, Renewed, SetOrder, SetView, Told, VersionOrder, Welcome,
 };
 use leaseward_state::config::Digest;
 use leaseward_state::order::{Action, Order};
@@ -36,7 +36,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::Append { vote, previous: Some(position()), entries: entries(), committed: None },
         Ask::Vote { vote, last: Some(position()) },
         Ask::PreVote { term: 4, last: None },
-        Ask::Confirm { vote, acknowledged: vec![(1, 2)] },
+        Ask::Confirm { vote, acknowledged: vec![(1, 2)], renewed: Some(vec![SessionId(3)]) },
         Ask::Recall { node: 1, last_index: 2 },
         Ask::SnapshotBegin { vote, transfer: transfer(), size: 3 },
         Ask::SnapshotPiece { transfer: transfer(), offset: 4, bytes: vec![5, 6] },
@@ -96,7 +96,12 @@ pub(crate) fn answers() -> Vec<Answer> {
     };
     vec![
         Answer::Appended(Appended::Success),
-        Answer::Voted { vote, last: None, granted: true, heard_ago_ms: Some(1) },
+        Answer::Voted {
+            vote,
+            last: None,
+            granted: true,
+            heard_ago: HeardAgo { named_ms: vec![(SessionId(3), 1)], others_ms: 2 },
+        },
         Answer::Yes(true),
         Answer::Recalled { acknowledged: Some(1) },
         Answer::SnapshotAt(2),
