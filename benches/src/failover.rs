@@ -13,6 +13,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use leaseward_http::model::{Duration, Machine, Session};
+use leaseward_tests::execs::Watched;
 use leaseward_tests::hosts::outage::{Timing, Told};
 use leaseward_tests::hosts::{HOSTS, Hosts};
 use leaseward_tests::stamps::{Stamps, boot_ns};
@@ -89,6 +90,7 @@ fn between(from: u64, to: u64) -> f64 {
 struct Stamping {
     name: String,
     stamps: Stamps,
+    execs: Watched,
 }
 
 /// A server's description besides its name.
@@ -119,8 +121,9 @@ impl Scene {
     /// Defines a server and waits until it runs.
     async fn add(&mut self, name: &str, wish: &Wish<'_>) {
         let stamps = Stamps::at(&self.hosts.dir().join(format!("{name}.stamps")));
-        let victim = victim();
-        let (victim, path, port) = (victim.to_string_lossy(), stamps.path().to_string_lossy(), PORT.to_string());
+        let copy = self.hosts.dir().join(format!("{name}.program"));
+        let execs = Watched::copy(&victim(), &copy).expect("the program can be watched");
+        let (victim, path, port) = (copy.to_string_lossy(), stamps.path().to_string_lossy(), PORT.to_string());
         let greeting = ["--greet", &port];
         let greeting = if wish.greets { &greeting[..] } else { &[] };
         let command = [&[&*victim, "stamp", &*path], greeting].concat();
@@ -135,7 +138,7 @@ impl Scene {
         fs::write(&file, text).expect("the file is written");
         self.hosts.must(&["server", "apply", "-f", &file.to_string_lossy()]);
         self.hosts.phase(name, "running").await;
-        self.servers.push(Stamping { name: name.to_owned(), stamps });
+        self.servers.push(Stamping { name: name.to_owned(), stamps, execs });
     }
 
     /// Returns a floating address.

@@ -209,6 +209,19 @@ impl Hosts {
         }
     }
 
+    /// Returns how many shims wait for an order on a host.
+    #[must_use]
+    pub fn waiting_shims(&self, host: usize) -> usize {
+        let Some(agent) = &self.agents[host] else { return 0 };
+        let parent = format!("PPid:\t{}\n", agent.id());
+        let is_one = |entry: &fs::DirEntry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("(waits for an order)")
+                && fs::read_to_string(entry.path().join("status")).is_ok_and(|status| status.contains(&parent))
+        };
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter(is_one).count()
+    }
+
     /// Pulls the cable of a host. Everything on it goes on.
     pub fn cut_off(&mut self, host: usize) {
         self.is_reachable[host] = false;

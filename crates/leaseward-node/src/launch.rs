@@ -230,7 +230,8 @@ pub(crate) async fn find(files: &Files, boot_id: &str) -> Result<Running, String
     timeout(ADOPT_WAIT, look).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
 }
 
-/// Waits until init is over, then sees the shim off. Returns how the server ended, as far as anybody saw it.
+/// Waits until init is over, then for the shim's last word, or its end: afterwards it touches nothing of the server's.
+/// Returns how the server ended, as far as anybody saw it.
 ///
 /// The first element is when the proof was read.
 pub(crate) async fn see_off(
@@ -252,7 +253,8 @@ pub(crate) async fn see_off(
     }
     let proven = crate::BootInstant::now();
     let told = timeout(SHIM_LINGER, over).await.ok().and_then(Result::ok);
-    if let Some(shim) = shim
+    if told.is_none()
+        && let Some(shim) = shim
         && timeout(SHIM_LINGER, shim.ended()).await.is_err()
     {
         shim.kill();

@@ -21,6 +21,7 @@ use super::init::{Report, STOP};
 use super::timer::KillTimer;
 use crate::clock::BootInstant;
 use crate::files::{self, ExitRecord, Files};
+use crate::kernel;
 use crate::limits::{CLIENTS_MAX, DEADLINE_AHEAD_MAX, LINE_BYTES_MAX};
 use crate::process::Pidfd;
 use crate::protocol::{Order, Reply, Request, Status};
@@ -53,7 +54,8 @@ pub(super) struct Shim {
     pub(super) exit: Option<Exit>,
     /// When a stop's grace is over.
     pub(super) kill_at: Option<BootInstant>,
-    pub(super) _lock: Option<OwnedFd>,
+    /// The server's, given back before the end is told: the next shim need not wait for this one to be gone.
+    pub(super) lock: Option<OwnedFd>,
 }
 
 impl Shim {
@@ -260,6 +262,9 @@ impl Shim {
         if let (false, Some(why)) = (self.started, self.failed) {
             tell_starter(clients, &Reply::Failed { why });
         }
+        drop(self.lock);
+        // Taking down a locked memory takes a while, and nobody's deadline depends on it any more.
+        let _ = kernel::schedule_ordinary();
         for client in clients {
             say(&client.stream, &Reply::Over { exit });
         }

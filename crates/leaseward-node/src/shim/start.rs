@@ -110,7 +110,7 @@ impl Shim {
             failed: None,
             exit: None,
             kill_at: None,
-            _lock: lock,
+            lock,
         })
     }
 }

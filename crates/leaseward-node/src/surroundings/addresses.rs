@@ -19,25 +19,30 @@ impl Surroundings {
             return Ok(());
         }
         let Some(server) = self.server() else { return Ok(()) };
+        let mut earliest = None;
         for address in &self.spec.addresses {
-            self.claim_address(&server, address, until).await?;
+            let claimed = self.claim_address(&server, address, until).await?;
+            earliest = Some(earliest.map_or(claimed, |earlier: BootInstant| earlier.min(claimed)));
         }
-        // It may have been extended meanwhile.
         let deadline = *until.borrow();
+        if earliest.is_none_or(|earliest| earliest >= deadline) {
+            return Ok(());
+        }
+        // Extended meanwhile.
         self.addresses
             .extend(&server, deadline)
             .await
             .map_err(|error| Failure::of(HookStep::AddressAdd, HookOutcome::Transient, error.to_string()))
     }
 
-    /// Claims one address. While it waits for a former owner's to go, its own time may run out as it was, and be
+    /// Claims one address; returns until when. While it waits for a former owner's to go, its own time may run out as it was, and be
     /// extended: then it goes on, for as long as it is patient.
     async fn claim_address(
         &self,
         server: &ServerName,
         address: &FloatingAddress,
         until: &Until,
-    ) -> Result<(), Failure> {
+    ) -> Result<BootInstant, Failure> {
         let address = fenced(address, self.spec.requires_fence);
         let patient_until = BootInstant::now() + ADDRESS_PATIENCE;
         loop {
@@ -50,7 +55,7 @@ impl Surroundings {
                 claimed = claim => claimed,
                 _ = called_off => return Err(Failure::of(HookStep::AddressAdd, HookOutcome::TryLater, "called off")),
             };
-            let Err(error) = claimed else { return Ok(()) };
+            let Err(error) = claimed else { return Ok(deadline) };
             let is_patient = deadline < *until.borrow() && BootInstant::now() < patient_until;
             if is_patient && matches!(error, AddressError::Conflict { .. } | AddressError::Late { .. }) {
                 continue;
