@@ -14,6 +14,7 @@ mod hosts;
 mod leases;
 mod links;
 mod output;
+mod power_cut;
 mod program;
 mod replay;
 mod run;
