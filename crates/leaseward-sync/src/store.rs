@@ -37,6 +37,8 @@ pub struct BlobStore {
     loose_dir: Dir,
     /// What stands in the directory of loose blobs.
     loose: Mutex<BTreeSet<Digest>>,
+    /// Held while loose blobs settle: whoever asks for it meanwhile must find them durable afterwards.
+    settling: Mutex<()>,
     next: AtomicU64,
 }
 
@@ -67,8 +69,17 @@ impl BlobStore {
                 dir.remove_tree(name)?;
             }
         }
-        let (unsynced, loose, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Ok(Self { root, temporary, floor: STORE_FLOOR_BYTES, durable: false, unsynced, loose_dir, loose, next })
+        Ok(Self {
+            root,
+            temporary,
+            floor: STORE_FLOOR_BYTES,
+            durable: false,
+            unsynced: Mutex::default(),
+            loose_dir,
+            loose: Mutex::default(),
+            settling: Mutex::default(),
+            next: AtomicU64::new(0),
+        })
     }
 
     /// Returns the store with another floor: the bytes that writing must leave free on the file system.
@@ -209,11 +220,12 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Makes every loose blob durable.
+    /// Makes every loose blob durable, also those that another thread has begun with.
     ///
     /// # Errors
     /// [`Error::Io`]; what is not durable then stays loose.
     pub fn settle(&self) -> Result<()> {
+        let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         let loose: Vec<Digest> = self.loose().iter().copied().collect();
         if loose.is_empty() {
             return Ok(());
@@ -226,7 +238,7 @@ impl BlobStore {
             let (shard, to) = self.shard(*digest)?;
             let (name, path) = (names(*digest).1, to.path().join(names(*digest).1));
             match rustix::fs::renameat(&self.loose_dir, digest.to_string(), &to, &name) {
-                // Another thread was faster.
+                // Removed meanwhile.
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(error) => return Err(Error::io("name", path, error)),
             }

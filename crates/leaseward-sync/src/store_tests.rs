@@ -166,3 +166,22 @@ fn loose_blobs_are_read_and_not_counted_on_until_they_settle() {
     assert_eq!(store.missing(&digests).unwrap(), [digests[1]]);
     assert_eq!(fs::read_dir(temp.path().join(LOOSE)).unwrap().count(), 0);
 }
+
+#[test]
+fn whoever_settles_finds_everything_durable_though_another_one_began_with_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    for round in 0..100 {
+        let blobs: Vec<_> = (round * 10..round * 10 + 10).map(blob).collect();
+        let digests: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
+        store.put_plain(blobs.iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    store.settle().unwrap();
+                    assert_eq!(store.missing(&digests).unwrap(), []);
+                });
+            }
+        });
+    }
+}
