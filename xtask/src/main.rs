@@ -1,9 +1,10 @@
 //! The gate.
 //!
 //! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
-//! `cargo xtask tidy` looks at the source tree alone.
+//! `cargo xtask tidy` looks at the source tree alone. `cargo xtask fuzz` has a fuzzer look for bytes that make a reader fall.
 
 mod dependencies;
+mod fuzz;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ fn main() -> ExitCode {
     let done = match wanted.as_str() {
         "check" => check(),
         "fix" => fix(),
+        "fuzz" => fuzz::run(&root(), std::env::args().skip(2)),
         "tidy" => step("tidy", || report("tidy", &tidy::problems(&root()))),
         _ => {
-            eprintln!("cargo xtask check | fix | tidy");
+            eprintln!("cargo xtask check | fix | tidy | fuzz");
             return ExitCode::from(2);
         }
     };
