@@ -3,6 +3,7 @@
 //! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
 //! `cargo xtask tidy` looks at the source tree alone. `cargo xtask fuzz` has a fuzzer look for bytes that make a reader fall.
 
+mod claims;
 mod dependencies;
 mod fuzz;
 mod tidy;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         "check" => check(),
         "fix" => fix(),
         "fuzz" => fuzz::run(&root(), std::env::args().skip(2)),
-        "tidy" => step("tidy", || report("tidy", &tidy::problems(&root()))),
+        "tidy" => step("tidy", || report("tidy", &[tidy::problems(&root()), claims::problems(&root())].concat())),
         _ => {
             eprintln!("cargo xtask check | fix | tidy | fuzz");
             return ExitCode::from(2);
@@ -33,7 +34,7 @@ fn root() -> PathBuf {
 /// Everything that must hold. Quick and cheap steps first.
 fn check() -> bool {
     step("format", || cargo(&["fmt", "--all", "--check"], &[]))
-        && step("tidy", || report("tidy", &tidy::problems(&root())))
+        && step("tidy", || report("tidy", &[tidy::problems(&root()), claims::problems(&root())].concat()))
         && step("dependencies", || report("dependencies", &dependencies::problems(&root())))
         && step("clippy", || {
             cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
