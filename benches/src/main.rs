@@ -8,6 +8,7 @@ mod failover;
 mod figures;
 mod floor;
 mod leases;
+mod load;
 mod members;
 mod outage;
 mod publish;
@@ -43,8 +44,9 @@ const FAILOVER: &[(&str, Bench)] = &[
 /// Config sync against rsync, on hosts: a minute or two, and as root.
 const SYNC: &[(&str, Bench)] = &[("sync", |runtime| failover::on_hosts(runtime, sync::sync()))];
 
-/// Thousands of members, on loopback: a minute.
-const MEMBERS: &[(&str, Bench)] = &[("members", |runtime| runtime.block_on(members::members()))];
+/// Thousands of members, ten thousand sessions, on loopback: a minute each.
+const MEMBERS: &[(&str, Bench)] =
+    &[("members", |runtime| runtime.block_on(members::members())), ("load", |runtime| runtime.block_on(load::load()))];
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1).unwrap_or_else(|| "all".into());

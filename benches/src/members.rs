@@ -142,12 +142,17 @@ impl Member {
     }
 }
 
+/// Lets this process, and the voters that it starts, have as many connections as the machine allows.
+pub(crate) fn enough_files() {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("files may be open");
+}
+
 /// Publishes to thousands of members, again and again.
 pub(crate) async fn members() -> Value {
     let count: u64 =
         std::env::var("LEASEWARD_MEMBERS").map_or(2_000, |text| text.parse().expect("LEASEWARD_MEMBERS is a number"));
-    let limit = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("files may be open");
+    enough_files();
     let lab = Lab::start(Plan { profile: "default", ttl: "3s", log: "warn", ..Plan::default() }).await;
     let (applied, mut heard) = watch::channel(BTreeMap::new());
     let tally = Arc::new(Tally { applied, ..Tally::default() });
@@ -219,7 +224,7 @@ fn cpu_ms(lab: &Lab) -> u64 {
     (0..3).map(of).sum::<u64>() * tick_ms
 }
 
-fn rss_mb(lab: &Lab, voter: usize) -> u64 {
+pub(crate) fn rss_mb(lab: &Lab, voter: usize) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", lab.voter_pid(voter))).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1_024

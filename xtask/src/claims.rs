@@ -65,10 +65,9 @@ mod tests {
         let read = |path: &str| (path == "tests/a.rs").then(|| "fn there() {}".to_owned());
         let table = "| what | test |\n|---|---|\n| a | [`there`](../../tests/a.rs) |\n| b | by reading |\n\
                      | c | [`gone`](../../tests/a.rs), [`there`](../../tests/b.rs) |\nIn [`x`](y.md) nothing is claimed.\n";
-        assert_eq!(of_document("d", table, &read), [
-            "d:4: a row without a test",
-            "d:5: tests/a.rs has no test gone",
-            "d:5: tests/b.rs is not there",
-        ]);
+        assert_eq!(
+            of_document("d", table, &read),
+            ["d:4: a row without a test", "d:5: tests/a.rs has no test gone", "d:5: tests/b.rs is not there",]
+        );
     }
 }
