@@ -1,8 +1,9 @@
 //! The gate.
 //!
 //! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
-//! `cargo xtask tidy` looks at the source tree alone.
+//! `cargo xtask tidy` looks at the source tree alone. `cargo xtask chaos` breaks a real cluster (`docs/how-to/chaos.md`).
 
+mod chaos;
 mod dependencies;
 mod tidy;
 
@@ -15,9 +16,10 @@ fn main() -> ExitCode {
     let done = match wanted.as_str() {
         "check" => check(),
         "fix" => fix(),
+        "chaos" => chaos::chaos(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => step("tidy", || report("tidy", &tidy::problems(&root()))),
         _ => {
-            eprintln!("cargo xtask check | fix | tidy");
+            eprintln!("cargo xtask check | fix | tidy | chaos");
             return ExitCode::from(2);
         }
     };
