@@ -214,7 +214,8 @@ pub async fn run(plan: &Plan) -> Option<Report> {
 }
 
 /// Returns what is not there that hosts are broken with.
-fn missing() -> Option<&'static str> {
+#[must_use]
+pub fn missing() -> Option<&'static str> {
     if !crate::is_root() {
         return Some("root");
     }

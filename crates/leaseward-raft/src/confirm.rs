@@ -3,7 +3,9 @@
 //! Must stay true: whoever waits is answered only by a round that started after it came; a round counts only if a
 //! quorum of every set of voters, as known before and after it, said yes, the leader itself included. One round
 //! serves everybody who waits, and nothing is written to the log. It does not pass through openraft's core, so a
-//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised. Whoever says
+//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised. But a leader whose
+//! disk stands still for longer than the others would wait for it asks no more: they would believe that it leads, and
+//! nothing could be committed until its disk goes on. Whoever says
 //! yes, the leader itself too, notes when, before it does (rule R4, `last_word.rs`).
 
 use std::collections::BTreeSet;
@@ -17,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::last_word::LastWord;
 use crate::limits::{CONFIRM_TIMEOUT, RENEWALS_WAITING_MAX};
-use crate::log_store::Promise;
+use crate::log_store::LogStore;
 use crate::net::links::Links;
 use crate::net::wire::{Answer, Ask, Purpose};
 use crate::recall::Memory;
@@ -36,7 +38,9 @@ pub struct Confirmer {
 pub(crate) struct Rounds {
     pub(crate) node: NodeId,
     pub(crate) raft: Raft,
-    pub(crate) promise: Promise,
+    pub(crate) log: LogStore,
+    /// A disk that stands still for longer is as good as none.
+    pub(crate) patience: Duration,
     pub(crate) word: LastWord,
     pub(crate) links: Links,
     pub(crate) memory: Arc<Memory>,
@@ -83,6 +87,9 @@ async fn run(rounds: Rounds, mut queue: mpsc::Receiver<Waiter>) {
 
 impl Rounds {
     async fn round(&self) -> Option<Term> {
+        if self.log.waits_for_disk() > self.patience {
+            return None;
+        }
         let (vote, before) = self.own_vote()?;
         let acknowledged = self.memory.as_leader(&self.raft);
         let ask = Ask::Confirm { vote, acknowledged };
@@ -109,7 +116,8 @@ impl Rounds {
         tokio::spawn(async move { while answers.next().await.is_some() {} });
         let (now, after) = self.own_vote()?;
         // Our own yes counts as any other: the next election may have no other voter in common with this round.
-        (now == vote && is_quorum(&after, &yes) && self.promise.confirms(&vote, &self.word)).then_some(Term(vote.term))
+        (now == vote && is_quorum(&after, &yes) && self.log.promise().confirms(&vote, &self.word))
+            .then_some(Term(vote.term))
     }
 
     /// Returns our vote, if a quorum granted it and we have not promised a newer one since.
@@ -117,7 +125,7 @@ impl Rounds {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let vote = Vote::from(metrics.vote);
-        let leads = vote.committed && vote.node == self.node && self.promise.allows(&vote);
+        let leads = vote.committed && vote.node == self.node && self.log.promise().allows(&vote);
         let membership = metrics.membership_config.membership();
         leads.then(|| (vote, membership.into()))
     }
