@@ -188,7 +188,7 @@ impl Worker {
             client,
             random: SmallRng::seed_from_u64(scene.seed ^ (u64::from(client) << 32)),
             // Longer than a lease lives: it has to be kept.
-            works_for: ttl * 3,
+            works_for: ttl * 4,
             slowly_for: Duration::ZERO,
             is_slow: Arc::default(),
             is_holding: Arc::default(),

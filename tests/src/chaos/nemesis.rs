@@ -125,7 +125,10 @@ pub fn schedule(seed: u64, nemeses: &[Nemesis], hosts: usize, lasting: Duration)
         // The leader's loss is what there is most to learn from.
         let target = if random.gen_bool(0.5) { Target::Leader } else { Target::Host(order[0]) };
         let long = match nemesis {
-            Nemesis::Power | Nemesis::DiskStall | Nemesis::DiskFull | Nemesis::Flap => random.gen_range(2_500..6_000),
+            // Longer than any lease lives.
+            Nemesis::Power | Nemesis::DiskStall | Nemesis::DiskFull | Nemesis::Flap | Nemesis::Clients => {
+                random.gen_range(2_500..6_000)
+            }
             Nemesis::Kill | Nemesis::KillShims => 0,
             _ => random.gen_range(800..4_500),
         };
