@@ -3,6 +3,7 @@
 mod backup;
 mod bad_input;
 mod care;
+mod chaos;
 mod config;
 mod config_edits;
 mod crash;

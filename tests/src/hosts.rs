@@ -6,6 +6,8 @@
 //!
 //! Left out on purpose: what hosts share here. They have one kernel, one boot clock and one disk.
 
+pub mod disk;
+pub mod filter;
 pub mod knock;
 pub mod monitor;
 pub mod network;
@@ -28,12 +30,16 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use crate::{LABS, PATIENCE, binary, end_child, is_root, print_logs_of, signal};
+use disk::Disk;
 use network::Network;
 use outage::Timing;
 use probe::Probe;
 
 /// The hosts with an agent, best candidate first.
 pub const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
+
+/// All that there may be, if a story wants more than [`HOSTS`].
+pub const HOSTS_MAX: [&str; 5] = ["h1", "h2", "h3", "h4", "h5"];
 
 /// The host without one.
 pub const CLIENT: &str = "client";
@@ -44,15 +50,51 @@ const API_PORT: u16 = 7420;
 /// How long one look at the API may take.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Three hosts with an agent each, and one for clients.
+/// How hosts are set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Hosts with an agent: the first so many of [`HOSTS_MAX`].
+    pub count: usize,
+    /// Hosts without one, besides [`CLIENT`].
+    pub more_clients: Vec<&'static str>,
+    /// How the cluster is timed.
+    pub timing: Timing,
+    /// The hosts whose agents use the network fence.
+    pub fenced: &'static [usize],
+    /// Each host has a disk of its own of so many bytes, which can be full, or stand still.
+    pub disk_bytes: Option<u64>,
+    /// What runs on them; [`crate::binary`] if not given.
+    pub binary: Option<PathBuf>,
+    /// Whether the agents are started.
+    pub with_agents: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            count: HOSTS.len(),
+            more_clients: Vec::new(),
+            timing: Timing::default(),
+            fenced: &[],
+            disk_bytes: None,
+            binary: None,
+            with_agents: true,
+        }
+    }
+}
+
+/// Hosts with an agent each, three if nothing else is asked for, and one for clients.
 #[derive(Debug)]
 pub struct Hosts {
-    // Before the directory and the turn: its processes use both.
+    // Before the disks, the directory and the turn: its processes use them all.
     network: Network,
-    agents: [Option<Child>; 3],
-    is_reachable: [bool; 3],
+    disks: Vec<Disk>,
+    names: Vec<&'static str>,
+    clients: Vec<&'static str>,
+    agents: Vec<Option<Child>>,
+    is_reachable: Vec<bool>,
+    binary: PathBuf,
     timing: Timing,
-    /// The hosts whose agents use the network fence.
     fenced: &'static [usize],
     dir: TempDir,
     _turn: SemaphorePermit<'static>,
@@ -73,7 +115,7 @@ impl Hosts {
     /// # Panics
     /// As [`Hosts::start`].
     pub async fn fenced(fenced: &'static [usize]) -> Option<Self> {
-        if !["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].iter().any(|path| Path::new(path).exists()) {
+        if !is_installed("nft") {
             println!("left out: needs nft");
             return None;
         }
@@ -89,6 +131,14 @@ impl Hosts {
     }
 
     async fn with(timing: Timing, fenced: &'static [usize]) -> Option<Self> {
+        Self::set_up(Setup { timing, fenced, ..Setup::default() }).await
+    }
+
+    /// The same, set up otherwise.
+    ///
+    /// # Panics
+    /// As [`Hosts::start`].
+    pub async fn set_up(setup: Setup) -> Option<Self> {
         if !is_root() {
             println!("left out: needs root");
             return None;
@@ -98,39 +148,65 @@ impl Hosts {
         let dir = tempfile::Builder::new().prefix("lw").tempdir().expect("a directory");
         // Servers may run as somebody else.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
-        let (network, agents) = (Network::new(), [None, None, None]);
-        let mut hosts = Self { network, agents, is_reachable: [true; 3], timing, fenced, dir, _turn: turn };
+        let names = HOSTS_MAX[..setup.count].to_vec();
+        let mut hosts = Self {
+            network: Network::new(),
+            disks: Vec::new(),
+            clients: [&[CLIENT], &setup.more_clients[..]].concat(),
+            agents: names.iter().map(|_| None).collect(),
+            is_reachable: vec![true; names.len()],
+            names,
+            binary: setup.binary.unwrap_or_else(binary),
+            timing: setup.timing,
+            fenced: setup.fenced,
+            dir,
+            _turn: turn,
+        };
         for name in ["log", "host"] {
             fs::create_dir(hosts.dir.path().join(name)).expect("a directory");
         }
-        for name in HOSTS.into_iter().chain([CLIENT]) {
+        for name in hosts.names.clone() {
+            if let Some(bytes) = setup.disk_bytes {
+                let at = hosts.dir.path().join(name);
+                fs::create_dir(&at).expect("a directory");
+                hosts.disks.push(Disk::mount(&hosts.dir.path().join(format!("{name}.img")), &at, bytes));
+            }
             hosts.add_host(name);
         }
-        for host in 0..HOSTS.len() {
+        for name in hosts.clients.clone() {
+            hosts.add_host(name);
+        }
+        if !setup.with_agents {
+            return Some(hosts);
+        }
+        for host in 0..hosts.names.len() {
             fs::write(hosts.settings(host), hosts.settings_text(host)).expect("the settings are written");
             hosts.start_agent(host);
         }
         let voters = async |hosts: &Self| hosts.cluster()?["voters"].as_array().map(Vec::len);
-        hosts.until("all vote", async |hosts| voters(hosts).await == Some(HOSTS.len())).await;
-        hosts.until_connected(HOSTS.len() as u64).await;
+        hosts.until("all vote", async |hosts| voters(hosts).await == Some(hosts.names.len())).await;
+        hosts.until_connected(hosts.names.len() as u64).await;
         Some(hosts)
     }
 
     /// Adds a host to the network, without an agent.
     pub fn add_host(&mut self, name: &str) {
         let own = self.dir.path().join(name);
-        fs::create_dir(&own).expect("a directory");
+        // It is there if it is a disk.
+        fs::create_dir_all(&own).expect("a directory");
         let at = self.own_dir();
         self.network.add(name, &own, &at);
     }
 
     fn settings(&self, host: usize) -> PathBuf {
-        self.dir.path().join(format!("{}.toml", HOSTS[host]))
+        self.dir.path().join(format!("{}.toml", self.names[host]))
     }
 
     fn settings_text(&self, host: usize) -> String {
-        let (name, address) = (HOSTS[host], self.network.v4(1 + host as u8));
-        let join = if host == 0 { String::new() } else { format!("\"{}:{}\"", self.network.v4(1), API_PORT + 1) };
+        let (name, address) = (self.names[host], self.address(host));
+        let others = (0..self.names.len()).filter(|other| host != 0 && *other != host);
+        let join: Vec<String> = others.map(|other| format!("\"{}:{}\"", self.address(other), API_PORT + 1)).collect();
+        let join = join.join(", ");
         let Timing { profile, ttl } = &self.timing;
         let network_fence = self.fenced.contains(&host);
         let own = self.own_dir();
@@ -143,6 +219,72 @@ impl Hosts {
              network_fence = {network_fence}\n[tls]\nplain = true\n[log]\nformat = \"text\"\nlevel = \"info\"\n",
             API_PORT + 1
         )
+    }
+
+    /// Returns the hosts with an agent.
+    #[must_use]
+    pub fn names(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    /// Returns the IPv4 address of a host.
+    #[must_use]
+    pub fn address(&self, host: usize) -> IpAddr {
+        self.network.v4(1 + host as u8)
+    }
+
+    /// Returns the API of each host.
+    #[must_use]
+    pub fn all_apis(&self) -> Vec<SocketAddr> {
+        (0..self.names.len()).map(|host| SocketAddr::new(self.address(host), API_PORT)).collect()
+    }
+
+    /// Returns where each host talks with peers.
+    #[must_use]
+    pub fn all_peers(&self) -> Vec<String> {
+        (0..self.names.len()).map(|host| format!("{}:{}", self.address(host), API_PORT + 1)).collect()
+    }
+
+    /// Returns the disk of a host.
+    ///
+    /// # Panics
+    /// If the hosts have none of their own.
+    pub fn disk(&mut self, host: usize) -> &mut Disk {
+        &mut self.disks[host]
+    }
+
+    /// Runs another binary from the next start of an agent on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// Returns whether the agent of a host lives.
+    pub fn agent_lives(&mut self, host: usize) -> bool {
+        self.agents[host].as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
+    }
+
+    /// Returns whether nobody has killed or ended the agent of a host.
+    #[must_use]
+    pub fn should_live(&self, host: usize) -> bool {
+        self.agents[host].is_some()
+    }
+
+    /// Takes everything of ours from the disk of a host. Its agent must be dead. Config sets are only put aside: somebody may
+    /// be reading them, who must not see how they go.
+    ///
+    /// # Panics
+    /// If they cannot be put aside.
+    pub fn wipe(&mut self, host: usize) {
+        let own = self.dir.path().join(self.names[host]);
+        for name in ["data", "run"] {
+            fs::remove_dir_all(own.join(name)).ok();
+        }
+        let mut aside = (0..).map(|i| own.join(format!("sets-{i}")));
+        let aside = aside.find(|path| !path.exists()).expect("some number is free");
+        match fs::rename(own.join("sets"), aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("sets cannot be put aside: {error}"),
+            _ => {}
+        }
     }
 
     /// Returns where everything is, for all hosts.
@@ -178,15 +320,15 @@ impl Hosts {
     /// Returns the hosts that have an address, of those that a client can reach.
     #[must_use]
     pub fn who_has(&self, address: IpAddr) -> Vec<usize> {
-        let reachable = (0..HOSTS.len()).filter(|host| self.is_reachable[*host]);
-        reachable.filter(|host| self.network.has(HOSTS[*host], address)).collect()
+        let reachable = (0..self.names.len()).filter(|host| self.is_reachable[*host]);
+        reachable.filter(|host| self.network.has(self.names[*host], address)).collect()
     }
 
     /// Starts the agent of a host.
     pub fn start_agent(&mut self, host: usize) {
-        let log = self.dir.path().join("log").join(format!("{}.log", HOSTS[host]));
+        let log = self.dir.path().join("log").join(format!("{}.log", self.names[host]));
         let log = File::options().create(true).append(true).open(log).expect("a log");
-        let mut command = self.network.command(HOSTS[host], &binary());
+        let mut command = self.network.command(self.names[host], &self.binary);
         command.args(["agent", "--config"]).arg(self.settings(host)).stdout(Stdio::null()).stderr(log);
         self.agents[host] = Some(command.spawn().expect("the binary starts"));
     }
@@ -204,7 +346,7 @@ impl Hosts {
     /// If it has no agent.
     pub fn signal_all(&self, host: usize, what: Signal) {
         signal(self.agents[host].as_ref().expect("it has an agent").id(), what);
-        for shim in leaseward_node::live_shims(&self.dir.path().join(HOSTS[host]).join("run")) {
+        for shim in leaseward_node::live_shims(&self.dir.path().join(self.names[host]).join("run")) {
             signal(shim, what);
         }
     }
@@ -225,19 +367,19 @@ impl Hosts {
     /// Pulls the cable of a host. Everything on it goes on.
     pub fn cut_off(&mut self, host: usize) {
         self.is_reachable[host] = false;
-        self.network.set_cable(HOSTS[host], false);
+        self.network.set_cable(self.names[host], false);
     }
 
     /// Puts the cable back.
     pub fn plug_in(&mut self, host: usize) {
-        self.network.set_cable(HOSTS[host], true);
+        self.network.set_cable(self.names[host], true);
         self.is_reachable[host] = true;
     }
 
     /// Takes the power from a host: it is off the network, and nothing on it executes any more.
     pub fn power_off(&mut self, host: usize) {
         self.cut_off(host);
-        self.network.kill_all(HOSTS[host]);
+        self.network.kill_all(self.names[host]);
         self.kill_agent(host);
     }
 
@@ -256,7 +398,7 @@ impl Hosts {
     /// Runs the command line on the host of the clients.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         let apis: Vec<String> = self.apis().iter().map(ToString::to_string).collect();
-        let mut command = self.network.command(CLIENT, &binary());
+        let mut command = self.network.command(CLIENT, &self.binary);
         command.env("XDG_CACHE_HOME", self.dir().join("cache"));
         command.env("LEASEWARD_ADDR", apis.join(",")).args(arguments).output().expect("the binary starts")
     }
@@ -307,10 +449,10 @@ impl Hosts {
 
     /// Makes a host the leader.
     pub async fn lead(&self, host: usize) {
-        let leads = |hosts: &Self| hosts.cluster().is_some_and(|cluster| cluster["leader"] == HOSTS[host]);
-        self.until(&format!("{} leads", HOSTS[host]), async |hosts| {
+        let leads = |hosts: &Self| hosts.cluster().is_some_and(|cluster| cluster["leader"] == hosts.names[host]);
+        self.until(&format!("{} leads", self.names[host]), async |hosts| {
             leads(hosts) || {
-                hosts.cli(&["node", "transfer-leader", "--to", HOSTS[host], "--yes"]);
+                hosts.cli(&["node", "transfer-leader", "--to", self.names[host], "--yes"]);
                 leads(hosts)
             }
         })
@@ -348,17 +490,25 @@ impl Hosts {
 
     /// Returns the APIs that a client can reach.
     fn apis(&self) -> Vec<SocketAddr> {
-        let reachable = (0..HOSTS.len()).filter(|host| self.is_reachable[*host]);
+        let reachable = (0..self.names.len()).filter(|host| self.is_reachable[*host]);
         reachable.map(|host| SocketAddr::new(self.network.v4(1 + host as u8), API_PORT)).collect()
     }
 }
 
+/// Returns whether a program is there that only root needs.
+#[must_use]
+pub fn is_installed(program: &str) -> bool {
+    ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].iter().any(|dir| Path::new(dir).join(program).exists())
+}
+
 impl Drop for Hosts {
     fn drop(&mut self) {
-        for name in HOSTS.into_iter().chain([CLIENT]) {
+        // Nobody dies who waits for a disk that stands still.
+        self.disks.iter_mut().for_each(Disk::thaw);
+        for name in self.names.iter().chain(&self.clients) {
             self.network.kill_all(name);
         }
-        for host in 0..HOSTS.len() {
+        for host in 0..self.names.len() {
             self.kill_agent(host);
         }
         if std::thread::panicking() {

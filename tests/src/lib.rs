@@ -3,7 +3,9 @@
 //! Must stay true: it starts the `leaseward` binary as an operator would; everything it started is dead when it is
 //! dropped; it waits for conditions, with a bound, and never for time to pass.
 
+pub mod chaos;
 pub mod execs;
+pub mod history;
 pub mod hosts;
 pub mod relay;
 pub mod stamps;

@@ -2,7 +2,9 @@
 //!
 //! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
 //! `cargo xtask tidy` looks at the source tree alone. `cargo xtask fuzz` has a fuzzer look for bytes that make a reader fall.
+//! `cargo xtask chaos` breaks a real cluster (`docs/how-to/chaos.md`).
 
+mod chaos;
 mod claims;
 mod dependencies;
 mod fuzz;
@@ -17,10 +19,11 @@ fn main() -> ExitCode {
     let done = match wanted.as_str() {
         "check" => check(),
         "fix" => fix(),
+        "chaos" => chaos::chaos(&std::env::args().skip(2).collect::<Vec<_>>()),
         "fuzz" => fuzz::run(&root(), std::env::args().skip(2)),
         "tidy" => step("tidy", || report("tidy", &[tidy::problems(&root()), claims::problems(&root())].concat())),
         _ => {
-            eprintln!("cargo xtask check | fix | tidy | fuzz");
+            eprintln!("cargo xtask check | fix | tidy | fuzz | chaos");
             return ExitCode::from(2);
         }
     };

@@ -3,8 +3,10 @@
 //! Must stay true: whoever waits is answered only by a round that started after it came; a round counts only if a
 //! quorum of every set of voters, as known before and after it, said yes, the leader itself included. One round
 //! serves everybody who waits, and nothing is written to the log. It does not pass through openraft's core, so a
-//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised. Whoever says
-//! yes, the leader itself too, notes when and for which sessions, before it does (rule R4, `last_word.rs`).
+//! stalled disk neither blocks it nor makes it lie: the others answer from the vote they have promised. But a leader whose
+//! disk stands still for longer than the others would wait for it asks no more: they would believe that it leads, and
+//! nothing could be committed until its disk goes on. Whoever says yes, the leader itself too, notes when and for which
+//! sessions, before it does (rule R4, `last_word.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,9 +17,8 @@ use futures_util::stream::FuturesUnordered;
 use leaseward_state::{SessionId, Term};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::last_word::LastWord;
 use crate::limits::{CONFIRM_TIMEOUT, RENEWALS_WAITING_MAX, RENEWED_NAMED_MAX};
-use crate::log_store::Promise;
+use crate::log_store::LogStore;
 use crate::net::links::Links;
 use crate::net::wire::{Answer, Ask, Purpose};
 use crate::recall::Memory;
@@ -41,8 +42,9 @@ pub struct Confirmer {
 pub(crate) struct Rounds {
     pub(crate) node: NodeId,
     pub(crate) raft: Raft,
-    pub(crate) promise: Promise,
-    pub(crate) word: LastWord,
+    pub(crate) log: LogStore,
+    /// A disk that stands still for longer is as good as none.
+    pub(crate) patience: Duration,
     pub(crate) links: Links,
     pub(crate) memory: Arc<Memory>,
 }
@@ -99,6 +101,9 @@ fn renewed_by(waiting: &[Waiter]) -> Option<Vec<SessionId>> {
 
 impl Rounds {
     async fn round(&self, renewed: Option<Vec<SessionId>>) -> Option<Term> {
+        if self.log.waits_for_disk() > self.patience {
+            return None;
+        }
         let (vote, before) = self.own_vote()?;
         let acknowledged = self.memory.as_leader(&self.raft);
         let ask = Ask::Confirm { vote, acknowledged, renewed: renewed.clone() };
@@ -125,8 +130,9 @@ impl Rounds {
         tokio::spawn(async move { while answers.next().await.is_some() {} });
         let (now, after) = self.own_vote()?;
         // Our own yes counts as any other: the next election may have no other voter in common with this round.
-        let confirmed =
-            now == vote && is_quorum(&after, &yes) && self.promise.confirms(&vote, &self.word, renewed.as_deref());
+        let confirmed = now == vote
+            && is_quorum(&after, &yes)
+            && self.log.promise().confirms(&vote, self.log.word(), renewed.as_deref());
         confirmed.then_some(Term(vote.term))
     }
 
@@ -135,7 +141,7 @@ impl Rounds {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let vote = Vote::from(metrics.vote);
-        let leads = vote.committed && vote.node == self.node && self.promise.allows(&vote);
+        let leads = vote.committed && vote.node == self.node && self.log.promise().allows(&vote);
         let membership = metrics.membership_config.membership();
         leads.then(|| (vote, membership.into()))
     }

@@ -127,6 +127,10 @@ pub const STATE_RECORD_BYTES_MAX: usize = 4 << 20;
 /// A leader that was not scheduled for longer than this was deaf, and shifts its deadlines (rule R6).
 pub const DEAF_AFTER: Duration = Duration::from_millis(100);
 
+/// A leader whose disk stands still for longer than this, and for longer than an election timeout, lets others lead. A busy
+/// disk is slow for as long now and then, and where all have the same one nobody else would do better.
+pub const DISK_WAIT_MIN: Duration = Duration::from_secs(1);
+
 /// The leader asks every node so often how it is.
 pub const ASK_NODES_EACH: Duration = Duration::from_millis(250);
 

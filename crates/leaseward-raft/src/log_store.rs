@@ -12,6 +12,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use leaseward_state::SessionId;
 use openraft::storage::{LogFlushed, RaftLogStorage};
@@ -19,6 +20,7 @@ use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::codec;
 use crate::last_word::LastWord;
@@ -91,6 +93,8 @@ struct Index {
     cached: usize,
     appended: u64,
     next_stamp: u64,
+    /// When the oldest entry came that is not on the disk yet. The core appends again only after it is.
+    waits_since: Option<Instant>,
 }
 
 /// The log, shared by openraft's core and its readers.
@@ -123,6 +127,7 @@ impl LogStore {
             cached: 0,
             appended: 0,
             next_stamp: 1,
+            waits_since: None,
         };
         Self { writer: Arc::new(writer), index: Arc::new(Mutex::new(index)), promise, word: LastWord::default() }
     }
@@ -143,6 +148,12 @@ impl LogStore {
     #[must_use]
     pub fn promise(&self) -> Promise {
         self.promise.clone()
+    }
+
+    /// Returns for how long entries have been waiting for the disk; zero if none wait.
+    #[must_use]
+    pub fn waits_for_disk(&self) -> Duration {
+        self.lock().waits_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Returns the log's thread.
@@ -351,9 +362,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 records.push(Record::new(RecordKind::Entry, bytes));
             }
             index.shrink();
+            index.waits_since.get_or_insert_with(Instant::now);
         }
         let shared = Arc::clone(&self.index);
         let then = move |outcome: io::Result<Vec<Place>>| {
+            shared.lock().expect("no holder of this lock panics").waits_since = None;
             let outcome = outcome.map(|places| {
                 let mut index = shared.lock().expect("no holder of this lock panics");
                 for ((at, stamp), place) in stamps.into_iter().zip(places) {

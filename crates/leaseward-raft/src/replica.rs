@@ -30,7 +30,7 @@ use crate::identity::{DataDir, Identity, IdentityError};
 use crate::join;
 use crate::last_word::{Ballots, LastWord};
 use crate::life::Life;
-use crate::limits::{APPEND_BYTES_MAX, ENTRIES_KEPT, FRAME_BYTES_MAX, SILENT_MAX};
+use crate::limits::{APPEND_BYTES_MAX, DISK_WAIT_MIN, ENTRIES_KEPT, FRAME_BYTES_MAX, SILENT_MAX};
 use crate::log_store::LogStore;
 use crate::machine::Published;
 use crate::net::connection::CallError;
@@ -528,8 +528,8 @@ impl Shared {
         let confirmer = Confirmer::start(Rounds {
             node: self.identity.node,
             raft: raft.clone(),
-            promise: log.promise(),
-            word: log.word().clone(),
+            log: log.clone(),
+            patience: self.settings.timing.election_max.max(DISK_WAIT_MIN),
             links: self.links.clone(),
             memory: Arc::clone(&self.memory),
         });

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -20,7 +21,7 @@ use super::watch::Watch;
 use crate::{PATIENCE, end_child, signal};
 
 /// Every host's one interface.
-const LINK: &str = "eth0";
+pub(super) const LINK: &str = "eth0";
 
 /// Where the cables meet; no host.
 const SWITCH: &str = "switch";
@@ -119,6 +120,18 @@ impl Network {
             work()
         };
         std::thread::scope(|scope| scope.spawn(enter).join().expect("the work is done"))
+    }
+
+    /// Starts a thread in a host's network. What it opens stays there, and so do threads that it starts.
+    ///
+    /// # Panics
+    /// If the host cannot be entered.
+    pub fn spawn<T: Send + 'static>(&self, host: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let space = self.open(host);
+        std::thread::spawn(move || {
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
+            work()
+        })
     }
 
     /// Starts to look which of these hosts have an address. It may move from the last of them to the first only.
@@ -247,7 +260,7 @@ impl Network {
         self.hosts.iter().find(|host| host.name == name).expect("a host of this network")
     }
 
-    fn space(&self, name: &str) -> String {
+    pub(super) fn space(&self, name: &str) -> String {
         format!("{}-{name}", self.prefix)
     }
 }

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{API_PORT, CLIENT, HOSTS, Hosts, LOOK};
+use super::{API_PORT, CLIENT, Hosts, LOOK};
 use crate::signal;
 use crate::stamps::boot_ns;
 
@@ -41,10 +41,10 @@ impl Hosts {
     /// Gives a host its power back, and starts its agent.
     pub fn power_on(&mut self, host: usize) {
         // What is in memory only, as `/run` is.
-        fs::remove_dir_all(self.dir.path().join(HOSTS[host]).join("run")).ok();
+        fs::remove_dir_all(self.dir.path().join(self.names[host]).join("run")).ok();
         let place = 1 + host as u8;
         let own = [self.network.v4(place), self.network.v6(place)];
-        self.network.keep_only(HOSTS[host], &own);
+        self.network.keep_only(self.names[host], &own);
         self.plug_in(host);
         self.start_agent(host);
     }
@@ -60,7 +60,7 @@ impl Hosts {
     /// Returns the process ids of the living shims of a host.
     #[must_use]
     pub fn shims(&self, host: usize) -> Vec<u32> {
-        leaseward_node::live_shims(&self.dir.path().join(HOSTS[host]).join("run"))
+        leaseward_node::live_shims(&self.dir.path().join(self.names[host]).join("run"))
     }
 
     /// Asks the API of one host, from the host of the clients.

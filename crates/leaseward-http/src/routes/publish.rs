@@ -8,15 +8,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use leaseward_state::command::PublishSet;
-use leaseward_state::config::{Digest, Manifest};
-use leaseward_state::{Command, SetName};
+use leaseward_state::config::{Digest, Manifest, Version};
+use leaseward_state::{Command, Revision, SetName, State as Clustered};
 use leaseward_sync::manifest::decode;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::answer::{At, Fault, tagged};
 use crate::api::{Api, Base, ContentError, Ready};
-use crate::ask::{Body, Nothing, Params, Write, name, not_found};
+use crate::ask::{Body, Nothing, Params, Write, name};
 use crate::limits::PUBLISH_TRIES;
 use crate::model::{ConfigVersion, Publish, PublishSize, Rollback};
 use crate::problem::{self, Code};
@@ -123,7 +123,7 @@ pub(crate) async fn commit(
                 };
                 let state = api.here();
                 let number = versions.first().map_or(0, |(_, number)| *number);
-                let version = find(&state, set, number).map_err(|_| not_found("config", set))?;
+                let version = published(&state, set, number, revision)?;
                 return Ok(At(revision, tagged(StatusCode::CREATED, number, view::version(set, version))));
             }
             // Somebody published between the reading and the entry.
@@ -135,8 +135,18 @@ pub(crate) async fn commit(
     Err(problem::with_code("LW0607", "no version was published").into())
 }
 
+/// Returns a version that was committed at this revision. A node that ends may never see what it has committed; that the
+/// version does not exist it must not say then.
+fn published<'a>(state: &'a Clustered, set: &SetName, number: u64, revision: Revision) -> Result<&'a Version, Fault> {
+    if state.revision() < revision {
+        let detail = format!("{set} v{number} is committed at revision {revision}; this node has not got so far");
+        return Err(problem::of(Code::Unknown, detail).into());
+    }
+    find(state, set, number)
+}
+
 /// Returns the number of the newest version, and what the next one may be built upon.
-fn head(state: &leaseward_state::State, set: &SetName) -> (u64, Base) {
+fn head(state: &Clustered, set: &SetName) -> (u64, Base) {
     match state.set(set).and_then(|set| set.newest().map(|newest| (set.head, newest))) {
         Some((head, newest)) if newest.number == head => (head, Base::Version(head, newest.manifest)),
         Some((head, _)) => (head, Base::Whole),
@@ -175,4 +185,20 @@ pub(crate) fn content(error: ContentError) -> Fault {
 pub(crate) fn digest(text: &str) -> Result<Digest, Fault> {
     Digest::parse(text)
         .ok_or_else(|| problem::of(Code::Invalid, "a blob's name is its blake3 hash in 64 hexadecimal digits").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_committed_and_not_here_yet_is_not_said_to_be_missing() {
+        let (state, set) = (Clustered::default(), SetName::new("app").unwrap());
+        let code = |revision| match published(&state, &set, 3, Revision(revision)) {
+            Err(Fault::Problem(problem)) => problem.code,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(code(state.revision().0 + 1), "LW0502", "committed, and this node ends before it applies it");
+        assert_eq!(code(state.revision().0), "LW0404", "applied, and forgotten since");
+    }
 }
