@@ -1,9 +1,10 @@
 //! The gate.
 //!
 //! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
-//! `cargo xtask tidy` looks at the source tree alone.
+//! `cargo xtask tidy` looks at the source tree alone; `cargo xtask sim` plays simulations (docs/how-to/simulate.md).
 
 mod dependencies;
+mod sim;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ fn main() -> ExitCode {
     let done = match wanted.as_str() {
         "check" => check(),
         "fix" => fix(),
+        "sim" => sim::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => step("tidy", || report("tidy", &tidy::problems(&root()))),
         _ => {
-            eprintln!("cargo xtask check | fix | tidy");
+            eprintln!("cargo xtask check | fix | tidy | sim");
             return ExitCode::from(2);
         }
     };
