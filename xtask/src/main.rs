@@ -35,6 +35,7 @@ fn check() -> bool {
     step("format", || cargo(&["fmt", "--all", "--check"], &[]))
         && step("tidy", || report("tidy", &tidy::problems(&root())))
         && step("dependencies", || report("dependencies", &dependencies::problems(&root())))
+        && step("features", || report("features", &sim::shipped()))
         && step("clippy", || {
             cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
         })

@@ -1,5 +1,5 @@
-//! The rules that a test can switch off, to show that it would notice: R1 to R6 with their parts (`sessions.rs`,
-//! `leaseward::keeper`).
+//! The rules that a test can switch off, to show that it would notice: R1 to R6 with their parts, and the one of reads (`sessions.rs`,
+//! `forward.rs`, `leaseward::keeper`).
 //!
 //! Must stay true: only a build for tests can switch anything off, and only on the thread that asks for it.
 
@@ -24,6 +24,8 @@ pub enum Rule {
     R5,
     /// A leader that was deaf shifts its deadlines.
     R6,
+    /// A read is answered after a confirmation round that started after it arrived.
+    Read,
 }
 
 /// Returns whether a test has switched this rule off.

@@ -15,6 +15,7 @@ enum Undo {
     Hold(usize),
     Sleep(usize),
     Promote(u64),
+    Full(usize),
 }
 
 /// Draws faults for as long as it is asked.
@@ -83,7 +84,7 @@ impl Chaos {
     }
 
     fn fault(&mut self, stage: &mut Stage) {
-        match stage.world.draw(0, 27) {
+        match stage.world.draw(0, 28) {
             0..=2 => self.partition(stage),
             3 | 4 => self.one_way(stage),
             5 => self.flap(stage),
@@ -146,6 +147,12 @@ impl Chaos {
             }
             24 => stage.errand(Errand::Ask(Ask::Members(MemberChange::Transfer(None)))),
             25 => self.members(stage),
+            26 => {
+                let voter = self.voter(stage);
+                stage.world.say(&format!("the disk of n{voter} is full"));
+                stage.world.machines[voter].host.disk().leave_room(Some(0));
+                self.end(stage, 500, 5_000, Undo::Full(voter));
+            }
             _ => self.operate(stage),
         }
     }
@@ -252,6 +259,7 @@ impl Chaos {
                 }
                 Undo::Hold(id) => stage.world.machines[id].hold(false),
                 Undo::Sleep(id) => stage.world.machines[id].sleep(now, false),
+                Undo::Full(id) => stage.world.machines[id].host.disk().leave_room(None),
                 Undo::Promote(node) => stage.errand(Errand::Ask(Ask::Members(MemberChange::Promote(node)))),
             }
         }

@@ -5,7 +5,7 @@ use leaseward_raft::rules::{Rule, break_rule};
 /// A rule that is switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
-    /// One of the rules of leases, in the code that ships.
+    /// One of the rules of leases and reads, in the code that ships.
     Lease(Rule),
     /// R7: what a lease guards refuses a smaller token. In the model of a receiver.
     Receiver,
@@ -17,6 +17,8 @@ pub enum Mutant {
     Grace,
     /// The fence: an order is a hint, the grant is the authority. In the model of an agent.
     Grant,
+    /// What is acknowledged is durable. In the model of a disk: its syncs do nothing.
+    Sync,
 }
 
 /// All of them, each with the name that people give it.
@@ -35,6 +37,8 @@ pub const ALL: &[(&str, Mutant)] = &[
     ("fence-sending", Mutant::Sending),
     ("fence-grace", Mutant::Grace),
     ("fence-grant", Mutant::Grant),
+    ("read", Mutant::Lease(Rule::Read)),
+    ("sync", Mutant::Sync),
 ];
 
 impl Mutant {

@@ -126,7 +126,7 @@ impl Stage {
         for id in self.voters() {
             let first = (id > 0).then(|| address(0));
             self.world.install(id, voter::program(first, false, Arc::clone(&self.replicas), self.mutant));
-            self.world.boot(id);
+            self.boot(id);
         }
         let count = self.cast.voters;
         let all_vote = |stage: &mut Self| {
@@ -313,6 +313,9 @@ impl Stage {
         self.reboots.remove(&id);
         let disk = self.world.machines[id].host.disk();
         disk.break_syncs(None);
+        if self.mutant == Some(Mutant::Sync) {
+            disk.lie_about_syncs();
+        }
         self.world.boot(id);
     }
 
@@ -385,6 +388,7 @@ impl Stage {
             machine.sleep(now, false);
             machine.host.stall_disk(0);
             machine.host.disk().break_syncs(None);
+            machine.host.disk().leave_room(None);
             machine.host.disk().keep_power();
             if !machine.is_up() {
                 self.boot(id);

@@ -69,6 +69,7 @@ struct Inner {
     operations: u64,
     room: Option<u64>,
     sync_error: Option<i32>,
+    lies: bool,
 }
 
 /// The disk. Clones share it.
@@ -98,6 +99,11 @@ impl SimDisk {
     /// Every sync fails with this number of the kernel's, until told otherwise.
     pub fn break_syncs(&self, errno: Option<i32>) {
         self.lock().sync_error = errno;
+    }
+
+    /// Every sync says that it is done, and nothing is, until the power fails.
+    pub fn lie_about_syncs(&self) {
+        self.lock().lies = true;
     }
 
     /// Returns how many operations there were so far.
@@ -313,6 +319,9 @@ impl DiskFile for SimFile {
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.disk.outcome()?;
+        if self.disk.lock().lies {
+            return Ok(());
+        }
         let mut content = self.lock();
         for (offset, written) in std::mem::take(&mut content.pending) {
             lay_over(&mut content.durable, 0, offset, &written);

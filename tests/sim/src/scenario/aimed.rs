@@ -28,6 +28,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "machine-cut", cast: busy_machines, play: machine_cut, notices: &[Mutant::Grace] },
     Scenario { name: "machine-late", cast: machines, play: machine_late, notices: &[Mutant::Sending] },
     Scenario { name: "late-orders", cast: machines, play: late_orders, notices: &[Mutant::Grant] },
+    Scenario { name: "stale-reads", cast: readers, play: stale_reads, notices: &[Mutant::Lease(Rule::Read)] },
+    Scenario { name: "lights-out", cast: readers, play: lights_out, notices: &[Mutant::Sync] },
     Scenario { name: "behind", cast: publishers, play: behind, notices: &[] },
     Scenario { name: "old-disk", cast: everybody, play: old_disk, notices: &[] },
 ];
@@ -44,6 +46,11 @@ fn busy_machines() -> Cast {
 /// Machines that follow a set which is published again and again.
 fn publishers() -> Cast {
     Cast { leases: 0, ..busy_machines() }
+}
+
+/// Programs that read and write registers.
+fn readers() -> Cast {
+    Cast { leases: 0, agents: 0, servers: 0, clients: 3, registers: 2, ..everybody() }
 }
 
 fn alone() -> Cast {
@@ -307,6 +314,35 @@ fn late_orders(stage: &mut Stage) {
         stage.run_for(time);
         stage.end_faults();
         stage.run_for(2 * SECOND);
+    }
+}
+
+/// Reads: a leader that is cut off from the others, and asked by one of the programs.
+fn stale_reads(stage: &mut Stage) {
+    for _ in 0..3 {
+        let leader = leader(stage);
+        let reader = stage.clients().start;
+        let others: Vec<usize> = (0..stage.ops()).filter(|id| *id != reader).collect();
+        stage.isolate(leader, others, true);
+        let rest: Vec<usize> = stage.voters().filter(|id| *id != leader).collect();
+        stage.isolate(reader, rest, true);
+        stage.run_for(5 * SECOND);
+        stage.end_faults();
+        stage.run_for(SECOND);
+    }
+}
+
+/// Durability: all voters lose their power at once.
+fn lights_out(stage: &mut Stage) {
+    for _ in 0..4 {
+        let time = stage.world.draw(500, 2_500) * MS;
+        stage.run_for(time);
+        for voter in stage.voters() {
+            stage.crash(voter, true);
+            let after = stage.world.draw(0, 1_000) * MS;
+            stage.boot_after(voter, after);
+        }
+        stage.run_for(3 * SECOND);
     }
 }
 
