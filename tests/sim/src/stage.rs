@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leaseward::client::Client;
-use leaseward::{LeaseName, ServerName, SetName};
+use leaseward::{LeaseName, MachineName, ServerName, SetName};
 use leaseward_raft::Replica;
 use leaseward_raft::net::transport::Transport;
 use leaseward_raft::net::wire::Ask;
@@ -14,7 +14,7 @@ use leaseward_raft::simulation::SimDisk;
 use leaseward_raft::store::MemoryStore;
 use leaseward_state::Command;
 use leaseward_state::propose::Propose;
-use leaseward_state::server::ServerSpec;
+use leaseward_state::server::{ServerSpec, Wanted};
 use rand::Rng;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -408,6 +408,7 @@ impl Stage {
                 self.replace(id, by);
             }
         }
+        self.forgive();
         self.judge.hurry();
         let (leases, publishes) = (self.judge.counted("leases taken"), self.judge.counted("publishes"));
         let clients = if self.cast.leases == 0 { 0 } else { self.cast.clients as u64 };
@@ -425,6 +426,19 @@ impl Stage {
         });
         self.until("everybody agrees", 60 * SECOND, Self::agree);
         self.compare();
+    }
+
+    /// What the master holds against machines that were lost again and again, and servers that were lost with them, is
+    /// for an operator to forget.
+    fn forgive(&mut self) {
+        for id in self.agents() {
+            let Ok(machine) = MachineName::new(self.world.machines[id].host.name()) else { continue };
+            self.errand(Errand::Write(Command::Cordon { machine, cordon: None }));
+        }
+        for i in 0..self.cast.servers {
+            let Ok(server) = ServerName::new(format!("s{i}")) else { continue };
+            self.errand(Errand::Write(Command::SetWanted { server, wanted: Wanted::Running }));
+        }
     }
 
     fn agree(&mut self) -> bool {
