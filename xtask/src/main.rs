@@ -1,13 +1,14 @@
 //! The gate.
 //!
 //! `cargo xtask check` changes nothing and is what CI runs; `cargo xtask fix` changes what can be changed by itself;
-//! `cargo xtask tidy` looks at the source tree alone. `cargo xtask fuzz` has a fuzzer look for bytes that make a reader fall.
-//! `cargo xtask chaos` breaks a real cluster (`docs/how-to/chaos.md`).
+//! `cargo xtask tidy` looks at the source tree alone. `cargo xtask fuzz` has a fuzzer look for bytes that make a reader fall,
+//! `cargo xtask sim` plays simulations, `cargo xtask chaos` breaks a real cluster (`docs/how-to/test.md`).
 
 mod chaos;
 mod claims;
 mod dependencies;
 mod fuzz;
+mod sim;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -21,9 +22,10 @@ fn main() -> ExitCode {
         "fix" => fix(),
         "chaos" => chaos::chaos(&std::env::args().skip(2).collect::<Vec<_>>()),
         "fuzz" => fuzz::run(&root(), std::env::args().skip(2)),
+        "sim" => sim::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => step("tidy", || report("tidy", &[tidy::problems(&root()), claims::problems(&root())].concat())),
         _ => {
-            eprintln!("cargo xtask check | fix | tidy | fuzz | chaos");
+            eprintln!("cargo xtask check | fix | tidy | fuzz | sim | chaos");
             return ExitCode::from(2);
         }
     };
@@ -39,6 +41,7 @@ fn check() -> bool {
     step("format", || cargo(&["fmt", "--all", "--check"], &[]))
         && step("tidy", || report("tidy", &[tidy::problems(&root()), claims::problems(&root())].concat()))
         && step("dependencies", || report("dependencies", &dependencies::problems(&root())))
+        && step("features", || report("features", &sim::shipped()))
         && step("clippy", || {
             cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
         })

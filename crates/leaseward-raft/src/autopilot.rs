@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use leaseward_state::{Command, MachineName, State, Term};
 use openraft::ChangeMembers;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -83,11 +82,12 @@ impl Shared {
         let mut asked = JoinSet::new();
         for (id, node) in membership.nodes.iter().filter(|(id, _)| **id != self.identity.node) {
             let (links, id, address) = (self.links.clone(), *id, node.peer_address.clone());
+            let transport = self.settings.transport;
             asked.spawn(async move {
                 let said = match links.call(id, &address, Purpose::Control, &Ask::Status, SAY_WITHIN).await {
                     Ok(Answer::Status(status)) if status.quarantined.is_none() => Said::Status(status),
                     Ok(_) => Said::Nothing,
-                    Err(_) => match timeout(SAY_WITHIN, TcpStream::connect(&address)).await {
+                    Err(_) => match timeout(SAY_WITHIN, transport.connect(&address)).await {
                         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Said::Refused,
                         _ => Said::Nothing,
                     },

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
 
+use crate::background;
 use crate::limits::REMEMBER_EACH;
 use crate::replica::{Core, Shared};
 use crate::types::{NodeId, Raft};
@@ -77,7 +78,7 @@ impl Remember {
             self.told = acknowledged;
         }
         let memory = Arc::clone(&shared.memory);
-        let kept = tokio::task::spawn_blocking(move || memory.keep()).await;
+        let kept = background::blocking(move || memory.keep()).await;
         if let Ok(Err(error)) = kept {
             warn!(%error, "what the others acknowledged is not kept on disk");
         }

@@ -33,9 +33,12 @@ pub mod recall;
 mod reign;
 pub mod replica;
 pub mod restore;
+pub mod rules;
 mod serve;
 pub mod sessions;
 pub mod settings;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod sled_store;
 pub mod snapshot;
 pub mod store;

@@ -57,14 +57,14 @@ enum Keep {
 
 impl Machine {
     /// Returns a machine that goes on from `state`, which is applied as far as `applied` says; what it publishes;
-    /// and the thread that keeps the state on disk, which ends after the machine.
+    /// and the thread that keeps the state on disk, which ends after the machine. A simulated host has none.
     pub fn new(
         state: State,
         applied: AppliedTo,
         snapshots: Snapshots,
         current: Option<(AppliedTo, SnapshotFile)>,
         store: Box<dyn StateStore>,
-    ) -> (Self, watch::Receiver<Published>, JoinHandle<()>) {
+    ) -> (Self, watch::Receiver<Published>, Option<JoinHandle<()>>) {
         let (publish, published) =
             watch::channel(Published { state: Arc::new(state.clone()), applied: applied.clone(), began: None });
         let (keep, keeper) = start_keeper(store);
@@ -123,8 +123,13 @@ fn meta(applied: &AppliedTo) -> SnapshotMeta<NodeId, NodeInfo> {
 }
 
 /// Starts the thread that keeps the state on disk. If the store fails it stops writing: the next start rebuilds.
-fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, JoinHandle<()>) {
+fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, Option<JoinHandle<()>>) {
     let (keep, work) = channel();
+    #[cfg(feature = "simulation")]
+    if crate::simulation::host().is_some() {
+        tokio::spawn(keep_simulated(store, work));
+        return (keep, None);
+    }
     let keeper = std::thread::Builder::new()
         .name("state-store".into())
         .spawn(move || {
@@ -167,7 +172,27 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, JoinHandle<()>
             }
         })
         .expect("a thread can be started");
-    (keep, keeper)
+    (keep, Some(keeper))
+}
+
+/// The keeper of a simulated host: as late as the thread may be.
+#[cfg(feature = "simulation")]
+async fn keep_simulated(mut store: Box<dyn StateStore>, work: std::sync::mpsc::Receiver<Keep>) {
+    loop {
+        tokio::time::sleep(STORE_GATHERS_FOR).await;
+        loop {
+            let outcome = match work.try_recv() {
+                Ok(Keep::Changes(changes, applied)) => store.write(&changes, &applied),
+                Ok(Keep::Replace(state, applied)) => store.replace(&state.records().collect::<Vec<_>>(), &applied),
+                Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+            };
+            if let Err(error) = outcome {
+                error!(%error, "the state store stopped; it is rebuilt at the next start");
+                return;
+            }
+        }
+    }
 }
 
 fn failure(verb: ErrorVerb, error: &(impl std::error::Error + 'static)) -> Failure {
@@ -245,7 +270,7 @@ pub struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, Failure> {
         let (state, applied, snapshots) = (self.state.clone(), self.applied.clone(), self.snapshots.clone());
-        let written = tokio::task::spawn_blocking(move || snapshots.write(&state, &applied)).await;
+        let written = background::blocking(move || snapshots.write(&state, &applied)).await;
         let file = match written {
             Ok(Ok(file)) => file,
             Ok(Err(error)) => return Err(failure(ErrorVerb::Write, &error)),

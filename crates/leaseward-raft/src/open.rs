@@ -3,6 +3,8 @@
 //! Must stay true: the stored state is used only if the log can take it on from there; else the newest readable snapshot
 //! is; if neither can, the node does not start.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -10,6 +12,7 @@ use leaseward_state::{Generation, State};
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::background;
 use crate::disk::{Disk, RealDisk};
 use crate::identity::{DataDir, Identity};
 use crate::last_word::LastWord;
@@ -39,7 +42,7 @@ pub(crate) async fn stores(
     identity: &Identity,
     snapshots: &Snapshots,
     word: LastWord,
-) -> Result<(Opened, watch::Receiver<Published>, JoinHandle<()>), StartError> {
+) -> Result<(Opened, watch::Receiver<Published>, Option<JoinHandle<()>>), StartError> {
     let (wal_dir, state_dir) = (data.join("wal"), data.join("state"));
     let (identity, snapshots) = (identity.clone(), snapshots.clone());
     let (segment_bytes, feature_level, fatal) =
@@ -56,7 +59,7 @@ pub(crate) async fn stores(
             let what = what.to_owned();
             move |error| StartError::Io { what, error }
         };
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&wal_dir).map_err(io("cannot open the log"))?);
+        let disk = log_disk(&wal_dir).map_err(io("cannot open the log"))?;
         let whose = WalIdentity { cluster: identity.cluster, node: identity.node };
         let (wal, recovered) = Wal::open(Arc::clone(&disk), whose, segment_bytes)?;
         let purged = recovered.purged.map_or(0, |purged| purged.index);
@@ -64,10 +67,10 @@ pub(crate) async fn stores(
         let writer = Writer::start(wal, disk, segment_bytes, fatal).map_err(io("cannot start the log"))?;
         let log = LogStore::new(writer, recovered).with_word(word);
 
-        let mut store = SledStore::open(&state_dir).map_err(io("cannot open the state"))?;
+        let mut store = state_store(&state_dir).map_err(io("cannot open the state"))?;
         let newest = snapshots.newest().map_err(io("cannot read the snapshots"))?;
         let newest = newest.filter(|(_, head, _)| head.applied.position.map_or(0, |at| at.index) >= purged);
-        let stored = load_store(&mut store, purged);
+        let stored = load_store(store.as_mut(), purged);
         let current = newest.as_ref().map(|(file, head, _)| (head.applied.clone(), file.clone()));
         let (applied, state) = match (stored, newest) {
             (Some(stored), _) => stored,
@@ -96,10 +99,26 @@ pub(crate) async fn stores(
         }
         // The newest that is known, committed or not: the stored state may lag behind the log.
         let membership = in_log.unwrap_or_else(|| applied.membership.membership.clone());
-        let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, Box::new(store));
+        let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, store);
         Ok((Opened { log, machine, membership }, published, keeper))
     };
-    tokio::task::spawn_blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
+    background::blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
+}
+
+fn log_disk(dir: &Path) -> io::Result<Arc<dyn Disk>> {
+    #[cfg(feature = "simulation")]
+    if let Some(host) = crate::simulation::host() {
+        return Ok(host.log_disk(dir));
+    }
+    Ok(Arc::new(RealDisk::open(dir)?))
+}
+
+fn state_store(dir: &Path) -> io::Result<Box<dyn StateStore>> {
+    #[cfg(feature = "simulation")]
+    if let Some(host) = crate::simulation::host() {
+        return Ok(host.state_store(dir));
+    }
+    Ok(Box::new(SledStore::open(dir)?))
 }
 
 /// Where its snapshot is, and how far the log is applied in it.
@@ -125,7 +144,7 @@ fn introduce(
 }
 
 /// Returns the stored state if the log can take it on from there.
-fn load_store(store: &mut SledStore, purged: u64) -> Option<(AppliedTo, State)> {
+fn load_store(store: &mut dyn StateStore, purged: u64) -> Option<(AppliedTo, State)> {
     let (applied, records) = match store.load() {
         Ok(found) => found?,
         Err(error) => {

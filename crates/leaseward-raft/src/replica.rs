@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::autopilot;
+use crate::background;
 use crate::clock::{GrantClock, KernelClock};
 use crate::confirm::{Confirmer, Rounds, is_quorum};
 use crate::election::{Elections, Heard};
@@ -259,11 +260,11 @@ impl Replica {
             published,
             core_started,
             tasks: Mutex::new(JoinSet::new()),
-            keeper: Mutex::new(Some(keeper)),
+            keeper: Mutex::new(keeper),
             data: Mutex::new(Some(data)),
         });
         let server = Arc::new(Server(Arc::downgrade(&shared)));
-        shared.spawn(listener::run(listener, shared.settings.transport, server));
+        shared.spawn(listener::run(listener, server));
         let replica = Self { shared: Arc::clone(&shared) };
         let weak = Arc::downgrade(&shared);
         shared.spawn(async move {
@@ -411,7 +412,7 @@ impl Replica {
             }
             shared.data.lock().expect("no holder of this lock panics").take();
         };
-        tokio::task::spawn_blocking(close).await.ok();
+        background::blocking(close).await.ok();
     }
 }
 

@@ -336,6 +336,13 @@ impl Shared {
     }
 
     async fn view(&self, machine: &MachineName, known: Revision) -> Answer {
+        // Whoever knows nothing may have known more before it was started again: it is told what is so now, and not what
+        // a voter that is behind believes.
+        if known == Revision(0)
+            && let Err(error) = self.read(self.settings.propose_within).await
+        {
+            return failed("LW0501", error.to_string());
+        }
         let mut published = self.published();
         let changed = async {
             loop {

@@ -30,6 +30,7 @@ use crate::last_word::{Ballots, Words};
 use crate::limits::DEAF_AFTER;
 use crate::machine::Published;
 use crate::net::wire::{Held, Renewal, Renewed};
+use crate::rules::{Rule, broken};
 
 /// How often the timekeeper notes that it is awake: fine enough to see deafness, too coarse to cost anything.
 const AWAKE_TICK: Duration = Duration::from_millis(25);
@@ -447,28 +448,6 @@ async fn insist(shared: &Shared, propose: &impl Propose, term: Term, command: Co
         }
     }
 }
-
-/// The rules that a test can switch off, to show that it would notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    R2,
-    R3,
-    R4,
-    R4Word,
-    R4Own,
-    R4Listen,
-    R4Names,
-    R5,
-    R6,
-}
-
-#[cfg(not(test))]
-fn broken(_: Rule) -> bool {
-    false
-}
-
-#[cfg(test)]
-use tests::broken;
 
 #[cfg(test)]
 #[path = "sessions_tests.rs"]

@@ -1,6 +1,5 @@
 //! The rules of the timekeeper, each with a test, and each test shown to fail when its rule is switched off.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,21 +15,14 @@ use super::*;
 use crate::confirm::Waiter;
 use crate::last_word::LastWord;
 use crate::net::wire::HeardAgo;
-
-thread_local! {
-    static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
-}
-
-pub(super) fn broken(rule: Rule) -> bool {
-    BROKEN.get() == Some(rule)
-}
+use crate::rules::break_rule;
 
 /// The story holds, and fails without the rule: so it is the rule that it tests.
 fn needs(rule: Rule, story: impl Fn()) {
     story();
-    BROKEN.set(Some(rule));
+    break_rule(Some(rule));
     let caught = catch_unwind(AssertUnwindSafe(&story)).is_err();
-    BROKEN.set(None);
+    break_rule(None);
     assert!(caught, "nobody noticed that {rule:?} is broken");
 }
 

@@ -67,6 +67,16 @@ struct Memory {
     records: BTreeMap<RecordKey, Record>,
 }
 
+impl MemoryStore {
+    /// Returns a copy of all that it holds, for a simulated disk that goes back in time.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let memory = self.0.lock().expect("no holder of this lock panics");
+        let copy = Memory { applied: memory.applied.clone(), records: memory.records.clone() };
+        Self(Arc::new(Mutex::new(copy)))
+    }
+}
+
 impl StateStore for MemoryStore {
     fn load(&mut self) -> Result<Option<(AppliedTo, Vec<(RecordKey, Record)>)>, Unusable> {
         let memory = self.0.lock().expect("no holder of this lock panics");

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use leaseward_raft::clock::{Which, read};
 
 /// A moment on the three clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Moment {
     /// Returns this moment. Takes about a hundred nanoseconds.
     #[must_use]
     pub fn now() -> Self {
-        Self { raw: read(ClockId::MonotonicRaw), boot: read(ClockId::Boottime), wall: read(ClockId::Realtime) }
+        Self { raw: read(Which::Raw), boot: read(Which::Boot), wall: read(Which::Wall) }
     }
 
     /// Returns how much time may be over since `self` at `later`: the most that any clock says.
@@ -37,11 +37,6 @@ impl Moment {
     pub fn elapsed(&self) -> Duration {
         self.until(&Self::now())
     }
-}
-
-fn read(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), time.tv_nsec as u32)
 }
 
 /// Until when a holder may believe in its session.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leaseward_raft::net::wire::{Renewal, Renewed};
+use leaseward_raft::rules::{Rule, broken};
 use leaseward_state::{FencingToken, LeaseName, Revision, SessionId};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -136,6 +137,7 @@ async fn keep(client: Client, session: SessionId, ttl: Duration, publish: watch:
         match client.renew(vec![renewal], period.max(ANSWERED_WITHIN_MIN)).await {
             Ok(Some(answers)) => match answers.into_iter().next() {
                 Some(Renewed::Alive { leases, orders }) => {
+                    let sent = if broken(Rule::R1) { Moment::now() } else { sent };
                     publish.send_modify(|standing| {
                         standing.validity = Validity::from_send(sent, ttl);
                         standing.orders = orders;

@@ -85,7 +85,7 @@ mod tests {
         let node = Arc::new(Forgetful::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let serving = tokio::spawn(listener::run(listener, Transport::PlainLoopback, Arc::clone(&node)));
+        let serving = tokio::spawn(listener::run(listener, Arc::clone(&node)));
         let client = Client::new(vec![address], Transport::PlainLoopback);
         let asked = OpenMachine {
             machine: MachineName::new("m1").unwrap(),

@@ -425,26 +425,36 @@ async fn start_granted(
 ) -> Result<(), leaseward_node::Error> {
     let lease = order.server.lease();
     let granted = standing.wait_for(|standing| standing.over || standing.held.get(&lease) == Some(&order.token));
-    let remaining = match timeout(GRANT_WITHIN, granted).await {
-        Ok(Ok(standing)) => standing.remaining(),
-        Ok(Err(_)) | Err(_) => Duration::ZERO,
+    // Before anything else is waited for: what remains is less afterwards.
+    let deadline = match timeout(GRANT_WITHIN, granted).await {
+        Ok(Ok(standing)) => deadline(|| standing.remaining()),
+        Ok(Err(_)) | Err(_) => BootInstant::now(),
     };
     if let Err(why) = supervisor.end_preparation(&order.server).await {
         warn!(server = %order.server, why, "its preparation goes on");
     }
-    let deadline = BootInstant::now() + remaining;
     let (server, token) = (order.server.clone(), order.token);
     supervisor.start(StartOrder { server, spec, token, deadline, clients }).await.map(drop)
+}
+
+/// Returns until when copies may execute. The boot clock is read first: a process that stands still between the two
+/// readings gets less then, and never more.
+fn deadline(remaining: impl FnOnce() -> Duration) -> BootInstant {
+    let now = BootInstant::now();
+    now + remaining()
 }
 
 /// Extends the deadlines of everything that runs, by answered renewals only.
 async fn extend_deadlines(supervisor: Supervisor, mut standing: watch::Receiver<Standing>) {
     while standing.changed().await.is_ok() {
-        let remaining = standing.borrow_and_update().remaining();
-        if remaining.is_zero() {
-            continue;
-        }
-        match supervisor.extend_all(BootInstant::now() + remaining).await {
+        let deadline = {
+            let standing = standing.borrow_and_update();
+            if standing.remaining().is_zero() {
+                continue;
+            }
+            deadline(|| standing.remaining())
+        };
+        match supervisor.extend_all(deadline).await {
             Ok(outcomes) => {
                 for (server, outcome) in outcomes {
                     if let Err(error) = outcome {

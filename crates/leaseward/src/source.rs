@@ -140,7 +140,7 @@ mod tests {
     async fn a_voter_that_is_gone_costs_one_question_and_not_all_the_patience_for_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let living = listener.local_addr().unwrap().to_string();
-        let serving = tokio::spawn(listener::run(listener, Transport::PlainLoopback, Arc::new(Rich)));
+        let serving = tokio::spawn(listener::run(listener, Arc::new(Rich)));
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         let source = FromVoters::of(&Client::new(vec![gone, living], Transport::PlainLoopback));
         let began = Instant::now();

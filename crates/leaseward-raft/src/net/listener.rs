@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncWriteExt, BufReader, split};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep, timeout};
@@ -13,7 +12,7 @@ use tracing::{debug, warn};
 
 use crate::limits::{CONNECTIONS_MAX, FRAMES_WAITING_MAX, HELLO_TIMEOUT, REQUESTS_PER_CONNECTION_MAX};
 use crate::net::frame::{self, FrameError};
-use crate::net::transport::{Duplex, Transport};
+use crate::net::transport::{Duplex, Listener};
 use crate::net::wire::{Answer, Ask, Hello, Welcome};
 
 /// Who answers.
@@ -32,7 +31,8 @@ pub trait Serve: Send + Sync + 'static {
 }
 
 /// Serves connections until dropped.
-pub async fn run<S: Serve>(listener: TcpListener, transport: Transport, serve: Arc<S>) {
+pub async fn run<S: Serve>(listener: impl Into<Listener>, serve: Arc<S>) {
+    let mut listener = listener.into();
     let open = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     loop {
@@ -50,7 +50,7 @@ pub async fn run<S: Serve>(listener: TcpListener, transport: Transport, serve: A
             warn!(%peer, "refused a connection: there are too many");
             continue;
         }
-        let Ok(stream) = transport.accept(stream) else { continue };
+        let Ok(stream) = stream.ready() else { continue };
         open.fetch_add(1, Ordering::Relaxed);
         let (serve, open) = (Arc::clone(&serve), Arc::clone(&open));
         connections.spawn(async move {

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::limits::{CONNECT_TIMEOUT, KEEPALIVE_EACH, KEEPALIVE_LOOKS, UNACKNOWLEDGED_MAX};
+#[cfg(feature = "simulation")]
+use crate::simulation;
 
 /// A stream in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -34,6 +36,10 @@ impl Transport {
     /// # Errors
     /// What the operating system says, a timeout, or that a plain stream may not go there.
     pub async fn connect(self, address: &str) -> io::Result<Box<dyn Duplex>> {
+        #[cfg(feature = "simulation")]
+        if let Some(host) = simulation::host() {
+            return timeout(CONNECT_TIMEOUT, host.connect(address)).await?;
+        }
         let connect = async {
             let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"));
             for address in lookup_host(address).await? {
@@ -54,18 +60,13 @@ impl Transport {
     ///
     /// # Errors
     /// What the operating system says, or that a plain listener may not be there.
-    pub async fn listen(self, address: SocketAddr) -> io::Result<TcpListener> {
+    pub async fn listen(self, address: SocketAddr) -> io::Result<Listener> {
+        #[cfg(feature = "simulation")]
+        if let Some(host) = simulation::host() {
+            return host.listen(address).map(Listener::Simulated);
+        }
         self.check(address)?;
-        TcpListener::bind(address).await
-    }
-
-    /// Returns an accepted stream, ready for the first frame.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub fn accept(self, stream: TcpStream) -> io::Result<Box<dyn Duplex>> {
-        prepare(&stream)?;
-        Ok(Box::new(stream))
+        TcpListener::bind(address).await.map(Listener::Plain)
     }
 
     fn check(self, address: SocketAddr) -> io::Result<()> {
@@ -79,6 +80,67 @@ impl Transport {
                  a network that you trust"
             ),
         ))
+    }
+}
+
+/// Takes connections.
+pub enum Listener {
+    /// Plain TCP.
+    Plain(TcpListener),
+    /// Of a simulated host.
+    #[cfg(feature = "simulation")]
+    Simulated(Box<dyn simulation::Accept>),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Plain(listener)
+    }
+}
+
+impl Listener {
+    /// Returns the next stream and where it comes from. Cancel safe.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn accept(&mut self) -> io::Result<(Accepted, SocketAddr)> {
+        match self {
+            Self::Plain(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Accepted::Plain(stream), peer))
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Accepted::Simulated(stream), peer))
+            }
+        }
+    }
+}
+
+/// A stream that has come in.
+pub enum Accepted {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// Of a simulated host.
+    #[cfg(feature = "simulation")]
+    Simulated(Box<dyn Duplex>),
+}
+
+impl Accepted {
+    /// Returns the stream, ready for the first frame.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn ready(self) -> io::Result<Box<dyn Duplex>> {
+        match self {
+            Self::Plain(stream) => {
+                prepare(&stream)?;
+                Ok(Box::new(stream))
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => Ok(stream),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -39,9 +39,28 @@ pub struct WriterStats {
     pub disk_bytes: AtomicU64,
 }
 
+/// The way to the thread.
+enum Jobs {
+    Thread(SyncSender<Job>),
+    /// A simulated host has a task in its place.
+    #[cfg(feature = "simulation")]
+    Task(tokio::sync::mpsc::UnboundedSender<Job>),
+}
+
+impl Jobs {
+    /// Blocks while the queue is full. Returns the job if nobody takes it any more.
+    fn send(&self, job: Job) -> Result<(), Job> {
+        match self {
+            Self::Thread(jobs) => jobs.send(job).map_err(|refused| refused.0),
+            #[cfg(feature = "simulation")]
+            Self::Task(jobs) => jobs.send(job).map_err(|refused| refused.0),
+        }
+    }
+}
+
 /// A handle to the thread. The thread ends when the handle is dropped.
 pub struct Writer {
-    jobs: SyncSender<Job>,
+    jobs: Jobs,
     files: Arc<Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>>,
     lazy: Arc<Mutex<Option<Record>>>,
     stats: Arc<WriterStats>,
@@ -59,7 +78,6 @@ impl Writer {
         segment_bytes: u64,
         fatal: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> io::Result<Self> {
-        let (jobs, queue) = sync_channel(QUEUE);
         let files = Arc::new(Mutex::new(wal.files()));
         let lazy = Arc::default();
         let stats = Arc::new(WriterStats::default());
@@ -74,15 +92,30 @@ impl Writer {
             failed: None,
             preparing: None,
         };
-        let thread = std::thread::Builder::new().name("wal".into()).spawn(move || thread.run(&queue))?;
-        Ok(Self { jobs, files, lazy, stats, thread: Mutex::new(Some(thread)) })
+        #[cfg(feature = "simulation")]
+        if let Some(host) = crate::simulation::host() {
+            let (jobs, queue) = tokio::sync::mpsc::unbounded_channel();
+            tokio::spawn(thread.run_simulated(queue, host));
+            return Ok(Self { jobs: Jobs::Task(jobs), files, lazy, stats, thread: Mutex::new(None) });
+        }
+        let (jobs, queue) = sync_channel(QUEUE);
+        let run = move || {
+            let mut thread = thread;
+            while let Ok(first) = queue.recv() {
+                if !thread.turn(first, || queue.try_recv().ok()) {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("wal".into()).spawn(run)?;
+        Ok(Self { jobs: Jobs::Thread(jobs), files, lazy, stats, thread: Mutex::new(Some(thread)) })
     }
 
     /// Writes the records as one batch, possibly together with others, and calls `then` once they are durable.
     /// Blocks while the queue is full.
     pub fn write(&self, records: Vec<Record>, then: Box<dyn FnOnce(io::Result<Vec<Place>>) + Send>) {
         if let Err(refused) = self.jobs.send(Job::Write { records, then })
-            && let Job::Write { then, .. } = refused.0
+            && let Job::Write { then, .. } = refused
         {
             then(Err(io::Error::other("the log is closed")));
         }
@@ -139,38 +172,51 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self, queue: &Receiver<Job>) {
+    /// Does a job and those that wait behind it. Returns false after the last one.
+    fn turn(&mut self, first: Job, mut more: impl FnMut() -> Option<Job>) -> bool {
         let mut waiting = Vec::new();
-        while let Ok(first) = queue.recv() {
-            let mut stop = false;
-            let mut purge = false;
-            let mut bytes = 0;
-            let mut next = Some(first);
-            while let Some(job) = next {
-                match job {
-                    Job::Write { records, then } => {
-                        bytes += records.iter().map(|record| record.payload.len()).sum::<usize>();
-                        waiting.push((records, then));
-                    }
-                    Job::Purged => purge = true,
-                    Job::Stop => stop = true,
+        let (mut stop, mut purge) = (false, false);
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Write { records, then } => {
+                    bytes += records.iter().map(|record| record.payload.len()).sum::<usize>();
+                    waiting.push((records, then));
                 }
-                // Half a segment at once: one commit must never outgrow a segment.
-                let full = bytes as u64 > self.segment_bytes / 4;
-                next = if stop || full { None } else { queue.try_recv().ok() };
+                Job::Purged => purge = true,
+                Job::Stop => stop = true,
             }
-            self.write(std::mem::take(&mut waiting));
-            if purge && self.failed.is_none() {
-                if let Err(error) = self.wal.remove_purged() {
-                    error!(%error, "cannot remove old segments of the log");
-                }
-                self.publish_files();
+            // Half a segment at once: one commit must never outgrow a segment.
+            let full = bytes as u64 > self.segment_bytes / 4;
+            next = if stop || full { None } else { more() };
+        }
+        self.write(waiting);
+        if purge && self.failed.is_none() {
+            if let Err(error) = self.wal.remove_purged() {
+                error!(%error, "cannot remove old segments of the log");
             }
-            if stop {
-                self.write(Vec::new());
-                if let Some(preparing) = self.preparing.take() {
-                    preparing.join().ok();
-                }
+            self.publish_files();
+        }
+        if stop {
+            self.write(Vec::new());
+            if let Some(preparing) = self.preparing.take() {
+                preparing.join().ok();
+            }
+        }
+        !stop
+    }
+
+    /// The thread of a simulated host, where a write takes as long as the host says.
+    #[cfg(feature = "simulation")]
+    async fn run_simulated(
+        mut self,
+        mut queue: tokio::sync::mpsc::UnboundedReceiver<Job>,
+        host: Arc<dyn crate::simulation::Host>,
+    ) {
+        while let Some(first) = queue.recv().await {
+            host.log_written().await;
+            if !self.turn(first, || queue.try_recv().ok()) {
                 return;
             }
         }
@@ -241,6 +287,10 @@ impl Thread {
         if self.wal.wants_preparation() && self.preparing.is_none() {
             let (disk, size) = (Arc::clone(&self.disk), self.segment_bytes);
             let prepare = move || Wal::prepare_segment(disk.as_ref(), size);
+            #[cfg(feature = "simulation")]
+            if crate::simulation::host().is_some() {
+                return prepare();
+            }
             self.preparing = std::thread::Builder::new().name("wal-next".into()).spawn(prepare).ok();
         }
     }

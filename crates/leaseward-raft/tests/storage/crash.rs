@@ -11,7 +11,7 @@ use leaseward_state::{Command, Request, SessionId, UnixMillis};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::sim_disk::SimDisk;
+use leaseward_raft::simulation::SimDisk;
 
 const SEGMENT: u64 = 4096;
 pub(crate) const WHOSE: WalIdentity = WalIdentity { cluster: 7, node: 3 };

@@ -8,7 +8,7 @@ use leaseward_raft::stored::{Entry, LogPosition, Payload, Vote};
 use leaseward_raft::wal::{Record, RecordKind, Wal, WalError, WalIdentity};
 
 use crate::crash::WHOSE;
-use crate::sim_disk::SimDisk;
+use leaseward_raft::simulation::SimDisk;
 
 const SEGMENT: u64 = 1024;
 const FIRST: &str = "wal-00000000000000000001.log";

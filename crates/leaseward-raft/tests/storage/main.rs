@@ -3,7 +3,6 @@
 mod crash;
 mod damage;
 mod data_dir;
-mod sim_disk;
 mod snapshots;
 mod store;
 mod suite;

@@ -16,7 +16,7 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{CommittedLeaderId, LogId, RaftLogReader};
 
 use crate::crash::WHOSE;
-use crate::sim_disk::SimDisk;
+use leaseward_raft::simulation::SimDisk;
 
 const SEGMENT: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use leaseward_raft::disk::{Disk, DiskFile};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+
+use crate::disk::{Disk, DiskFile};
 
 const SECTOR: usize = 512;
 
@@ -21,10 +22,18 @@ impl Content {
     fn volatile(&self) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         for (offset, written) in &self.pending {
-            let start = *offset as usize;
-            bytes[start..start + written.len()].copy_from_slice(written);
+            lay_over(&mut bytes, 0, *offset, written);
         }
         bytes
+    }
+}
+
+/// Lays what was written at `offset` over those bytes of a file that begin at `from`.
+fn lay_over(bytes: &mut [u8], from: usize, offset: u64, written: &[u8]) {
+    let start = (offset as usize).max(from);
+    let end = (offset as usize + written.len()).min(from + bytes.len());
+    if start < end {
+        bytes[start - from..end - from].copy_from_slice(&written[start - offset as usize..end - offset as usize]);
     }
 }
 
@@ -60,11 +69,12 @@ struct Inner {
     operations: u64,
     room: Option<u64>,
     sync_error: Option<i32>,
+    lies: bool,
 }
 
 /// The disk. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
+pub struct SimDisk(Arc<Mutex<Inner>>);
 
 impl SimDisk {
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -72,26 +82,39 @@ impl SimDisk {
     }
 
     /// The power fails after this many more operations.
-    pub(crate) fn fail_after(&self, operations: u64) {
+    pub fn fail_after(&self, operations: u64) {
         self.lock().fuel = Some(operations);
     }
 
+    /// The power does not fail any more.
+    pub fn keep_power(&self) {
+        self.lock().fuel = None;
+    }
+
     /// Only so many bytes are left for new files.
-    pub(crate) fn leave_room(&self, bytes: Option<u64>) {
+    pub fn leave_room(&self, bytes: Option<u64>) {
         self.lock().room = bytes;
     }
 
     /// Every sync fails with this number of the kernel's, until told otherwise.
-    pub(crate) fn break_syncs(&self, errno: Option<i32>) {
+    pub fn break_syncs(&self, errno: Option<i32>) {
         self.lock().sync_error = errno;
     }
 
-    pub(crate) fn operations(&self) -> u64 {
+    /// Every sync says that it is done, and nothing is, until the power fails.
+    pub fn lie_about_syncs(&self) {
+        self.lock().lies = true;
+    }
+
+    /// Returns how many operations there were so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
         self.lock().operations
     }
 
     /// Returns what a machine finds that boots again after the power failed now.
-    pub(crate) fn after_power_cut(&self, seed: u64) -> Self {
+    #[must_use]
+    pub fn after_power_cut(&self, seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let inner = self.lock();
         let mut names = inner.durable_names.clone();
@@ -111,19 +134,50 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(inner)))
     }
 
+    /// Returns a copy of all that it holds, durable: what a backup of the disk holds.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let inner = self.lock();
+        let names: BTreeMap<_, _> = inner
+            .names
+            .iter()
+            .map(|(name, content)| {
+                let bytes = content.lock().expect("no holder of this lock panics").volatile();
+                (name.clone(), Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() })))
+            })
+            .collect();
+        let inner = Inner { names: names.clone(), durable_names: names, ..Inner::default() };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// Returns whether the power has failed, as [`SimDisk::fail_after`] asked.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.lock().dead
+    }
+
     /// Changes a byte behind everybody's back.
-    pub(crate) fn flip(&self, name: &str, at: usize, mask: u8) {
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn flip(&self, name: &str, at: usize, mask: u8) {
         let content = Arc::clone(&self.lock().names[name]);
         content.lock().expect("no holder of this lock panics").durable[at] ^= mask;
     }
 
-    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+    /// Returns a file as a reader sees it.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         let content = Arc::clone(&self.lock().names[name]);
         let content = content.lock().expect("no holder of this lock panics");
         content.volatile()
     }
 
-    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
+    /// Puts a file there, durable.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let content = Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() }));
         let mut inner = self.lock();
         inner.names.insert(name.to_owned(), Arc::clone(&content));
@@ -241,9 +295,12 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let bytes = self.lock().volatile();
-        let found = bytes.get(offset as usize..offset as usize + buffer.len());
+        let content = self.lock();
+        let found = content.durable.get(offset as usize..offset as usize + buffer.len());
         buffer.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
+        for (at, written) in &content.pending {
+            lay_over(buffer, offset as usize, *at, written);
+        }
         Ok(())
     }
 
@@ -262,9 +319,13 @@ impl DiskFile for SimFile {
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.disk.outcome()?;
+        if self.disk.lock().lies {
+            return Ok(());
+        }
         let mut content = self.lock();
-        content.durable = content.volatile();
-        content.pending.clear();
+        for (offset, written) in std::mem::take(&mut content.pending) {
+            lay_over(&mut content.durable, 0, offset, &written);
+        }
         Ok(())
     }
 }

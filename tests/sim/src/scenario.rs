@@ -1,0 +1,90 @@
+//! What is played: faults as they come, and scripts that aim at the instants where a promise is given.
+
+mod aimed;
+
+use std::time::Duration;
+
+use crate::chaos::Chaos;
+use crate::clocks::{MS, SECOND};
+use crate::mutant::Mutant;
+use crate::stage::{Cast, Stage};
+
+/// A play.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// Who is there.
+    cast: fn() -> Cast,
+    /// What happens, from the moment on at which everything runs.
+    play: fn(&mut Stage),
+    /// Rules that it notices the lack of.
+    pub notices: &'static [Mutant],
+}
+
+pub use aimed::ALL;
+
+/// Returns a cast of everybody.
+fn everybody() -> Cast {
+    Cast {
+        voters: 3,
+        agents: 2,
+        clients: 2,
+        servers: 2,
+        leases: 1,
+        registers: 1,
+        ttl: Duration::from_millis(1_500),
+        holds: (Duration::from_millis(300), Duration::from_secs(6)),
+        effects_take: Duration::from_secs(2),
+    }
+}
+
+/// Returns a cast of voters and two programs that want the same lease, and keep it for as long as they can.
+fn rivals() -> Cast {
+    Cast {
+        agents: 0,
+        servers: 0,
+        registers: 0,
+        ttl: Duration::from_secs(1),
+        holds: (Duration::from_secs(60), Duration::from_secs(60)),
+        effects_take: Duration::ZERO,
+        ..everybody()
+    }
+}
+
+/// Returns a cast of voters and two machines for one server.
+fn machines() -> Cast {
+    Cast { clients: 0, leases: 0, servers: 1, registers: 0, ttl: Duration::from_secs(1), ..everybody() }
+}
+
+/// Nothing happens: nobody loses anything.
+fn calm(stage: &mut Stage) {
+    stage.judge.keep_sessions(true);
+    stage.run_for(10 * SECOND);
+    stage.judge.keep_sessions(false);
+}
+
+/// Faults as they come, dense or sparse.
+fn chaos(stage: &mut Stage) {
+    let pace = stage.world.draw(150, 3_000) * MS;
+    Chaos::new(pace).run(stage, 20 * SECOND);
+}
+
+impl Scenario {
+    /// Returns the scenario of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ALL.iter().find(|scenario| scenario.name == name)
+    }
+
+    /// Plays it, and lets everything heal afterwards.
+    #[must_use]
+    pub fn play(&self, seed: u64, mutant: Option<Mutant>, print: bool) -> Stage {
+        let mut stage = Stage::open(seed, (self.cast)(), mutant, print);
+        if stage.goes_on() {
+            (self.play)(&mut stage);
+        }
+        stage.heal();
+        stage.run_for(10 * MS);
+        stage
+    }
+}
