@@ -10,7 +10,7 @@ use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use leaseward_state::command::Condition;
-use leaseward_state::{FencingToken, LeaseName, RequestKey};
+use leaseward_state::{FencingToken, LeaseName, RequestKey, Revision, State as Clustered};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -364,6 +364,19 @@ pub(crate) fn wait(asked: Duration) -> Result<std::time::Duration, Fault> {
 /// Returns a name, or the fault for one that is not allowed.
 pub(crate) fn name<T: std::str::FromStr<Err = leaseward_state::BadName>>(text: &str) -> Result<T, Fault> {
     text.parse().map_err(|error: leaseward_state::BadName| invalid(error.to_string()))
+}
+
+/// Looks whether this node has applied what it committed. One that ends may never see it; that something does not exist, or
+/// belongs to somebody else, it must not say then.
+///
+/// # Errors
+/// [`Code::Unknown`], with the revision.
+pub(crate) fn is_here(state: &Clustered, committed: Revision, what: &str) -> Result<(), Fault> {
+    if state.revision() >= committed {
+        return Ok(());
+    }
+    let detail = format!("{what} is committed at revision {committed}; this node has not got so far");
+    Err(problem::of(Code::Unknown, detail).into())
 }
 
 /// Returns the fault for an object that does not exist.

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
-use crate::ask::{Body, Fresh, Nothing, Params, Write, name, not_found, wait};
+use crate::ask::{Body, Fresh, Nothing, Params, Write, is_here, name, not_found, wait};
 use crate::limits::TTL_MS_USUAL;
 use crate::model::{self, AcquireLease, Lease, LeaseList, Revoke, Wide};
 use crate::page::Page;
@@ -107,7 +107,10 @@ async fn acquire(
         Err(fault) => {
             // Whoever reads the answer finds the queue without this caller.
             claim.open = false;
-            claim.give_up().await;
+            // What was granted, and cannot be told from here, is asked for again under the same key.
+            if !matches!(&fault, Fault::Problem(problem) if problem.code == "LW0502") {
+                claim.give_up().await;
+            }
             Err(fault)
         }
     }
@@ -119,11 +122,11 @@ async fn open_and_acquire(
     write: &Write,
     ttl_ms: u64,
     acquire: Acquire,
-) -> Result<(SessionId, Reply), Fault> {
+) -> Result<(SessionId, (Revision, Reply)), Fault> {
     let command = Command::AcquireOpening { name: acquire.holder.clone(), ttl_ms, acquire: acquire.clone() };
     match api.commit(write, 2, Vec::new(), command).await {
-        Ok((_, Reply::Atomic(replies))) => match <[Reply; 2]>::try_from(replies) {
-            Ok([Reply::Session(session), reply]) => Ok((session, reply)),
+        Ok((committed, Reply::Atomic(replies))) => match <[Reply; 2]>::try_from(replies) {
+            Ok([Reply::Session(session), reply]) => Ok((session, (committed, reply))),
             Ok([other, _]) => Err(unexpected(&other)),
             Err(replies) => Err(unexpected(&Reply::Atomic(replies))),
         },
@@ -141,7 +144,7 @@ async fn open_then_acquire(
     write: &Write,
     ttl_ms: u64,
     mut acquire: Acquire,
-) -> Result<(SessionId, Reply), Fault> {
+) -> Result<(SessionId, (Revision, Reply)), Fault> {
     let open = Command::OpenSession { name: acquire.holder.clone(), ttl_ms };
     let session = match api.commit(write, 1, Vec::new(), open).await? {
         (_, Reply::Session(session)) => session,
@@ -149,7 +152,7 @@ async fn open_then_acquire(
     };
     acquire.session = session;
     match api.commit(write, 0, Vec::new(), Command::Acquire(acquire)).await {
-        Ok((_, reply)) => Ok((session, reply)),
+        Ok(committed) => Ok((session, committed)),
         Err(fault) => {
             api.replica.propose(Command::EndSession { session }.into()).await.ok();
             Err(fault)
@@ -170,6 +173,8 @@ struct Claim {
     /// The session was opened for this request.
     is_ours: bool,
     queued: bool,
+    /// The entry that granted it, or put it into the queue.
+    committed: Revision,
     /// Nobody has been told yet how it ended.
     open: bool,
 }
@@ -198,8 +203,8 @@ impl Claim {
             lock_delay_ms: body.lock_delay.map_or(0, model::Duration::millis),
             meta: body.meta,
         };
-        let (session, reply) = match named {
-            Some(session) => (session, api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await?.1),
+        let (session, (committed, reply)) = match named {
+            Some(session) => (session, api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await?),
             None => open_and_acquire(&api, &write, ttl_ms, acquire).await?,
         };
         let queued = match reply {
@@ -207,7 +212,8 @@ impl Claim {
             Reply::Queued { .. } => true,
             other => return Err(unexpected(&other)),
         };
-        Ok(Self { api, lease, session, holder: body.holder, is_ours: named.is_none(), queued, open: true })
+        let is_ours = named.is_none();
+        Ok(Self { api, lease, session, holder: body.holder, is_ours, queued, committed, open: true })
     }
 
     /// Waits for the grant. Renews a session of its own meanwhile, as its owner does not know it yet.
@@ -217,6 +223,8 @@ impl Claim {
         let mut renew_at = Instant::now() + each;
         loop {
             let state = std::sync::Arc::clone(&published.borrow_and_update().state);
+            // Before its own entry is applied here, it stands in no queue.
+            is_here(&state, self.committed, &self.what())?;
             if self.is_granted(&state) {
                 return Ok(());
             }
@@ -238,6 +246,10 @@ impl Claim {
                 }
             }
         }
+    }
+
+    fn what(&self) -> String {
+        format!("the claim of {} to lease/{}", self.holder, self.lease)
     }
 
     async fn renew(&self) {
@@ -277,6 +289,7 @@ impl Claim {
 
     fn granted(&self) -> Result<At<Response>, Fault> {
         let state = self.api.here();
+        is_here(&state, self.committed, &self.what())?;
         if !self.is_granted(&state) {
             return Err(self.held());
         }

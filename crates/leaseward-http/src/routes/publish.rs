@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::answer::{At, Fault, tagged};
 use crate::api::{Api, Base, ContentError, Ready};
-use crate::ask::{Body, Nothing, Params, Write, name};
+use crate::ask::{Body, Nothing, Params, Write, is_here, name};
 use crate::limits::PUBLISH_TRIES;
 use crate::model::{ConfigVersion, Publish, PublishSize, Rollback};
 use crate::problem::{self, Code};
@@ -135,13 +135,9 @@ pub(crate) async fn commit(
     Err(problem::with_code("LW0607", "no version was published").into())
 }
 
-/// Returns a version that was committed at this revision. A node that ends may never see what it has committed; that the
-/// version does not exist it must not say then.
+/// Returns a version that was committed at this revision.
 fn published<'a>(state: &'a Clustered, set: &SetName, number: u64, revision: Revision) -> Result<&'a Version, Fault> {
-    if state.revision() < revision {
-        let detail = format!("{set} v{number} is committed at revision {revision}; this node has not got so far");
-        return Err(problem::of(Code::Unknown, detail).into());
-    }
+    is_here(state, revision, &format!("{set} v{number}"))?;
     find(state, set, number)
 }
 
