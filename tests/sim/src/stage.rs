@@ -26,6 +26,9 @@ use crate::mutant::Mutant;
 use crate::world::{World, address};
 use crate::{agent, client, voter};
 
+/// How often an operator looks whether the servers run, once all faults have ended: a minute, all in all.
+const OPERATOR_LOOKS: usize = 12;
+
 /// Who is there.
 #[derive(Debug, Clone)]
 pub struct Cast {
@@ -408,14 +411,20 @@ impl Stage {
                 self.replace(id, by);
             }
         }
-        self.forgive();
         self.judge.hurry();
         let (leases, publishes) = (self.judge.counted("leases taken"), self.judge.counted("publishes"));
         let clients = if self.cast.leases == 0 { 0 } else { self.cast.clients as u64 };
         let writers = if self.cast.registers == 0 { 0 } else { self.cast.clients as u64 };
         let servers = self.cast.servers;
         self.until("a leader", 30 * SECOND, |stage| stage.leader().is_some());
-        self.until("servers run", 60 * SECOND, |stage| stage.judge.executing() == servers);
+        // An operator looks again: the master may judge what was lost only now.
+        for _ in 0..OPERATOR_LOOKS {
+            self.forgive();
+            if self.happens(5 * SECOND, |stage| stage.judge.executing() == servers) {
+                break;
+            }
+        }
+        self.until("servers run", SECOND, |stage| stage.judge.executing() == servers);
         self.until("leases can be had", 60 * SECOND, |stage| stage.judge.counted("leases taken") >= leases + clients);
         self.until("registers can be written", 60 * SECOND, |stage| {
             stage.judge.counted("publishes") >= publishes + writers
