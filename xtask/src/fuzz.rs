@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz [--for SECONDS] [TARGET…]`: libFuzzer on each target of `tests/fuzzing`, for so long each.
 //!
-//! It needs a nightly compiler and `cargo install cargo-fuzz`. What it finds stands in `tests/fuzzing/corpus/TARGET/`, for
+//! It needs a nightly compiler and `cargo install cargo-fuzz`, and begins with the gate's seeds. What it finds stands in `tests/fuzzing/corpus/TARGET/`, for
 //! the gate to look at from then on; what it learned on the way is kept out of the repository.
 
 use std::fs;
@@ -43,6 +43,11 @@ fn one(dir: &Path, target: &str, seconds: &str) -> bool {
     let (corpus, learned) = (dir.join("corpus").join(target), dir.join("libfuzzer/target/learned").join(target));
     if let Err(error) = fs::create_dir_all(&learned) {
         eprintln!("make {}: {error}", learned.display());
+        return false;
+    }
+    let mut seeds = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    seeds.args(["run", "--quiet", "--locked", "-p", "leaseward-fuzz", "--bin", "seeds", "--", target]).arg(&learned);
+    if !seeds.current_dir(dir).status().is_ok_and(|status| status.success()) {
         return false;
     }
     let mut command = Command::new("cargo");

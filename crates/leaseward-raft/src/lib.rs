@@ -8,6 +8,7 @@
 
 mod autopilot;
 mod background;
+mod blobs;
 pub mod clock;
 pub mod codec;
 pub mod confirm;
@@ -47,9 +48,10 @@ pub mod types;
 mod upgrade;
 pub mod wal;
 
+pub use blobs::{Blobs, Frames, Later};
 pub use forward::Internal;
 pub use machine::Published;
-pub use replica::{Blobs, Frames, Later, Replica, Start, StartError};
+pub use replica::{Replica, Start, StartError};
 pub use serve::machine_view;
 pub use settings::{Settings, Timing};
 pub use types::{NodeId, NodeInfo, Standing};

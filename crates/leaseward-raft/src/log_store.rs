@@ -366,13 +366,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let shared = Arc::clone(&self.index);
         let then = move |outcome: io::Result<Vec<Place>>| {
-            shared.lock().expect("no holder of this lock panics").waits_since = None;
+            let mut index = shared.lock().expect("no holder of this lock panics");
+            index.waits_since = None;
             let outcome = outcome.map(|places| {
-                let mut index = shared.lock().expect("no holder of this lock panics");
                 for ((at, stamp), place) in stamps.into_iter().zip(places) {
                     index.placed(at, stamp, place);
                 }
             });
+            drop(index);
             callback.log_io_completed(outcome);
         };
         self.writer.write(records, Box::new(then));

@@ -6,15 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use leaseward_state::config::Digest;
-use leaseward_state::config::delta::SharedBytes;
-use leaseward_state::{Revision, SetName, Term};
+use leaseward_state::{Revision, Term};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,6 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::autopilot;
 use crate::background;
+use crate::blobs::Blobs;
 use crate::clock::{GrantClock, KernelClock};
 use crate::confirm::{Confirmer, Rounds, is_quorum};
 use crate::election::{Elections, Heard};
@@ -115,39 +113,6 @@ impl StartError {
             Self::Core(_) => "LW0607",
         }
     }
-}
-
-/// A boxed answer, so that blob stores can be traded at run time.
-pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Blobs in their stored form, each with its name.
-pub type Frames = Vec<(Digest, SharedBytes)>;
-
-/// The content store of this node, for peers and clients that ask.
-pub trait Blobs: Send + Sync + 'static {
-    /// Returns those that are not here durably; makes durable what is here.
-    fn missing<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, Vec<Digest>>;
-
-    /// Returns a blob's plain bytes, verified.
-    fn get(&self, digest: Digest) -> Later<'_, Option<Vec<u8>>>;
-
-    /// Keeps blobs; durable when it returns.
-    ///
-    /// # Errors
-    /// A stable code and a reason.
-    fn put(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), (String, String)>>;
-
-    /// Returns blobs in their stored form, as many of the first ones as fit one answer, and those that are not here.
-    fn frames<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, (Frames, Vec<Digest>)>;
-
-    /// Keeps blobs that come in their stored form, verified; [`Blobs::missing`] makes them durable.
-    ///
-    /// # Errors
-    /// A stable code and a reason.
-    fn put_frames(&self, frames: Frames) -> Later<'_, Result<(), (String, String)>>;
-
-    /// Returns what makes the manifest `next` and its chunks out of `base`, if that is known or soon made.
-    fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> Later<'a, Option<SharedBytes>>;
 }
 
 /// A node of a cluster. Clones share it.

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 pub use disk::SimDisk;
 
+use crate::blobs::Later;
 use crate::clock::Which;
 use crate::disk::Disk;
 use crate::net::transport::Duplex;
-use crate::replica::Later;
 use crate::store::StateStore;
 
 /// A machine that a node runs on.

@@ -12,10 +12,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use leaseward_raft::Later;
 use leaseward_raft::clock::Which;
 use leaseward_raft::disk::Disk;
 use leaseward_raft::net::transport::Duplex;
-use leaseward_raft::replica::Later;
 use leaseward_raft::simulation::{self, Accept, SimDisk};
 use leaseward_raft::store::{MemoryStore, StateStore};
 use tokio::runtime::Runtime;

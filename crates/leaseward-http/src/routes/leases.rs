@@ -122,11 +122,11 @@ async fn open_and_acquire(
     write: &Write,
     ttl_ms: u64,
     acquire: Acquire,
-) -> Result<(SessionId, (Revision, Reply)), Fault> {
+) -> Result<(SessionId, Revision, Reply), Fault> {
     let command = Command::AcquireOpening { name: acquire.holder.clone(), ttl_ms, acquire: acquire.clone() };
     match api.commit(write, 2, Vec::new(), command).await {
         Ok((committed, Reply::Atomic(replies))) => match <[Reply; 2]>::try_from(replies) {
-            Ok([Reply::Session(session), reply]) => Ok((session, (committed, reply))),
+            Ok([Reply::Session(session), reply]) => Ok((session, committed, reply)),
             Ok([other, _]) => Err(unexpected(&other)),
             Err(replies) => Err(unexpected(&Reply::Atomic(replies))),
         },
@@ -144,7 +144,7 @@ async fn open_then_acquire(
     write: &Write,
     ttl_ms: u64,
     mut acquire: Acquire,
-) -> Result<(SessionId, (Revision, Reply)), Fault> {
+) -> Result<(SessionId, Revision, Reply), Fault> {
     let open = Command::OpenSession { name: acquire.holder.clone(), ttl_ms };
     let session = match api.commit(write, 1, Vec::new(), open).await? {
         (_, Reply::Session(session)) => session,
@@ -152,7 +152,7 @@ async fn open_then_acquire(
     };
     acquire.session = session;
     match api.commit(write, 0, Vec::new(), Command::Acquire(acquire)).await {
-        Ok(committed) => Ok((session, committed)),
+        Ok((committed, reply)) => Ok((session, committed, reply)),
         Err(fault) => {
             api.replica.propose(Command::EndSession { session }.into()).await.ok();
             Err(fault)
@@ -203,8 +203,11 @@ impl Claim {
             lock_delay_ms: body.lock_delay.map_or(0, model::Duration::millis),
             meta: body.meta,
         };
-        let (session, (committed, reply)) = match named {
-            Some(session) => (session, api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await?),
+        let (session, committed, reply) = match named {
+            Some(session) => {
+                let (committed, reply) = api.commit(&write, 0, Vec::new(), Command::Acquire(acquire)).await?;
+                (session, committed, reply)
+            }
             None => open_and_acquire(&api, &write, ttl_ms, acquire).await?,
         };
         let queued = match reply {

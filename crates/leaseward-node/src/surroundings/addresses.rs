@@ -19,30 +19,29 @@ impl Surroundings {
             return Ok(());
         }
         let Some(server) = self.server() else { return Ok(()) };
-        let mut earliest = None;
+        let begun = *until.borrow();
         for address in &self.spec.addresses {
-            let claimed = self.claim_address(&server, address, until).await?;
-            earliest = Some(earliest.map_or(claimed, |earlier: BootInstant| earlier.min(claimed)));
+            self.claim_address(&server, address, until).await?;
         }
         let deadline = *until.borrow();
-        if earliest.is_none_or(|earliest| earliest >= deadline) {
+        if deadline == begun {
             return Ok(());
         }
-        // Extended meanwhile.
+        // It was extended meanwhile, and some of them know the old one only.
         self.addresses
             .extend(&server, deadline)
             .await
             .map_err(|error| Failure::of(HookStep::AddressAdd, HookOutcome::Transient, error.to_string()))
     }
 
-    /// Claims one address; returns until when. While it waits for a former owner's to go, its own time may run out as it was, and be
+    /// Claims one address. While it waits for a former owner's to go, its own time may run out as it was, and be
     /// extended: then it goes on, for as long as it is patient.
     async fn claim_address(
         &self,
         server: &ServerName,
         address: &FloatingAddress,
         until: &Until,
-    ) -> Result<BootInstant, Failure> {
+    ) -> Result<(), Failure> {
         let address = fenced(address, self.spec.requires_fence);
         let patient_until = BootInstant::now() + ADDRESS_PATIENCE;
         loop {
@@ -55,7 +54,7 @@ impl Surroundings {
                 claimed = claim => claimed,
                 _ = called_off => return Err(Failure::of(HookStep::AddressAdd, HookOutcome::TryLater, "called off")),
             };
-            let Err(error) = claimed else { return Ok(deadline) };
+            let Err(error) = claimed else { return Ok(()) };
             let is_patient = deadline < *until.borrow() && BootInstant::now() < patient_until;
             if is_patient && matches!(error, AddressError::Conflict { .. } | AddressError::Late { .. }) {
                 continue;

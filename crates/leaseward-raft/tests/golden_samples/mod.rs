@@ -1,5 +1,6 @@
 //! One value of every stored and sent form. What stands here is in golden files: add, never change.
 
+mod log;
 mod sets;
 mod wire;
 
@@ -30,6 +31,7 @@ use leaseward_state::{
     Command, FencingToken, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey, Revision,
     ServerName, SessionId, SetName, Term, UnixMillis,
 };
+pub(crate) use log::*;
 pub(crate) use sets::*;
 pub(crate) use wire::*;
 
@@ -600,49 +602,4 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Restored { from: Revision(5), generation: Generation(1) },
         Event::ProgramReported { session: SessionId(3), name: "c".into(), report: program_report() },
     ]
-}
-
-pub(crate) fn position() -> LogPosition {
-    LogPosition { term: 2, node: 3, index: 9 }
-}
-
-pub(crate) fn node_info() -> NodeInfo {
-    NodeInfo {
-        name: "n1".into(),
-        peer_address: "127.0.0.1:7421".into(),
-        api_address: "127.0.0.1:7420".into(),
-        standing: Standing::Witness,
-        replaces: Some(2),
-    }
-}
-
-pub(crate) fn membership() -> Membership {
-    Membership {
-        voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
-        nodes: BTreeMap::from([(1, node_info())]),
-    }
-}
-
-pub(crate) fn stored_membership() -> StoredMembership {
-    StoredMembership { at: Some(position()), membership: membership() }
-}
-
-pub(crate) fn applied_to() -> AppliedTo {
-    AppliedTo { position: Some(position()), membership: stored_membership() }
-}
-
-pub(crate) fn payloads() -> Vec<Payload> {
-    vec![
-        Payload::Blank,
-        Payload::Commands { at: UnixMillis(5), requests: requests() },
-        Payload::Membership(membership()),
-    ]
-}
-
-pub(crate) fn entries() -> Vec<Entry> {
-    payloads().into_iter().map(|payload| Entry { position: position(), payload }).collect()
-}
-
-pub(crate) fn votes() -> Vec<Vote> {
-    vec![Vote { term: 2, node: 3, committed: true }, Vote { term: 2, node: 3, committed: false }]
 }

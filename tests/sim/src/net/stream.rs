@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use leaseward_raft::Later;
 use leaseward_raft::net::transport::Duplex;
-use leaseward_raft::replica::Later;
 use leaseward_raft::simulation::Accept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
