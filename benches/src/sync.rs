@@ -6,7 +6,8 @@
 //! members' network cards counted, replication to voters and reports included, until a while after the last byte; less
 //! what the same cards count in such a time when nothing is done. The time ends when every member shows the version.
 //! rsync runs as it is served best: a daemon on each member, all three at once, `-az`; it does not sync its files to the
-//! disk, we do. `LEASEWARD_TRIALS` says how often, `LEASEWARD_FILES` and `LEASEWARD_MB` how much.
+//! disk, we do. `LEASEWARD_TRIALS` says how often, `LEASEWARD_FILES` and `LEASEWARD_MB` how much, `LEASEWARD_EDITS` which
+//! edits (`one,dbswap`).
 //! Left out: slow links.
 
 mod etcd;
@@ -102,7 +103,9 @@ pub(crate) async fn sync() -> Value {
     }
     line.insert("first".into(), compared(&costs));
     if let Some((set, source, mut site)) = site {
-        for edit in EDITS {
+        let only = std::env::var("LEASEWARD_EDITS").ok();
+        let is_asked = |edit: &str| only.as_ref().is_none_or(|only| only.split(',').any(|one| one == edit));
+        for edit in EDITS.into_iter().filter(|edit| is_asked(edit)) {
             let mut costs = Vec::new();
             for trial in 0..trials {
                 site.edit(edit);

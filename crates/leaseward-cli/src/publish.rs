@@ -24,6 +24,26 @@ const BATCHES_AT_ONCE: usize = 4;
 /// How often it is sent again when the node that had it is not the one that commits it.
 const TRIES: usize = 3;
 
+/// A directory that was read.
+pub(crate) struct Tree {
+    scanned: Scanned,
+    /// Where is noted what was read, for the next time.
+    seen: Option<PathBuf>,
+}
+
+impl Tree {
+    /// Reads a directory, with the extended attributes of its files if the set keeps them.
+    pub(crate) async fn of(from: &Path, xattrs: bool) -> Result<Self, Diagnostic> {
+        let (dir, seen) = (from.to_owned(), seen_file(from));
+        let known = seen.clone();
+        let scanned = blocking(move || match known {
+            Some(known) => scan_again(&dir, xattrs, &known),
+            None => scan_some(&dir, xattrs, &mut |_| true),
+        });
+        Ok(Self { scanned: scanned.await?, seen })
+    }
+}
+
 /// A directory that was read, and what of it the cluster lacks.
 pub(crate) struct Prepared {
     scanned: Arc<Scanned>,
@@ -57,16 +77,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Prepared {
-    /// Reads a directory, with the extended attributes of its files if the set keeps them, and asks what of it the cluster
-    /// lacks.
-    pub(crate) async fn of(api: &Api, from: &Path, xattrs: bool) -> Result<Self, Diagnostic> {
-        let (dir, seen) = (from.to_owned(), seen_file(from));
-        let known = seen.clone();
-        let scanned = blocking(move || match known {
-            Some(known) => scan_again(&dir, xattrs, &known),
-            None => scan_some(&dir, xattrs, &mut |_| true),
-        });
-        let scanned = scanned.await?;
+    /// Asks what of a directory the cluster lacks.
+    pub(crate) async fn of(api: &Api, tree: Tree) -> Result<Self, Diagnostic> {
+        let Tree { scanned, seen } = tree;
         let encoded = manifest::encode(scanned.manifest());
         let manifest = digest_of(&encoded);
         let mut prepared = Self {
@@ -248,7 +261,8 @@ mod tests {
         std::fs::write(dir.path().join("a"), "a").expect("written");
 
         let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
-        let mut prepared = Prepared::of(&api, dir.path(), false).await.expect("it is read");
+        let tree = Tree::of(dir.path(), false).await.expect("it is read");
+        let mut prepared = Prepared::of(&api, tree).await.expect("it is asked about");
         let version = prepared.commit(&api, "web", None, String::new(), String::new()).await.expect("it is published");
         server.abort();
 

@@ -32,17 +32,51 @@ impl Digest {
         }
         let mut out = [0; 32];
         for (i, pair) in bytes.chunks_exact(2).enumerate() {
-            let high = (pair[0] as char).to_digit(16)?;
-            let low = (pair[1] as char).to_digit(16)?;
-            out[i] = (high * 16 + low) as u8;
+            out[i] = half(pair[0])? << 4 | half(pair[1])?;
         }
         Some(Self(out))
+    }
+
+    /// Returns the lower-case hexadecimal digits, as they are written everywhere.
+    #[must_use]
+    pub fn hex(self) -> DigestHex {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        DigestHex(text)
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(self.hex().as_str())
+    }
+}
+
+/// Returns what a hexadecimal digit stands for, in either case.
+fn half(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// The 64 digits of a digest. A manifest has one for each file and chunk, so they are made without the machinery of
+/// formatting.
+#[derive(Debug, Clone, Copy)]
+pub struct DigestHex([u8; 64]);
+
+impl DigestHex {
+    /// Returns the digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Only digits were put there.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 

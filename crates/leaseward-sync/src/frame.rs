@@ -4,12 +4,14 @@
 //! more than the length bound for a hostile frame. Stored form: it grows by a new version number only.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use leaseward_state::config::Digest;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::digest_of;
 use crate::error::{Error, Result};
-use crate::limits::{BLOB_BYTES_MAX, ZSTD_LEVEL};
+use crate::limits::{BLOB_BYTES_MAX, CONTEXTS_KEPT, ZSTD_LEVEL};
 
 const MAGIC: [u8; 4] = *b"LWBF";
 const VERSION: u8 = 1;
@@ -20,6 +22,31 @@ const HEADER: usize = 16;
 
 /// Most bytes of a frame: a blob that does not compress, and the header.
 pub const FRAME_BYTES_MAX: usize = BLOB_BYTES_MAX + HEADER;
+
+static PACKERS: Spare<Compressor<'static>> = Spare(Mutex::new(Vec::new()));
+static UNPACKERS: Spare<Decompressor<'static>> = Spare(Mutex::new(Vec::new()));
+
+/// Contexts that are used again: to make one costs more than to compress a small file with it.
+struct Spare<T>(Mutex<Vec<T>>);
+
+impl<T> Spare<T> {
+    fn with<R>(
+        &self,
+        make: impl FnOnce() -> std::io::Result<T>,
+        work: impl FnOnce(&mut T) -> std::io::Result<R>,
+    ) -> std::io::Result<R> {
+        // A panic while it was held cannot leave the list half-changed.
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = lock().pop();
+        let mut context = spare.map_or_else(make, Ok)?;
+        let done = work(&mut context)?;
+        let mut spares = lock();
+        if spares.len() < CONTEXTS_KEPT {
+            spares.push(context);
+        }
+        Ok(done)
+    }
+}
 
 /// Returns the frame of these plain bytes.
 ///
@@ -34,7 +61,8 @@ pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
         });
     }
     // A failure to compress costs space, nothing else.
-    let squeezed = zstd::bulk::compress(plain, ZSTD_LEVEL).ok().filter(|squeezed| squeezed.len() < plain.len());
+    let squeezed = PACKERS.with(|| Compressor::new(ZSTD_LEVEL), |packer| packer.compress(plain));
+    let squeezed = squeezed.ok().filter(|squeezed| squeezed.len() < plain.len());
     let (method, payload) = squeezed.as_deref().map_or((RAW, plain), |squeezed| (ZSTD, squeezed));
     let mut frame = Vec::with_capacity(HEADER + payload.len());
     frame.extend_from_slice(&MAGIC);
@@ -83,7 +111,9 @@ pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
     let (method, length, payload) = parts(digest, frame, origin)?;
     let plain = match method {
         RAW => payload.to_vec(),
-        ZSTD => zstd::bulk::decompress(payload, length).map_err(|_| corrupt("it does not decompress"))?,
+        ZSTD => UNPACKERS
+            .with(Decompressor::new, |unpacker| unpacker.decompress(payload, length))
+            .map_err(|_| corrupt("it does not decompress"))?,
         _ => return Err(corrupt("its compression is unknown")),
     };
     if plain.len() != length {

@@ -17,6 +17,9 @@ pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Compression level of stored blobs: beyond it time doubles for a few per cent.
 pub const ZSTD_LEVEL: i32 = 3;
 
+/// Contexts for compressing, and as many for decompressing, that are kept for the next blob: some megabytes at most.
+pub(crate) const CONTEXTS_KEPT: usize = 2;
+
 /// Threads that read a directory which is published: hashing is bound by one core, and a publisher is seldom alone.
 pub const SCAN_THREADS_MAX: usize = 4;
 
@@ -66,6 +69,10 @@ pub const DRIFTS_MAX: usize = 1000;
 
 /// Waits of one millisecond for the file system's clock to pass the newest stamp: its ticks are at most 10 ms.
 pub const SETTLE_TRIES: usize = 50;
+
+/// What a switch leaves to be done waits for so long: first it is the turn of the programs that read the new version, and of
+/// other members on the same machine.
+pub const FINISH_AFTER: Duration = Duration::from_millis(200);
 
 /// First wait after a failed attempt of a member.
 pub const RETRY_FIRST: Duration = Duration::from_millis(200);

@@ -60,14 +60,17 @@ fn encode_entry(text: &mut String, entry: &ManifestEntry) {
     let _ = match &entry.node {
         ManifestNode::Directory { mode } => write!(text, "d {mode:o} "),
         ManifestNode::File { mode, size, digest, chunks } => {
-            let _ = write!(text, "f {mode:o} {size} {digest} ");
+            let _ = write!(text, "f {mode:o} {size} ");
+            text.push_str(digest.hex().as_str());
+            text.push(' ');
             match chunks.as_slice() {
                 [] => text.push('-'),
                 [_] => text.push('='),
                 chunks => {
                     for (i, chunk) in chunks.iter().enumerate() {
-                        let comma = if i == 0 { "" } else { "," };
-                        let _ = write!(text, "{comma}{}:{}", chunk.digest, chunk.size);
+                        text.push_str(if i == 0 { "" } else { "," });
+                        text.push_str(chunk.digest.hex().as_str());
+                        let _ = write!(text, ":{}", chunk.size);
                     }
                 }
             }
@@ -247,6 +250,10 @@ pub fn check(manifest: &Manifest) -> Result<()> {
 
 /// Control characters and the backslash are written as `\` and two hexadecimal digits.
 fn escape(text: &mut String, path: &str) {
+    let is_odd = |byte: u8| byte.is_ascii_control() || byte == b'\\';
+    if !path.bytes().any(is_odd) {
+        return text.push_str(path);
+    }
     for c in path.chars() {
         if c.is_ascii_control() || c == '\\' {
             let _ = write!(text, "\\{:02x}", c as u32);

@@ -4,7 +4,6 @@
 //! any tick of a file system's clock: an edit moves ctime, and nobody can put that back. Whoever loses this file, or whose
 //! file is damaged, reads everything.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,33 +16,29 @@ use crate::limits::SEEN_FILES_MAX;
 
 /// What was read of one directory.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
-    files: HashMap<String, (Stamp, ManifestNode)>,
-}
+pub(crate) struct Seen(Option<Record>);
 
 impl Seen {
     /// Returns what the file at `path` says; nothing if there is none, or it is damaged.
     pub(crate) fn load(path: &Path) -> Self {
-        let Some((record, _)) = std::fs::read(path).ok().and_then(|bytes| Record::decode(&bytes)) else {
-            return Self::default();
-        };
-        let entries = record.manifest.entries.iter().zip(&record.stamps);
-        let known = entries.filter(|(_, stamp)| **stamp != Stamp::default());
-        Self { files: known.map(|(entry, stamp)| (entry.path.clone(), (*stamp, entry.node.clone()))).collect() }
+        let record = std::fs::read(path).ok().and_then(|bytes| Record::decode(&bytes));
+        Self(record.map(|(record, _)| record))
     }
 
     /// Returns what a file holds, if it is known to be as it was.
     pub(crate) fn of(&self, path: &str, stat: &Stat) -> Option<ManifestNode> {
-        let (stamp, node) = self.files.get(path)?;
+        let record = self.0.as_ref()?;
+        let at = record.manifest.entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+        let (stamp, node) = (record.stamps.get(at)?, &record.manifest.entries[at].node);
         let ManifestNode::File { mode, .. } = node else { return None };
-        (*stamp == Stamp::of(stat) && *mode == stat.st_mode & 0o7777).then(|| node.clone())
+        let same = *stamp != Stamp::default() && *stamp == Stamp::of(stat) && *mode == stat.st_mode & 0o7777;
+        same.then(|| node.clone())
     }
 }
 
-/// Notes what was read of a directory: how each file looked before that, by path; only of those whose look proves something.
-pub(crate) fn remember(path: &Path, manifest: &Arc<Manifest>, looked: &HashMap<String, Stamp>) -> Result<()> {
-    let stamps = manifest.entries.iter().map(|entry| looked.get(&entry.path).copied().unwrap_or_default());
-    let record = Record { stamps: stamps.collect(), manifest: Arc::clone(manifest) };
+/// Notes what was read of a directory: how each entry looked before that, if its look proves something.
+pub(crate) fn remember(path: &Path, manifest: &Arc<Manifest>, looked: &[Stamp]) -> Result<()> {
+    let record = Record { stamps: looked.to_vec(), manifest: Arc::clone(manifest) };
     if let Some(above) = path.parent() {
         std::fs::create_dir_all(above).map_err(at("make directory", above))?;
     }

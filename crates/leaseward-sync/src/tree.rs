@@ -5,7 +5,7 @@
 //! [`scan`] and [`Scanned::read`] is an error and never a wrong chunk. Memory: one chunk for each thread, and the list of
 //! paths.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
@@ -32,8 +32,8 @@ pub struct Scanned {
     manifest: Arc<Manifest>,
     root: Dir,
     places: BTreeMap<Digest, Place>,
-    /// How files looked before they were read, where that proves what they hold.
-    looked: HashMap<String, Stamp>,
+    /// How each entry looked before it was read, where that proves what it holds; as nothing does, elsewhere.
+    looked: Vec<Stamp>,
     /// Entries whose content was read, as it was not known.
     read: HashSet<usize>,
 }
@@ -73,51 +73,50 @@ pub fn scan_some(directory: &Path, xattrs: bool, is_part: &mut dyn FnMut(&str) -
     scan_all(directory, xattrs, &Seen::default(), is_part)
 }
 
+/// What a walk finds at a path.
+struct Found {
+    entry: ManifestEntry,
+    stamp: Stamp,
+    is_unread: bool,
+}
+
 fn scan_all(directory: &Path, xattrs: bool, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
     let root = Dir::open(directory)?;
-    let mut manifest = Manifest { xattrs: xattrs.then(BTreeMap::new), ..Manifest::default() };
-    let (mut unread, mut looked) = (Vec::new(), HashMap::new());
+    let mut all_xattrs = xattrs.then(BTreeMap::new);
+    let mut found = Vec::new();
     root.walk(&mut |path, dir, name, stat| {
         if !is_part(path) {
             return Ok(());
         }
-        if manifest.entries.len() >= ENTRIES_MAX {
+        if found.len() >= ENTRIES_MAX {
             let (size, limit) = (ENTRIES_MAX as u64 + 1, ENTRIES_MAX as u64);
             return Err(Error::TooLarge { what: "paths of a set", size, limit });
         }
+        let known = seen.of(path, stat);
+        let is_unread = known.is_none() && kind(stat) == Kind::File;
+        let node = known.map_or_else(|| scan_entry(path, dir, name, stat), Ok)?;
         let stamp = Stamp::of(stat);
-        if kind(stat) == Kind::File && stamp.is_old_enough() {
-            looked.insert(path.to_owned(), stamp);
-        }
-        let node = match seen.of(path, stat) {
-            Some(known) => known,
-            None => {
-                let node = scan_entry(path, dir, name, stat)?;
-                if matches!(node, ManifestNode::File { .. }) {
-                    unread.push(manifest.entries.len());
-                }
-                node
-            }
-        };
-        manifest.entries.push(ManifestEntry { path: path.to_owned(), node });
-        if let Some(all) = &mut manifest.xattrs
+        let stamp = if kind(stat) == Kind::File && stamp.is_old_enough() { stamp } else { Stamp::default() };
+        found.push(Found { entry: ManifestEntry { path: path.to_owned(), node }, stamp, is_unread });
+        if let Some(all) = &mut all_xattrs
             && kind(stat) == Kind::File
         {
-            let found = xattr::read(&dir.file(name)?, &dir.path().join(name))?;
-            if !found.is_empty() {
-                all.insert(path.to_owned(), found);
+            let xattrs = xattr::read(&dir.file(name)?, &dir.path().join(name))?;
+            if !xattrs.is_empty() {
+                all.insert(path.to_owned(), xattrs);
             }
         }
         Ok(())
     })?;
-    let read: HashSet<String> = unread.iter().map(|entry| manifest.entries[*entry].path.clone()).collect();
-    cut_files(&root, &mut manifest.entries, &unread)?;
     // Ascending whole paths: a walk sorts each directory alone, and `a-b` stands between `a` and `a/b`.
-    manifest.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    found.sort_unstable_by(|one, other| one.entry.path.cmp(&other.entry.path));
+    let unread: Vec<usize> = (0..found.len()).filter(|at| found[*at].is_unread).collect();
+    let looked = found.iter().map(|found| found.stamp).collect();
+    let mut manifest = Manifest { entries: found.into_iter().map(|found| found.entry).collect(), xattrs: all_xattrs };
+    cut_files(&root, &mut manifest.entries, &unread)?;
     manifest::check(&manifest)?;
     let places = places(&manifest);
-    let read = (0..manifest.entries.len()).filter(|entry| read.contains(&manifest.entries[*entry].path)).collect();
-    Ok(Scanned { manifest: Arc::new(manifest), root, places, looked, read })
+    Ok(Scanned { manifest: Arc::new(manifest), root, places, looked, read: unread.into_iter().collect() })
 }
 
 fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
@@ -259,7 +258,7 @@ impl Scanned {
     /// Returns the tree that stands at `root`, as `manifest` says.
     pub(crate) fn of(manifest: Arc<Manifest>, root: Dir) -> Self {
         let places = places(&manifest);
-        Self { manifest, root, places, looked: HashMap::new(), read: HashSet::new() }
+        Self { manifest, root, places, looked: Vec::new(), read: HashSet::new() }
     }
 
     /// Notes what was read, for the next [`scan_again`], if that is enough to be worth it.
@@ -267,10 +266,11 @@ impl Scanned {
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`].
     pub fn remember(&self, seen: &Path) -> Result<()> {
-        let news = self.read.iter().filter(|entry| self.looked.contains_key(&self.manifest.entries[**entry].path));
+        let proves = |stamp: &Stamp| *stamp != Stamp::default();
+        let news = self.read.iter().filter(|entry| self.looked.get(**entry).is_some_and(proves));
         match news.count() {
             0 => Ok(()),
-            news if news * SEEN_NEWS_ONE_IN < self.looked.len() => Ok(()),
+            news if news * SEEN_NEWS_ONE_IN < self.looked.iter().filter(|stamp| proves(stamp)).count() => Ok(()),
             _ => seen::remember(seen, &self.manifest, &self.looked),
         }
     }

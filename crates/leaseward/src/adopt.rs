@@ -59,7 +59,7 @@ impl QuorumContent {
             (Layout::Files, None) => Some(Vec::new()),
             (Layout::Files, Some(newest)) => {
                 let tree = self.manifest(newest.manifest).await?;
-                Some(tree.entries.into_iter().map(|entry| entry.path).collect())
+                Some(tree.entries.iter().map(|entry| entry.path.clone()).collect())
             }
         };
         let tell = async |about| match self.replica().told(machine.clone(), about).await {

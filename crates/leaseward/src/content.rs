@@ -13,8 +13,8 @@ mod deltas;
 mod promises;
 mod ready;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leaseward_raft::confirm::is_quorum;
@@ -26,7 +26,7 @@ use leaseward_state::config::delta::SharedBytes;
 use leaseward_state::config::{Digest, Manifest};
 use leaseward_sync::limits::{FRAMES_ASKED_MAX, FRAMES_BYTES_MAX};
 use leaseward_sync::{BlobStore, manifest};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::warn;
 
@@ -35,7 +35,7 @@ use self::promises::Promises;
 pub use self::ready::Ready;
 pub(crate) use self::ready::chunks;
 use crate::error::{Error, Result};
-use crate::limits::SENDINGS_AT_ONCE;
+use crate::limits::{RECENT_ENTRIES_MAX, RECENT_KEPT, SENDINGS_AT_ONCE};
 
 /// One question to a peer about blobs; a slow disk has to sync many of them.
 const PEER_WITHIN: Duration = Duration::from_secs(30);
@@ -46,6 +46,7 @@ pub(crate) struct LocalBlobs {
     promises: Arc<Promises>,
     deltas: Arc<Deltas>,
     published: watch::Receiver<Published>,
+    asked: Arc<Notify>,
 }
 
 impl Blobs for LocalBlobs {
@@ -69,6 +70,7 @@ impl Blobs for LocalBlobs {
                     if error.code() != "LW0801" {
                         warn!(%digest, %error, "a blob cannot be read");
                     }
+                    self.asked.notify_one();
                     None
                 }
                 Err(_) => None,
@@ -86,7 +88,11 @@ impl Blobs for LocalBlobs {
         let (store, digests) = (Arc::clone(&self.store), digests.to_vec());
         Box::pin(async move {
             let all = digests.clone();
-            spawn_blocking(move || read_frames(&store, &digests)).await.unwrap_or((Vec::new(), all))
+            let read = spawn_blocking(move || read_frames(&store, &digests)).await.unwrap_or((Vec::new(), all));
+            if !read.1.is_empty() {
+                self.asked.notify_one();
+            }
+            read
         })
     }
 
@@ -97,7 +103,13 @@ impl Blobs for LocalBlobs {
     }
 
     fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> Later<'a, Option<SharedBytes>> {
-        Box::pin(self.deltas.find(&self.store, self.published.clone(), set, base, next))
+        Box::pin(async move {
+            let found = self.deltas.find(&self.store, self.published.clone(), set, base, next).await;
+            if found.is_none() {
+                self.asked.notify_one();
+            }
+            found
+        })
     }
 }
 
@@ -141,13 +153,24 @@ pub struct QuorumContent {
     store: Arc<BlobStore>,
     promises: Arc<Promises>,
     deltas: Arc<Deltas>,
+    /// Somebody asked for what is not here yet.
+    asked: Arc<Notify>,
+    /// The manifests that were read last: the next version builds on them.
+    recent: Arc<Mutex<VecDeque<(Digest, Arc<Manifest>)>>>,
 }
 
 impl QuorumContent {
     /// Returns the content seen from this voter.
     #[must_use]
     pub fn new(replica: Replica, store: Arc<BlobStore>) -> Self {
-        Self { replica, store, promises: Arc::default(), deltas: Arc::default() }
+        Self {
+            replica,
+            store,
+            promises: Arc::default(),
+            deltas: Arc::default(),
+            asked: Arc::default(),
+            recent: Arc::default(),
+        }
     }
 
     /// Returns what answers peers and clients.
@@ -157,6 +180,7 @@ impl QuorumContent {
             promises: Arc::clone(&self.promises),
             deltas: Arc::clone(&self.deltas),
             published: self.replica.published(),
+            asked: Arc::clone(&self.asked),
         }
     }
 
@@ -218,9 +242,21 @@ impl QuorumContent {
     ///
     /// # Errors
     /// As [`QuorumContent::get`], and [`Error::Failed`] for what is no manifest or may be on no disk.
-    pub async fn manifest(&self, digest: Digest) -> Result<Manifest> {
+    pub async fn manifest(&self, digest: Digest) -> Result<Arc<Manifest>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tree)) = recent().iter().find(|(name, _)| *name == digest) {
+            return Ok(Arc::clone(tree));
+        }
         let bytes = self.get(digest).await?;
-        manifest::decode(&bytes).map_err(failed)
+        let tree = Arc::new(manifest::decode(&bytes).map_err(failed)?);
+        if tree.entries.len() <= RECENT_ENTRIES_MAX {
+            let mut recent = recent();
+            recent.push_back((digest, Arc::clone(&tree)));
+            if recent.len() > RECENT_KEPT {
+                recent.pop_front();
+            }
+        }
+        Ok(tree)
     }
 
     /// Fetches blobs from the other voters, many at a time and from each of them. They are kept, and not durable yet.

@@ -82,6 +82,16 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(100);
 /// Questions for blobs, or sendings of them, that are under way at once: one is worked on while others travel.
 pub const SENDINGS_AT_ONCE: usize = 4;
 
+/// Manifests that a voter keeps as it read them.
+pub const RECENT_KEPT: usize = 3;
+
+/// Paths of a manifest that is kept so: some ten megabytes.
+pub const RECENT_ENTRIES_MAX: usize = 50_000;
+
+/// Voters make what small deltas say after this: it is in their logs, and members go first. Whoever asks for a blob that is
+/// not here yet ends the wait.
+pub const MAKE_AFTER: Duration = Duration::from_millis(200);
+
 /// What was made from committed deltas is synced after this: members on the same disk go first, and one sync serves
 /// several versions.
 pub const SETTLE_AFTER: Duration = Duration::from_millis(200);

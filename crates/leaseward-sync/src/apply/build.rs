@@ -84,11 +84,13 @@ impl Build<'_> {
                     dir.symlink(target, name)?;
                 }
                 ManifestNode::File { .. } => {
-                    expected[i] = match self.plan.actions[i] {
-                        Action::Link(origin) => self.link(dir, name, origin, &mut from[origin.tree])?,
-                        _ => None,
-                    }
-                    .map_or_else(|| self.write(dir, name, &entry.node, manifest.xattrs_of(&entry.path), each), Ok)?;
+                    let (linked, twin) = match self.plan.actions[i] {
+                        Action::Link(origin) => (self.link(dir, name, origin, &mut from[origin.tree])?, Some(origin)),
+                        _ => (None, None),
+                    };
+                    let xattrs = manifest.xattrs_of(&entry.path);
+                    expected[i] =
+                        linked.map_or_else(|| self.write(dir, name, (&entry.node, xattrs), twin, each), Ok)?;
                 }
             }
         }
@@ -129,12 +131,13 @@ impl Build<'_> {
         Ok(None)
     }
 
+    /// Writes a file. `twin`: one with the same content, which could not be linked.
     fn write(
         &mut self,
         dir: &Dir,
         name: &str,
-        node: &ManifestNode,
-        xattrs: Option<&Xattrs>,
+        (node, xattrs): (&ManifestNode, Option<&Xattrs>),
+        twin: Option<Origin>,
         sync: bool,
     ) -> Result<Stamp> {
         let ManifestNode::File { mode, digest, chunks, .. } = node else { unreachable!("only files are written") };
@@ -142,8 +145,10 @@ impl Build<'_> {
         self.steps.before(Step::CreateFile)?;
         let mut file = dir.create(name)?;
         let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
         for chunk in chunks {
-            let bytes = self.chunk(*chunk)?;
+            let bytes = self.chunk(*chunk, twin.map(|twin| (twin, offset)))?;
+            offset += u64::from(chunk.size);
             self.steps.before(Step::WriteChunk)?;
             file.write_all(&bytes).map_err(at("write", &path))?;
             if chunks.len() > 1 {
@@ -167,13 +172,15 @@ impl Build<'_> {
         Ok(Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", path))?))
     }
 
-    /// Returns the verified bytes of a chunk, from this disk if possible.
-    fn chunk(&mut self, chunk: Chunk) -> Result<Vec<u8>> {
-        if let Some((origin, offset)) = self.plan.chunks.get(&chunk.digest)
-            && let Ok(bytes) = self.lent(*origin, *offset, chunk)
-            && digest_of(&bytes) == chunk.digest
-        {
-            return Ok(bytes);
+    /// Returns the verified bytes of a chunk, from this disk if possible: where the plan found it, or where it is in a twin
+    /// of the file.
+    fn chunk(&mut self, chunk: Chunk, twin: Option<(Origin, u64)>) -> Result<Vec<u8>> {
+        for (origin, offset) in self.plan.chunks.get(&chunk.digest).copied().into_iter().chain(twin) {
+            if let Ok(bytes) = self.lent(origin, offset, chunk)
+                && digest_of(&bytes) == chunk.digest
+            {
+                return Ok(bytes);
+            }
         }
         let bytes = (self.source)(chunk.digest)?;
         if bytes.len() != chunk.size as usize || digest_of(&bytes) != chunk.digest {

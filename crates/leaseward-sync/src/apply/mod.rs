@@ -31,7 +31,7 @@ use self::build::{Build, Source};
 pub(crate) use self::drift::differs;
 pub use self::drift::{Drift, DriftKind};
 pub(crate) use self::lock::Lock;
-use self::plan::{Lender, Plan, plan, unmet};
+use self::plan::{Lender, Plan, plan, staying, unmet};
 pub(crate) use self::record::{Record, Stamp};
 use self::slot::{Slots, Standing, State, root_id};
 use self::step::{Step, Steps};
@@ -282,12 +282,18 @@ impl Applier {
     /// [`Error::Io`].
     pub fn needs(&self, manifest: &Manifest) -> Result<Needs> {
         check(manifest)?;
-        Ok(self.prepare(manifest)?.0.needs())
+        Ok(self.prepare(manifest, &|_| false)?.0.needs())
     }
 
-    /// As [`Applier::needs`], for a manifest that was checked and whose name is known, and keeps the plan.
-    pub(crate) fn plan_for(&mut self, name: Digest, manifest: &Manifest) -> Result<Needs> {
-        let (plan, lenders, exists) = self.prepare(manifest)?;
+    /// As [`Applier::needs`], for a manifest that was checked and whose name is known, and keeps the plan. What `is_held` says
+    /// is on this machine already is not looked for in the kept tree.
+    pub(crate) fn plan_for(
+        &mut self,
+        name: Digest,
+        manifest: &Manifest,
+        is_held: &dyn Fn(Digest) -> bool,
+    ) -> Result<Needs> {
+        let (plan, lenders, exists) = self.prepare(manifest, is_held)?;
         let needs = plan.needs();
         self.planned = Some(Planned { manifest: name, plan, lenders, exists });
         Ok(needs)
@@ -457,7 +463,7 @@ impl Applier {
     }
 
     /// Plans, and checks everything that can be checked before anything is written.
-    fn prepare(&self, manifest: &Manifest) -> Result<(Plan, Vec<Lender>, bool)> {
+    fn prepare(&self, manifest: &Manifest, is_held: &dyn Fn(Digest) -> bool) -> Result<(Plan, Vec<Lender>, bool)> {
         let exists = root_id(&self.parent, &self.names.live)?.is_some();
         if exists && !self.target_is_ours()? && !self.may_replace(manifest)? {
             return Err(Error::TargetNotOurs { path: self.parent.path().join(&self.names.live) });
@@ -467,13 +473,16 @@ impl Applier {
             lenders.extend(self.lender(&self.slots.state().live, &self.names.live)?);
         }
         let owner = self.owner;
-        lenders.iter_mut().for_each(|lender| lender.prove(&unmet(manifest, None), owner));
+        for lender in &mut lenders {
+            let stays = staying(manifest, &lender.record.manifest);
+            lender.prove(manifest, &unmet(manifest, |entry| stays[entry].is_some()), owner);
+        }
         let mut planned = plan(manifest, &lenders);
         // The kept tree shares inodes that were linked since, so it costs hashing: only for what the live one lacks.
-        if !planned.fetch.is_empty()
+        if planned.fetch.keys().any(|digest| !is_held(*digest))
             && let Some(mut lender) = self.lender(&self.slots.state().previous, &self.names.previous)?
         {
-            lender.prove(&unmet(manifest, Some(&planned)), owner);
+            lender.prove(manifest, &planned.unmet(manifest), owner);
             lenders.push(lender);
             planned = plan(manifest, &lenders);
         }
@@ -535,7 +544,7 @@ impl Applier {
                 space::fits(plan.need, space::free(&self.parent, self.parent.path(), self.reserve)?)?;
                 Ok((plan, lenders, exists))
             }
-            _ => self.prepare(manifest),
+            _ => self.prepare(manifest, &|_| false),
         }
     }
 

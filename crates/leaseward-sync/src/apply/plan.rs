@@ -4,10 +4,10 @@
 //! attributes are proven equal, and at most once, so that no two paths of a tree share an inode.
 //! Left out on purpose: reflinks. They would keep the previous version from in-place edits; on ext4 there are none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode, Xattrs};
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, Xattrs};
 
 use super::record::{Record, Stamp};
 use super::{Needs, Owner};
@@ -49,7 +49,7 @@ pub(crate) struct Lender {
 pub(crate) struct Plan {
     /// One for each entry of the new manifest.
     pub(crate) actions: Vec<Action>,
-    /// Chunks that stand in a proven file: which, and at what offset.
+    /// Chunks of files that must be written and that stand in a proven file: which, and at what offset.
     pub(crate) chunks: HashMap<Digest, (Origin, u64)>,
     /// Chunks that must come from elsewhere.
     pub(crate) fetch: BTreeMap<Digest, u32>,
@@ -70,12 +70,18 @@ impl Lender {
         Self { root, record, proven }
     }
 
-    /// Proves the content of every file that could give something of `wanted`. Errors mean "not proven".
-    pub(crate) fn prove(&mut self, wanted: &HashSet<Digest>, owner: Option<Owner>) {
+    /// Proves the content of every file that could give something: those that stay where they are in `manifest`, and those
+    /// that hold something of `wanted`. Errors mean "not proven".
+    pub(crate) fn prove(&mut self, manifest: &Manifest, wanted: &HashSet<Digest>, owner: Option<Owner>) {
         let mut parents = Parents::new(&self.root);
+        let mut stays = vec![false; self.record.manifest.entries.len()];
+        for old in staying(manifest, &self.record.manifest).into_iter().flatten() {
+            stays[old] = true;
+        }
         for (i, entry) in self.record.manifest.entries.iter().enumerate() {
             let ManifestNode::File { digest, mode, chunks, .. } = &entry.node else { continue };
-            if wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest)) {
+            let lends = || wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest));
+            if stays[i] || lends() {
                 let stamp = &self.record.stamps[i];
                 let xattrs = self.record.manifest.xattrs_of(&entry.path);
                 let looks = (*mode, owner, xattrs);
@@ -83,6 +89,27 @@ impl Lender {
             }
         }
     }
+}
+
+/// Returns for each entry of `new` the file of `old` that it may stay: the one at its path, if content, mode and attributes
+/// are the same. Both are sorted, so this is one walk along them, without a table of what thousands of files are called.
+pub(crate) fn staying(new: &Manifest, old: &Manifest) -> Vec<Option<usize>> {
+    let mut at = 0;
+    let mut find = |entry: &ManifestEntry| {
+        while old.entries.get(at).is_some_and(|found| found.path < entry.path) {
+            at += 1;
+        }
+        let found = old.entries.get(at).filter(|found| found.path == entry.path)?;
+        let same = match (&entry.node, &found.node) {
+            (
+                ManifestNode::File { mode, digest, .. },
+                ManifestNode::File { mode: old_mode, digest: old_digest, .. },
+            ) => (mode, digest) == (old_mode, old_digest),
+            _ => false,
+        };
+        (same && new.xattrs_of(&entry.path) == old.xattrs_of(&entry.path)).then_some(at)
+    };
+    new.entries.iter().map(&mut find).collect()
 }
 
 fn prove_file(
@@ -117,46 +144,59 @@ fn prove_file(
     Ok((same && Stamp::of(&after) == now).then_some(now))
 }
 
-/// Returns the digests of files and chunks in `manifest` that `plan` could not find.
-pub(crate) fn unmet(manifest: &Manifest, plan: Option<&Plan>) -> HashSet<Digest> {
+/// Returns the digests of files and chunks in `manifest` that are not where `is_found` says.
+pub(crate) fn unmet(manifest: &Manifest, is_found: impl Fn(usize) -> bool) -> HashSet<Digest> {
     let mut wanted = HashSet::new();
     for (i, entry) in manifest.entries.iter().enumerate() {
         let ManifestNode::File { digest, chunks, .. } = &entry.node else { continue };
-        if plan.is_some_and(|plan| plan.actions[i] != Action::Write) {
-            continue;
+        if !is_found(i) {
+            wanted.insert(*digest);
+            wanted.extend(chunks.iter().map(|chunk| chunk.digest));
         }
-        wanted.insert(*digest);
-        wanted.extend(chunks.iter().map(|chunk| chunk.digest));
     }
     wanted
 }
 
+impl Plan {
+    /// Returns the digests of files and chunks in `manifest` that this plan could not link.
+    pub(crate) fn unmet(&self, manifest: &Manifest) -> HashSet<Digest> {
+        unmet(manifest, |entry| self.actions[entry] != Action::Write)
+    }
+}
+
 /// Returns what to do for `manifest`, given trees with their proven files. Earlier lenders are preferred.
 pub(crate) fn plan(manifest: &Manifest, lenders: &[Lender]) -> Plan {
-    let shelf = Shelf::new(lenders);
-    let mut used = BTreeSet::new();
-    let mut plan = Plan { need: Space { bytes: BLOCK_BYTES, inodes: 1 }, ..Plan::default() };
+    let mut used = HashSet::new();
+    let node = |entry: &ManifestEntry| match &entry.node {
+        ManifestNode::Directory { .. } => Action::Directory,
+        ManifestNode::Symlink { .. } => Action::Symlink,
+        ManifestNode::File { .. } => Action::Write,
+    };
+    let actions = manifest.entries.iter().map(node).collect();
+    let mut plan = Plan { actions, need: Space { bytes: BLOCK_BYTES, inodes: 1 }, ..Plan::default() };
     // First the same path, then what is left: a renamed file must not take what another path keeps.
-    for entry in &manifest.entries {
-        plan.actions.push(match &entry.node {
-            ManifestNode::Directory { .. } => Action::Directory,
-            ManifestNode::Symlink { .. } => Action::Symlink,
-            ManifestNode::File { mode, digest, .. } => {
-                let same = shelf.at_path(&entry.path, (*digest, *mode, manifest.xattrs_of(&entry.path)));
-                same.filter(|origin| used.insert((origin.tree, origin.entry))).map_or(Action::Write, Action::Link)
+    for (tree, lender) in lenders.iter().enumerate() {
+        for (action, old) in plan.actions.iter_mut().zip(staying(manifest, &lender.record.manifest)) {
+            if *action == Action::Write
+                && let Some(entry) = old
+                && let Some(stamp) = lender.proven[entry]
+                && used.insert(stamp.inode)
+            {
+                *action = Action::Link(Origin { tree, entry });
             }
-        });
+        }
     }
+    let shelf = Shelf::new(lenders, &plan.unmet(manifest));
     for (entry, action) in manifest.entries.iter().zip(&mut plan.actions) {
         let ManifestNode::File { mode, digest, .. } = &entry.node else { continue };
         if *action == Action::Write {
             let mut others = shelf.with_content((*digest, *mode, manifest.xattrs_of(&entry.path)));
-            if let Some(origin) = others.find(|origin| used.insert((origin.tree, origin.entry))) {
+            if let Some((origin, _)) = others.find(|(_, inode)| used.insert(*inode)) {
                 *action = Action::Link(origin);
             }
         }
     }
-    plan.chunks = shelf.chunks(&unmet(manifest, None));
+    plan.chunks = shelf.chunks(&plan.unmet(manifest));
     count(manifest, &mut plan);
     plan
 }
@@ -180,11 +220,11 @@ fn count(manifest: &Manifest, plan: &mut Plan) {
     }
 }
 
-/// The proven files of all lenders, by path and by content.
+/// The proven files of all lenders that hold something of what is wanted.
 struct Shelf<'a> {
     lenders: &'a [Lender],
-    paths: Vec<HashMap<&'a str, usize>>,
-    contents: HashMap<Look<'a>, Vec<Origin>>,
+    /// With their inodes: the previous tree shares most of them with the live one.
+    contents: HashMap<Look<'a>, Vec<(Origin, u64)>>,
 }
 
 /// What two files must have in common to be one inode: content, mode and attributes. Where attributes are left alone,
@@ -192,40 +232,22 @@ struct Shelf<'a> {
 type Look<'a> = (Digest, u32, Option<&'a Xattrs>);
 
 impl<'a> Shelf<'a> {
-    fn new(lenders: &'a [Lender]) -> Self {
-        let mut shelf = Self { lenders, paths: Vec::new(), contents: HashMap::new() };
-        let mut inodes = HashSet::new();
+    fn new(lenders: &'a [Lender], wanted: &HashSet<Digest>) -> Self {
+        let mut shelf = Self { lenders, contents: HashMap::new() };
         for (tree, lender) in lenders.iter().enumerate() {
-            let mut paths = HashMap::new();
             for (entry, found) in lender.record.manifest.entries.iter().enumerate() {
                 let ManifestNode::File { mode, digest, .. } = &found.node else { continue };
-                // The previous tree shares most inodes with the live one: lend each once.
                 let Some(stamp) = lender.proven[entry] else { continue };
-                if inodes.insert(stamp.inode) {
-                    paths.insert(found.path.as_str(), entry);
+                if wanted.contains(digest) {
                     let look = (*digest, *mode, lender.record.manifest.xattrs_of(&found.path));
-                    shelf.contents.entry(look).or_default().push(Origin { tree, entry });
+                    shelf.contents.entry(look).or_default().push((Origin { tree, entry }, stamp.inode));
                 }
             }
-            shelf.paths.push(paths);
         }
         shelf
     }
 
-    fn at_path(&self, path: &str, look: Look<'_>) -> Option<Origin> {
-        self.paths.iter().enumerate().find_map(|(tree, paths)| {
-            let entry = *paths.get(path)?;
-            let lent = &self.lenders[tree].record.manifest;
-            match &lent.entries[entry].node {
-                ManifestNode::File { mode, digest, .. } if (*digest, *mode, lent.xattrs_of(path)) == look => {
-                    Some(Origin { tree, entry })
-                }
-                _ => None,
-            }
-        })
-    }
-
-    fn with_content(&self, look: Look<'a>) -> impl Iterator<Item = Origin> + '_ {
+    fn with_content(&self, look: Look<'a>) -> impl Iterator<Item = (Origin, u64)> + '_ {
         self.contents.get(&look).into_iter().flatten().copied()
     }
 

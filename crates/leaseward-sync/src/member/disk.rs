@@ -69,10 +69,15 @@ impl Disk {
         }
     }
 
-    /// Returns what a version takes: a checked manifest with its name.
-    pub(crate) fn needs(&mut self, name: Digest, manifest: &Manifest) -> Result<Needs> {
+    /// Returns what a version takes: a checked manifest with its name. `is_held`: what need not be fetched.
+    pub(crate) fn needs(
+        &mut self,
+        name: Digest,
+        manifest: &Manifest,
+        is_held: &dyn Fn(Digest) -> bool,
+    ) -> Result<Needs> {
         match self {
-            Self::Tree(disk) => disk.plan_for(name, manifest),
+            Self::Tree(disk) => disk.plan_for(name, manifest, is_held),
             Self::Files(disk) => disk.needs(manifest),
         }
     }

@@ -198,7 +198,8 @@ impl Fetch {
 
     /// Returns the chunks of a version that are nowhere on this machine.
     fn missing(&self, name: Digest, tree: &Manifest, made: &Made) -> Result<Vec<Piece>, Error> {
-        let needs = self.disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, tree)?;
+        let is_held = |digest: Digest| made.contains_key(&digest);
+        let needs = self.disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, tree, &is_held)?;
         let mut missing = Vec::new();
         for Chunk { digest, size } in needs.fetch {
             // Read and not only looked for, as the manifest is.

@@ -59,17 +59,18 @@ impl Member {
         })
         .await?;
         let manifest = Arc::new(rendered.manifest);
-        let (disk, tree) = (Arc::clone(&fetch.disk), Arc::clone(&manifest));
+        let made = Arc::new(rendered.made);
+        let (disk, tree, held) = (Arc::clone(&fetch.disk), Arc::clone(&manifest), Arc::clone(&made));
         let (name, needs) = blocking(move || {
             crate::manifest::check(&tree)?;
             let name = crate::digest_of(&crate::manifest::encode(&tree));
-            Ok((name, disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, &tree)?))
+            let is_held = |digest: Digest| held.contains_key(&digest);
+            Ok((name, disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, &tree, &is_held)?))
         })
         .await?;
-        let made = rendered.made;
         fetch.chunks(needs.fetch.into_iter().filter(|chunk| !made.contains_key(&chunk.digest)).collect()).await?;
         let wanted = Live { version: want.number, manifest: name };
-        Ok(Prepared { wanted, manifest, made: Arc::new(made) })
+        Ok(Prepared { wanted, manifest, made })
     }
 }
 

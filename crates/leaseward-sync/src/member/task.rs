@@ -13,7 +13,7 @@ use leaseward_state::config::{DriftedPath, Manifest, ManifestNode, SyncState};
 use leaseward_state::name::SetName;
 use leaseward_state::token::UnixMillis;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 
 use super::disk::Disk;
 use super::fetch::{Failure, Fetch, Progress, blocking};
@@ -23,7 +23,9 @@ use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
 use crate::BlobStore;
 use crate::apply::{Drift, Live, SetDirs};
 use crate::error::{Error, Result};
-use crate::limits::{DRIFTS_REPORTED_MAX, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
+use crate::limits::{
+    DRIFTS_REPORTED_MAX, FINISH_AFTER, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES,
+};
 use crate::patterns::Patterns;
 use crate::program::Run;
 use crate::render::{self, Facts};
@@ -265,10 +267,17 @@ impl SetTask {
         if !asked && !drifted {
             // Before what can wait.
             self.report(SyncState::Applied).await;
+            self.rest(want).await;
         }
         self.finish(opened, deaf).await;
         self.clean(want, goal, opened).await;
         Ok(Outcome::Settled)
+    }
+
+    /// Lets others go first, unless something else is wanted meanwhile.
+    async fn rest(&mut self, want: &WantedSet) {
+        let set = &self.set;
+        let _ = timeout(FINISH_AFTER, self.wanted.wait_for(|wanted| wanted.get(set) != Some(want))).await;
     }
 
     /// Does what a switch left to be done. To end a watch takes time, too.

@@ -89,7 +89,7 @@ impl QuorumContent {
         handle: &Handle,
     ) -> io::Result<()> {
         let failed = |error: crate::Error| io::Error::other(error.to_string());
-        handle.block_on(self.version(version)).map_err(failed)?;
+        handle.block_on(self.version(version, None)).map_err(failed)?;
         let tree = handle.block_on(self.manifest(version.manifest)).map_err(failed)?;
         for digest in std::iter::once(version.manifest).chain(chunks(&tree)) {
             if !written.insert(digest) {

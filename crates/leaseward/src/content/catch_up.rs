@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use leaseward_state::config::{Digest, Version};
 use leaseward_state::{SetName, State};
-use leaseward_sync::{BlobStore, manifest};
-use tokio::time::{Instant, sleep, sleep_until};
+use leaseward_sync::{BlobStore, delta, manifest};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::QuorumContent;
 use super::promises::Promises;
 use super::ready::{chunks, make};
 use crate::error::Result;
-use crate::limits::{COLLECT_EACH, PROMISED_FOR, SETTLE_AFTER};
+use crate::limits::{COLLECT_EACH, MAKE_AFTER, PROMISED_FOR, SETTLE_AFTER};
 
 /// A version by its set, its number and its manifest.
 type Seen = BTreeSet<(SetName, u64, Digest)>;
@@ -32,6 +32,9 @@ impl QuorumContent {
         let started = Instant::now();
         let mut collect_at = started + PROMISED_FOR;
         loop {
+            if can_wait(&published.borrow().state, &seen) {
+                let _ = timeout(MAKE_AFTER, self.asked.notified()).await;
+            }
             let state = Arc::clone(&published.borrow_and_update().state);
             let before = seen.clone();
             if !self.complete(&state, &mut seen).await {
@@ -82,7 +85,10 @@ impl QuorumContent {
             for version in set.versions.values() {
                 let key = (name.clone(), version.number, version.manifest);
                 if !seen.contains(&key) {
-                    match self.version(version).await {
+                    let base = version.delta.as_ref().and_then(|delta| set.versions.get(&delta.base));
+                    let base = base.map(|base| (name.clone(), base.number, base.manifest));
+                    let base = base.filter(|base| kept.contains(base)).map(|(_, _, manifest)| manifest);
+                    match self.version(version, base).await {
                         Ok(0) => {}
                         Ok(blobs) => debug!(set = %name, version = version.number, blobs, "content is here"),
                         Err(error) => {
@@ -99,8 +105,8 @@ impl QuorumContent {
         complete
     }
 
-    /// Makes one version complete here. Returns how many blobs came.
-    pub(crate) async fn version(&self, version: &Version) -> Result<usize> {
+    /// Makes one version complete here; `base` is the manifest of one that is. Returns how many blobs came.
+    pub(crate) async fn version(&self, version: &Version, base: Option<Digest>) -> Result<usize> {
         if let Some(delta) = &version.delta
             && !self.lacking(vec![version.manifest]).await?.is_empty()
         {
@@ -112,8 +118,20 @@ impl QuorumContent {
             }
         }
         let had_manifest = self.lacking(vec![version.manifest]).await?.is_empty();
+        if !had_manifest {
+            // Kept here, and not only known.
+            self.get(version.manifest).await?;
+        }
         let tree = self.manifest(version.manifest).await?;
-        let lacking = self.lacking(chunks(&tree).into_iter().collect()).await?;
+        let named = match base {
+            // Thousands of files that are known to be here need not be looked at for the few that came.
+            Some(base) => {
+                let base = self.manifest(base).await?;
+                delta::only_in(&tree, &base).iter().map(|chunk| chunk.digest).collect()
+            }
+            None => chunks(&tree).into_iter().collect(),
+        };
+        let lacking = self.lacking(named).await?;
         let fetched = lacking.len();
         // What nobody gives may still be made from the delta, though the manifest was here.
         let missing = self.fetch(lacking).await?;
@@ -134,6 +152,14 @@ impl QuorumContent {
         let promises = Arc::clone(&self.promises);
         self.with(move |store| sweep(store, &named, &promises)).await
     }
+}
+
+/// Returns whether there is news, and all of it is in the log already.
+fn can_wait(state: &State, seen: &Seen) -> bool {
+    let all = state.sets().flat_map(|(name, set)| set.versions.values().map(move |version| (name, version)));
+    let mut news =
+        all.filter(|(name, version)| !seen.contains(&((*name).clone(), version.number, version.manifest))).peekable();
+    news.peek().is_some() && news.all(|(_, version)| version.delta.is_some())
 }
 
 /// Removes every blob that none of these manifests names, nor anything that they name, unless it was promised. Returns how

@@ -5,6 +5,7 @@
 //! Left out on purpose: deltas upon older versions, and of more than one entry.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use leaseward_state::config::delta::InlineDelta;
 use leaseward_state::config::{Digest, Manifest, ManifestNode};
@@ -59,9 +60,9 @@ impl QuorumContent {
     }
 
     /// Returns the delta of a version, if it is small.
-    async fn inline(&self, base: Option<(u64, Digest)>, next: &Manifest) -> Result<Option<InlineDelta>> {
+    async fn inline(&self, base: Option<(u64, Digest)>, next: &Arc<Manifest>) -> Result<Option<InlineDelta>> {
         let (number, old) = match base {
-            None => (0, Manifest::default()),
+            None => (0, Arc::default()),
             // Whatever is wrong with the old version here, the new one can go without it.
             Some((number, digest)) => match self.manifest(digest).await {
                 Ok(old) => (number, old),
@@ -82,7 +83,7 @@ impl QuorumContent {
         if !self.fetch(self.lacking(gone).await?).await?.is_empty() {
             return Ok(None);
         }
-        let next = next.clone();
+        let next = Arc::clone(next);
         let _turn = self.deltas.turn().await;
         let made = self
             .with(move |store| delta::encode(&old, &next, &mut |chunk| store.get(chunk.digest), DELTA_BYTES_MAX))

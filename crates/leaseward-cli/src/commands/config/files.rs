@@ -19,7 +19,7 @@ use super::version_columns;
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, wide};
-use crate::publish::Prepared;
+use crate::publish::{Prepared, Tree};
 use crate::session::{Session, person};
 
 /// The time to live of the lease under which a file is edited; it is renewed while the editor is open.
@@ -124,21 +124,28 @@ async fn publish_dir(
     message: String,
     if_version: Option<u64>,
 ) -> Result<ConfigVersion, Diagnostic> {
-    let policy: SetPolicy = match session.api.get(&format!("/v1/configs/{set}/policy")).await {
-        Err(error) if error.code == "LW0404" => SetPolicy::default(),
-        found => found?,
-    };
-    let sealed = match key_of(key)? {
-        None => None,
-        Some(key) => {
-            let temp = Temporary::new()?;
-            let to = temp.0.join("tree");
-            seal(&key, from, &to, "", policy.xattrs)?;
-            Some((temp, to))
+    let path = format!("/v1/configs/{set}/policy");
+    let policy = async {
+        match session.api.get(&path).await {
+            Err(error) if error.code == "LW0404" => Ok(SetPolicy::default()),
+            found => found,
         }
     };
-    let from = sealed.as_ref().map_or(from, |(_, sealed)| sealed);
-    let mut prepared = Prepared::of(&session.api, from, policy.xattrs).await?;
+    let (tree, sealed) = match key_of(key)? {
+        None => {
+            // Few sets keep attributes, so reading need not wait for the answer.
+            let (policy, tree) = tokio::join!(policy, Tree::of(from, false));
+            let tree = if policy?.xattrs { Tree::of(from, true).await? } else { tree? };
+            (tree, None)
+        }
+        Some(key) => {
+            let temp = Temporary::new()?;
+            let (to, xattrs) = (temp.0.join("tree"), policy.await?.xattrs);
+            seal(&key, from, &to, "", xattrs)?;
+            (Tree::of(&to, xattrs).await?, Some(temp))
+        }
+    };
+    let mut prepared = Prepared::of(&session.api, tree).await?;
     eprintln!("{set}: {}", prepared.summary());
     prepared.send(&session.api).await?;
     let version = prepared.commit(&session.api, set, if_version, person(), message).await?;

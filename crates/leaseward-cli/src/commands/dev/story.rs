@@ -12,7 +12,7 @@ use super::cluster::DevCluster;
 use super::program;
 use crate::api::Api;
 use crate::diagnostic::Diagnostic;
-use crate::publish::Prepared;
+use crate::publish::{Prepared, Tree};
 
 /// Each step of the story must come true within this.
 const STEP_WITHIN: Duration = Duration::from_secs(30);
@@ -112,7 +112,7 @@ async fn publish(api: &Api, source: &Path, greeting: &str) -> Result<u64, Diagno
     let failed = |error: std::io::Error| Diagnostic::new("LW0600", error.to_string());
     fs::create_dir_all(source).map_err(failed)?;
     fs::write(source.join("greeting.txt"), format!("{greeting}\n")).map_err(failed)?;
-    let mut prepared = Prepared::of(api, source, false).await?;
+    let mut prepared = Prepared::of(api, Tree::of(source, false).await?).await?;
     prepared.send(api).await?;
     Ok(prepared.commit(api, "demo", None, "dev".into(), greeting.to_owned()).await?.version)
 }
