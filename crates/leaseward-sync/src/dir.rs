@@ -158,6 +158,11 @@ impl Dir {
         Ok(self.own_stat()?.st_dev == other.own_stat()?.st_dev)
     }
 
+    /// Returns another handle on this directory.
+    pub(crate) fn fd(&self) -> Result<OwnedFd> {
+        self.fd.try_clone().map_err(at("keep open", &self.path))
+    }
+
     /// Makes the names in this directory durable.
     pub(crate) fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd).map_err(at("sync", &self.path))

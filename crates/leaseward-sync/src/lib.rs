@@ -13,6 +13,7 @@ mod error;
 pub mod frame;
 mod inplace;
 pub mod limits;
+mod listing;
 pub mod manifest;
 pub mod member;
 mod owner;

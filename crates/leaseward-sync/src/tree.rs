@@ -20,11 +20,10 @@ use crate::apply::Stamp;
 use crate::dir::{Dir, Kind, Parents, kind, link_target, read_piece};
 use crate::error::{Error, Result, at};
 use crate::limits::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, ENTRIES_MAX, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX,
-    SEEN_NEWS_ONE_IN,
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX, SEEN_NEWS_ONE_IN,
 };
 use crate::seen::{self, Seen};
-use crate::{digest_of, manifest, xattr};
+use crate::{digest_of, listing, manifest, xattr};
 
 /// A directory as it was when it was scanned.
 #[derive(Debug)]
@@ -73,46 +72,38 @@ pub fn scan_some(directory: &Path, xattrs: bool, is_part: &mut dyn FnMut(&str) -
     scan_all(directory, xattrs, &Seen::default(), is_part)
 }
 
-/// What a walk finds at a path.
-struct Found {
-    entry: ManifestEntry,
-    stamp: Stamp,
-    is_unread: bool,
-}
-
 fn scan_all(directory: &Path, xattrs: bool, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
     let root = Dir::open(directory)?;
-    let mut all_xattrs = xattrs.then(BTreeMap::new);
-    let mut found = Vec::new();
-    root.walk(&mut |path, dir, name, stat| {
-        if !is_part(path) {
-            return Ok(());
+    let mut manifest = Manifest { xattrs: xattrs.then(BTreeMap::new), ..Manifest::default() };
+    let (mut unread, mut looked) = (Vec::new(), Vec::new());
+    let mut parents = Parents::new(&root);
+    for (path, stat) in listing::list(&root)? {
+        if !is_part(&path) {
+            continue;
         }
-        if found.len() >= ENTRIES_MAX {
-            let (size, limit) = (ENTRIES_MAX as u64 + 1, ENTRIES_MAX as u64);
-            return Err(Error::TooLarge { what: "paths of a set", size, limit });
-        }
-        let known = seen.of(path, stat);
-        let is_unread = known.is_none() && kind(stat) == Kind::File;
-        let node = known.map_or_else(|| scan_entry(path, dir, name, stat), Ok)?;
-        let stamp = Stamp::of(stat);
-        let stamp = if kind(stat) == Kind::File && stamp.is_old_enough() { stamp } else { Stamp::default() };
-        found.push(Found { entry: ManifestEntry { path: path.to_owned(), node }, stamp, is_unread });
-        if let Some(all) = &mut all_xattrs
-            && kind(stat) == Kind::File
+        let is_file = kind(&stat) == Kind::File;
+        let node = match seen.of(&path, &stat) {
+            Some(known) => known,
+            None => {
+                if is_file {
+                    unread.push(manifest.entries.len());
+                }
+                scan_entry(&path, &root, &mut parents, &stat)?
+            }
+        };
+        let stamp = Stamp::of(&stat);
+        looked.push(if is_file && stamp.is_old_enough() { stamp } else { Stamp::default() });
+        if let Some(all) = &mut manifest.xattrs
+            && is_file
         {
-            let xattrs = xattr::read(&dir.file(name)?, &dir.path().join(name))?;
-            if !xattrs.is_empty() {
-                all.insert(path.to_owned(), xattrs);
+            let (dir, name) = parents.of(&path)?;
+            let found = xattr::read(&dir.file(name)?, &dir.path().join(name))?;
+            if !found.is_empty() {
+                all.insert(path.clone(), found);
             }
         }
-        Ok(())
-    })?;
-    // Ascending whole paths: a walk sorts each directory alone, and `a-b` stands between `a` and `a/b`.
-    found.sort_unstable_by(|one, other| one.entry.path.cmp(&other.entry.path));
-    let unread: Vec<usize> = (0..found.len()).filter(|at| found[*at].is_unread).collect();
-    let looked = found.iter().map(|found| found.stamp).collect();
-    let mut manifest = Manifest { entries: found.into_iter().map(|found| found.entry).collect(), xattrs: all_xattrs };
+        manifest.entries.push(ManifestEntry { path, node });
+    }
     cut_files(&root, &mut manifest.entries, &unread)?;
     manifest::check(&manifest)?;
     let places = places(&manifest);
@@ -132,8 +123,8 @@ fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
     places
 }
 
-fn scan_entry(path: &str, dir: &Dir, name: &OsStr, stat: &Stat) -> Result<ManifestNode> {
-    let here = || dir.path().join(name);
+fn scan_entry(path: &str, root: &Dir, parents: &mut Parents<'_>, stat: &Stat) -> Result<ManifestNode> {
+    let here = || root.path().join(path);
     match kind(stat) {
         Kind::Directory => Ok(ManifestNode::Directory { mode: permissions(stat, here)? }),
         Kind::File => {
@@ -142,7 +133,8 @@ fn scan_entry(path: &str, dir: &Dir, name: &OsStr, stat: &Stat) -> Result<Manife
             Ok(ManifestNode::File { mode, size: 0, digest: Digest([0; 32]), chunks: Vec::new() })
         }
         Kind::Symlink => {
-            let target = link_target(dir, name)?;
+            let (dir, name) = parents.of(path)?;
+            let target = link_target(dir, OsStr::new(name))?;
             check_link(path, &target).map_err(|bad| Error::illegal(here(), bad.why))?;
             Ok(ManifestNode::Symlink { target })
         }

@@ -3,8 +3,8 @@
 //! Must stay true: the live tree is only read; every byte written was hashed; a file's mode and attributes are set on a
 //! fresh inode and never on a shared one; nothing is created outside the new root, whoever swaps directories meanwhile.
 
-use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,6 +51,9 @@ pub(crate) struct Build<'a> {
     pub(crate) steps: &'a mut Steps,
     pub(crate) source: &'a mut Source<'a>,
     pub(crate) done: Applied,
+    /// Files and directories that were written and are synced together, once everything is: then the journal of the file
+    /// system is written about once, and not for each of them.
+    pub(crate) unsynced: Vec<(OwnedFd, PathBuf)>,
 }
 
 impl Build<'_> {
@@ -96,12 +99,12 @@ impl Build<'_> {
         }
         self.finish_directories(manifest, &kept, each)?;
         self.steps.before(Step::SaveRecord)?;
-        let record = Record::unproven(Arc::clone(manifest));
-        // The sync of a file system is for all that was written to it.
-        let alone = each || !self.root.is_on_device_of(self.state_dir)? || self.state_dir.stat(self.record)?.is_some();
-        record.save(self.state_dir, self.record, alone)?;
+        self.save_record(&Record::unproven(Arc::clone(manifest)), each)?;
         self.steps.before(Step::SyncTree)?;
         if each {
+            for (file, path) in self.unsynced.drain(..) {
+                rustix::fs::fsync(file).map_err(at("sync", path))?;
+            }
             self.root.sync()?;
             self.steps.before(Step::SyncParent)?;
             self.parent.sync()?;
@@ -109,6 +112,23 @@ impl Build<'_> {
             self.root.sync_file_system()?;
         }
         Ok(expected)
+    }
+
+    /// Writes the record of the tree; durable when the tree is.
+    fn save_record(&mut self, record: &Record, each: bool) -> Result<()> {
+        // The record of a tree that stands is never replaced by one that is not whole yet. And the sync of a file system is
+        // for what is on it.
+        let alone =
+            self.state_dir.stat(self.record)?.is_some() || !each && !self.root.is_on_device_of(self.state_dir)?;
+        if alone {
+            return record.save(self.state_dir, self.record);
+        }
+        let file = record.put(self.state_dir, self.record)?;
+        if each {
+            self.unsynced.push((file.into(), self.state_dir.path().join(self.record)));
+            self.unsynced.push((self.state_dir.fd()?, self.state_dir.path().to_owned()));
+        }
+        Ok(())
     }
 
     /// Links the proven file at `origin`. `None` if it cannot be linked or is no longer what was proven.
@@ -167,9 +187,13 @@ impl Build<'_> {
         if let Some(xattrs) = xattrs {
             xattr::write(&file, xattrs, &path)?;
         }
-        finish(&file, *mode, sync, &path)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at("set the mode of", &path))?;
         self.done.written += 1;
-        Ok(Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", path))?))
+        let stamp = Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", &path))?);
+        if sync {
+            self.unsynced.push((file.into(), path));
+        }
+        Ok(stamp)
     }
 
     /// Returns the verified bytes of a chunk, from this disk if possible: where the plan found it, or where it is in a twin
@@ -206,7 +230,7 @@ impl Build<'_> {
             }
             let dir = finish_directory(self.root, &entry.path, *mode, self.owner)?;
             if sync {
-                dir.sync()?;
+                self.unsynced.push((dir.fd()?, dir.path().to_owned()));
             }
         }
         Ok(())
@@ -221,12 +245,4 @@ pub(crate) fn finish_directory(root: &Dir, path: &str, mode: u32, owner: Option<
     }
     dir.set_mode(mode)?;
     Ok(dir)
-}
-
-fn finish(file: &File, mode: u32, sync: bool, path: &Path) -> Result<()> {
-    rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(at("set the mode of", path))?;
-    if sync {
-        file.sync_all().map_err(at("sync", path))?;
-    }
-    Ok(())
 }

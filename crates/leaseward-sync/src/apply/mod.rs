@@ -528,6 +528,7 @@ impl Applier {
             steps: &mut self.steps,
             source: &mut |digest| source(digest),
             done: Applied::default(),
+            unsynced: Vec::new(),
         };
         let expected = build.run(manifest)?;
         let done = build.done;

@@ -5,6 +5,7 @@
 //! A stamp is kept only after the file system's clock has passed it, so that a later edit cannot look the same. Until then
 //! a record has none, and whoever wants to know reads the file.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -93,23 +94,36 @@ impl Record {
         bytes
     }
 
-    /// Writes the record to `dir`; durable when this returns, unless somebody else will `sync`.
-    pub(crate) fn save(&self, dir: &Dir, name: &str, sync: bool) -> Result<()> {
+    /// Writes the record to `dir`, in place of any that is there; durable when this returns.
+    pub(crate) fn save(&self, dir: &Dir, name: &str) -> Result<()> {
+        self.write(dir, name, true)?;
+        dir.sync()
+    }
+
+    /// Writes the record to `dir`, and leaves it to the caller to sync the file that it returns, and the directory.
+    pub(crate) fn put(&self, dir: &Dir, name: &str) -> Result<File> {
+        self.write(dir, name, false)
+    }
+
+    fn write(&self, dir: &Dir, name: &str, sync: bool) -> Result<File> {
         let bytes = self.encode();
         let temporary = "record.tmp";
         dir.unlink(temporary)?;
         let path = dir.path().join(temporary);
-        let written = (|| {
+        let written: Result<File> = (|| {
             let mut file = dir.create(temporary)?;
             file.write_all(&bytes).map_err(at("write", &path))?;
-            if sync { file.sync_all().map_err(at("sync", &path)) } else { Ok(()) }
+            if sync {
+                file.sync_all().map_err(at("sync", &path))?;
+            }
+            Ok(file)
         })();
         if written.is_err() {
             dir.unlink(temporary)?;
         }
-        written?;
+        let file = written?;
         rustix::fs::renameat(dir, temporary, dir, name).map_err(at("name", dir.path().join(name)))?;
-        if sync { dir.sync() } else { Ok(()) }
+        Ok(file)
     }
 
     /// Returns the record of `tree`, if it is there and whole.

@@ -113,7 +113,7 @@ impl Applier {
         let record = Arc::new(Record { manifest: Arc::clone(manifest), stamps });
         self.know(Some((live, Arc::clone(&record))));
         self.steps.before(Step::SaveRecord)?;
-        record.save(&self.state_dir, &record::name(live.version, live.manifest), true)
+        record.save(&self.state_dir, &record::name(live.version, live.manifest))
     }
 
     /// What is left then costs time later, and nothing else.
