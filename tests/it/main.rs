@@ -19,6 +19,7 @@ mod power_cut;
 mod program;
 mod replay;
 mod run;
+mod silent;
 mod ssh;
 mod story;
 mod sync;
