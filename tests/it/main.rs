@@ -6,6 +6,7 @@ mod care;
 mod chaos;
 mod config;
 mod config_edits;
+mod console;
 mod crash;
 mod demo;
 mod failover;
