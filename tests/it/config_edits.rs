@@ -279,7 +279,7 @@ async fn extended_attributes_survive_copies_and_tar_files_and_are_verified_there
             lab.works(&["config", "publish", "app", "--tar", text(&theirs)]);
             assert_eq!(lab.run(&["config", "diff", "app", "1", "3"]).0, Some(0), "GNU tar keeps them too");
         }
-        other => eprintln!("left out: no GNU tar with --xattrs: {other:?}"),
+        other => eprintln!("left out: GNU tar does not set them here, or for this user: {other:?}"),
     }
 
     let verified = |dir: &Path| lab.run(&["config", "verify", "app", "--dir", text(dir), "--version", "1"]);
