@@ -230,3 +230,71 @@ async fn who_publishes_beyond_what_the_cluster_keeps_is_told_and_nothing_is_publ
     lab.works(&["config", "publish", "app", "--from", text(&from)]);
     assert_eq!(lab.works(&["config", "get", "app", "a"]), "9876543210");
 }
+
+#[tokio::test]
+async fn extended_attributes_survive_copies_and_tar_files_and_are_verified_there() {
+    let lab = lab(1).await;
+    let [from, pulled, again] = ["from", "pulled", "again"].map(|name| lab.dir().join(name));
+    fs::create_dir(&from).expect("a directory");
+    let value = b"two\nlines \xff and a \0";
+    for (path, mode) in [("app.conf", 0o644), ("locked.conf", 0o444)] {
+        fs::write(from.join(path), path).expect("written");
+        let set = rustix::fs::setxattr(from.join(path), "user.origin", value, XattrFlags::empty());
+        if let Err(error) = set {
+            eprintln!("left out: {} keeps no extended attributes: {error}", from.display());
+            return;
+        }
+        fs::set_permissions(from.join(path), fs::Permissions::from_mode(mode)).expect("permitted");
+    }
+    lab.works(&["config", "policy", "app", "xattrs=true"]);
+    lab.works(&["config", "publish", "app", "--from", text(&from)]);
+    let tar = lab.dir().join("app.tar");
+    lab.works(&["config", "pull", "app", "--to", text(&pulled)]);
+    lab.works(&["config", "pull", "app", "--tar", text(&tar)]);
+    for path in ["app.conf", "locked.conf"] {
+        assert_eq!(xattr(&pulled.join(path)).as_deref(), Some(value.as_slice()), "{path}");
+    }
+    // A tar file makes the same version again.
+    lab.works(&["config", "publish", "app", "--tar", text(&tar)]);
+    assert_eq!(lab.run(&["config", "diff", "app", "1", "2"]).0, Some(0), "nothing is lost on the way");
+    lab.works(&["config", "pull", "app", "--to", text(&again)]);
+    assert_eq!(xattr(&again.join("locked.conf")).as_deref(), Some(value.as_slice()));
+
+    // And so does GNU tar, of what it is given and for what it gives.
+    let unpacked = lab.dir().join("unpacked");
+    fs::create_dir(&unpacked).expect("a directory");
+    let gnu = |words: &[&str], dir: &Path| {
+        std::process::Command::new("tar")
+            .args(["--xattrs", "--xattrs-include=user.*", "-C", text(dir)])
+            .args(words)
+            .status()
+    };
+    match gnu(&["-xf", text(&tar)], &unpacked) {
+        Ok(status) if status.success() => {
+            assert_eq!(xattr(&unpacked.join("app.conf")).as_deref(), Some(value.as_slice()));
+            let theirs = lab.dir().join("theirs.tar");
+            assert!(
+                gnu(&["--format=posix", "-cf", text(&theirs), "."], &unpacked).is_ok_and(|status| status.success())
+            );
+            lab.works(&["config", "publish", "app", "--tar", text(&theirs)]);
+            assert_eq!(lab.run(&["config", "diff", "app", "1", "3"]).0, Some(0), "GNU tar keeps them too");
+        }
+        other => eprintln!("left out: GNU tar does not set them here, or for this user: {other:?}"),
+    }
+
+    let verified = |dir: &Path| lab.run(&["config", "verify", "app", "--dir", text(dir), "--version", "1"]);
+    assert_eq!(verified(&pulled).0, Some(0));
+    rustix::fs::setxattr(pulled.join("app.conf"), "user.origin", b"by hand", XattrFlags::empty()).expect("set");
+    let (code, said, _) = verified(&pulled);
+    assert!(
+        code == Some(1) && said.contains("xattr") && said.contains("app.conf") && !said.contains("locked"),
+        "{said}"
+    );
+
+    // A set that keeps none has none, whatever the tar file says.
+    lab.works(&["config", "policy", "app", "xattrs=false"]);
+    lab.works(&["config", "publish", "app", "--tar", text(&tar)]);
+    let bare = lab.dir().join("bare");
+    lab.works(&["config", "pull", "app", "--to", text(&bare)]);
+    assert_eq!(xattr(&bare.join("app.conf")), None);
+}

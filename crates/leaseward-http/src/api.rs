@@ -255,12 +255,13 @@ fn unwrapped(refusal: &Refusal, wrapped: bool) -> &Refusal {
     }
 }
 
-/// Returns every route, with the headers that every answer carries. Layers around it (authentication, the console)
+/// Returns every route and the console, with the headers that every answer carries. Layers around it (authentication)
 /// are the caller's.
 pub fn router(api: Api) -> Router {
     let (router, document) = crate::openapi::routes().split_for_parts();
     let document = Arc::new(crate::openapi::finish(document));
     router
+        .merge(crate::console::routes())
         .fallback(crate::answer::no_route)
         .method_not_allowed_fallback(crate::answer::no_method)
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::BODY_BYTES_MAX))

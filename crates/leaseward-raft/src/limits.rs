@@ -84,6 +84,15 @@ pub const SILENT_MAX: Duration = Duration::from_secs(3);
 /// What was on its way when a process ended is heard within this time, and proves no life.
 pub const ON_ITS_WAY_MAX: Duration = Duration::from_secs(1);
 
+/// A node that owes an answer and says nothing for so long is asked for a word: a round trip around the world.
+pub const QUIET_BEFORE_ASKING: Duration = Duration::from_millis(300);
+
+/// If that word does not come within this, the node is silent: another one is asked. With the quiet before it a second.
+pub const SILENT_AFTER: Duration = Duration::from_millis(700);
+
+/// A question goes out at so many bytes in a millisecond at least (1 Mbit/s): a word that is asked for behind it comes later.
+pub const SENT_AT_LEAST_PER_MILLI: u64 = 125;
+
 /// The other side has this long to say who it is.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod frame;
+mod heard;
 pub mod links;
 pub mod listener;
 pub mod transport;

@@ -35,7 +35,7 @@ pub use render::Facts;
 pub use space::Space;
 pub use store::{BlobStore, Digests};
 pub use tree::{Scanned, pieces, scan, scan_again, scan_some};
-pub use xattr::copy_xattrs;
+pub use xattr::{copy_xattrs, write_xattrs};
 
 use leaseward_state::config::Digest;
 

@@ -12,6 +12,7 @@ use leaseward_state::config::Xattrs;
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::io::Errno;
 
+use crate::dir::Dir;
 use crate::error::{Error, Result, at};
 use crate::limits::{XATTR_BYTES_MAX, XATTR_LIST_BYTES_MAX, XATTRS_MAX};
 
@@ -61,6 +62,18 @@ pub(crate) fn write(file: &File, xattrs: &Xattrs, path: &Path) -> Result<()> {
 pub fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
     let open = |path: &Path| File::open(path).map_err(at("open", path));
     write(&open(to)?, &read(&open(from)?, from)?, to)
+}
+
+/// Gives the file at `path` below `root` these attributes. Nothing is reached through a link.
+///
+/// # Errors
+/// [`Error::IllegalTree`] for what no version keeps, [`Error::NoXattrs`] if the file system keeps none, [`Error::Io`].
+pub fn write_xattrs(root: &Path, path: &str, xattrs: &Xattrs) -> Result<()> {
+    if xattrs.is_empty() {
+        return Ok(());
+    }
+    check(path, xattrs)?;
+    write(&Dir::open(root)?.file(path)?, xattrs, &root.join(path))
 }
 
 /// Returns whether a version may name these attributes of a file.

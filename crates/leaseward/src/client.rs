@@ -168,6 +168,20 @@ impl Client {
         answer
     }
 
+    /// As [`Client::ask_once`], and a node that is silent costs about a second, however much patience there is for one that
+    /// answers slowly. Not for questions that wait at a node. Cancel safe.
+    pub(crate) async fn ask_heard(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let connection = match timeout(ATTEMPT.min(within), self.connection()).await {
+            Ok(connection) => connection?,
+            Err(_) => return Err(CallError::Silent),
+        };
+        let answer = connection.call_heard(ask, within).await;
+        if answer.is_err() {
+            self.rotate().await;
+        }
+        answer
+    }
+
     /// Returns whose turn it is to be asked: another number once another node is asked.
     pub(crate) fn turn(&self) -> usize {
         self.shared.next.load(Ordering::Relaxed)
@@ -223,7 +237,7 @@ impl Client {
         let mut maybe_applied = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.ask_once(&ask, left).await {
+            match self.ask_heard(&ask, left).await {
                 Ok(Answer::Proposed(outcome)) => match Outcome::into(outcome) {
                     Ok(committed) => return refused_or(committed),
                     Err(NotCommitted::Unknown) => maybe_applied = true,
@@ -239,7 +253,7 @@ impl Client {
                 Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
                 Ok(other) => return Err(strange(&other)),
                 Err(CallError::Refused { code, why }) => return Err(Error::Failed { code, why }),
-                Err(CallError::Broken(_) | CallError::Timeout) => maybe_applied = true,
+                Err(CallError::Broken(_) | CallError::Timeout | CallError::Silent) => maybe_applied = true,
             }
             if Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(if maybe_applied { Error::Unknown } else { Error::Unavailable("nobody leads".into()) });
@@ -330,7 +344,7 @@ impl Client {
     pub async fn blob(&self, digest: Digest) -> Result<Vec<u8>> {
         let mut last = Error::Failed { code: "LW0801".into(), why: format!("no node has blob {digest}") };
         for _ in 0..2 * self.addresses().len().max(1) {
-            match self.ask_once(&Ask::GetBlob(digest), Duration::from_secs(10)).await {
+            match self.ask_heard(&Ask::GetBlob(digest), Duration::from_secs(10)).await {
                 Ok(Answer::Blob(Some(bytes))) => return Ok(bytes),
                 Ok(_) => {
                     self.rotate().await;

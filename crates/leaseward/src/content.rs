@@ -5,11 +5,12 @@
 //! published goes into its entry, or is put on a quorum first, and the proof is asked for again before the commit.
 //! A blob goes to each voter once, in its stored form, and many at a time.
 //!
-//! `ready.rs` prepares a commit, `deltas.rs` gives members what changed, `catch_up.rs` makes what was committed and
+//! `ready.rs` prepares a commit, `held.rs` knows what may build on deltas alone, `deltas.rs` gives members what changed, `catch_up.rs` makes what was committed and
 //! forgets what nothing names.
 
 mod catch_up;
 mod deltas;
+mod held;
 mod promises;
 mod ready;
 
@@ -31,6 +32,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tracing::warn;
 
 use self::deltas::Deltas;
+use self::held::Held;
 use self::promises::Promises;
 pub use self::ready::Ready;
 pub(crate) use self::ready::chunks;
@@ -157,6 +159,7 @@ pub struct QuorumContent {
     asked: Arc<Notify>,
     /// The manifests that were read last: the next version builds on them.
     recent: Arc<Mutex<VecDeque<(Digest, Arc<Manifest>)>>>,
+    held: Arc<Held>,
 }
 
 impl QuorumContent {
@@ -170,6 +173,7 @@ impl QuorumContent {
             deltas: Arc::default(),
             asked: Arc::default(),
             recent: Arc::default(),
+            held: Arc::default(),
         }
     }
 

@@ -82,7 +82,7 @@ impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Broken(why) => Self::Unavailable(why),
-            CallError::Timeout => Self::Unknown,
+            CallError::Timeout | CallError::Silent => Self::Unknown,
             CallError::Refused { code, why } => Self::Failed { code, why },
         }
     }

@@ -79,6 +79,9 @@ pub const CONTROL_QUESTIONS_MAX: usize = 6;
 /// A node that has not answered to a new connection after this may have lost its power: another one is asked beside it.
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(100);
 
+/// A voter that was silent is listened for again after this, while others are asked.
+pub const SILENT_LOOK_EACH: Duration = Duration::from_secs(2);
+
 /// Questions for blobs, or sendings of them, that are under way at once: one is worked on while others travel.
 pub const SENDINGS_AT_ONCE: usize = 4;
 

@@ -1,19 +1,24 @@
 //! The voters as a member's source of content: the nearest first, all of them in turn where several are as near.
 //!
-//! Must stay true: what is large travels over connections of its own; a voter that is silent or lacks something costs one
-//! question, one that is dead no time at all, and the next one is asked. Whoever gets the bytes verifies them.
+//! Must stay true: what is large travels over connections of its own; a voter that lacks something costs one question, one
+//! that is silent about a second and then nothing until it was heard again, one that is dead no time at all; the next one is
+//! asked. A voter that is slow is not left as long as bytes come. Whoever gets the bytes verifies them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use leaseward_raft::net::connection::CallError;
 use leaseward_raft::net::wire::{Answer, Ask};
 use leaseward_state::SetName;
 use leaseward_state::config::Digest;
 use leaseward_sync::member::{Blob, FetchError, Fetching, FetchingDelta, FetchingMany, Source};
+use tokio::time::Instant;
+use tracing::{debug, info};
 
 use crate::client::Client;
+use crate::limits::{ATTEMPT, SILENT_LOOK_EACH};
 
 /// One question for blobs: as long as some megabytes take on a slow link.
 const BLOBS_WITHIN: Duration = Duration::from_secs(20);
@@ -21,11 +26,67 @@ const BLOBS_WITHIN: Duration = Duration::from_secs(20);
 /// A delta is known, or made in this time; else blobs are fetched.
 const DELTA_WITHIN: Duration = Duration::from_secs(5);
 
+/// A process that is dead has its machine refuse connections within this.
+const DEAD_WITHIN: Duration = Duration::from_millis(250);
+
 /// The voters that an agent knows.
 pub(crate) struct FromVoters {
     client: Client,
-    /// A client for each address, and whether it is on this machine.
-    voters: Mutex<BTreeMap<String, (Client, bool)>>,
+    voters: Mutex<BTreeMap<String, Arc<Voter>>>,
+}
+
+/// One of them.
+struct Voter {
+    address: String,
+    client: Client,
+    /// Whether it is on this machine.
+    is_here: bool,
+    /// Since it was found silent: when it is listened for again.
+    silent: Mutex<Option<Instant>>,
+}
+
+impl Voter {
+    /// Asks it. Whether it is silent is remembered.
+    async fn ask(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let began = Instant::now();
+        let answer = self.client.ask_heard(ask, within).await;
+        match &answer {
+            Ok(_) => *self.silence() = None,
+            Err(CallError::Silent) => self.fell_silent(),
+            // Where its packets are lost, no connection comes about.
+            Err(CallError::Broken(_)) if began.elapsed() > DEAD_WITHIN => self.fell_silent(),
+            // Whoever is dead costs no time, and whoever is slow is heard.
+            Err(_) => {}
+        }
+        answer
+    }
+
+    fn fell_silent(&self) {
+        if self.silence().replace(Instant::now() + SILENT_LOOK_EACH).is_none() {
+            info!(voter = self.address, "it is silent: the other voters are asked first");
+        }
+    }
+
+    /// Returns whether it was silent when it was asked last. It is listened for now and then, beside what others are asked.
+    fn is_silent(self: &Arc<Self>) -> bool {
+        let mut silent = self.silence();
+        let Some(look_at) = silent.as_mut() else { return false };
+        if *look_at <= Instant::now() {
+            *look_at = Instant::now() + SILENT_LOOK_EACH;
+            let voter = Arc::clone(self);
+            tokio::spawn(async move {
+                match voter.ask(&Ask::Ping, ATTEMPT).await {
+                    Ok(_) => info!(voter = voter.address, "it is heard again"),
+                    Err(error) => debug!(voter = voter.address, %error, "it is still silent"),
+                }
+            });
+        }
+        true
+    }
+
+    fn silence(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl FromVoters {
@@ -34,22 +95,25 @@ impl FromVoters {
         Self { client: client.clone(), voters: Mutex::default() }
     }
 
-    /// Returns a client for each voter: first those on this machine, from the one whose turn it is.
-    fn voters(&self, turn: usize) -> Vec<Client> {
+    /// Returns the voters: first those on this machine, from the one whose turn it is; last those that are silent.
+    fn voters(&self, turn: usize) -> Vec<Arc<Voter>> {
         let mut voters = self.voters.lock().unwrap_or_else(PoisonError::into_inner);
         for address in self.client.addresses() {
-            voters.entry(address).or_insert_with_key(|address| (self.client.of_one(address), is_here(address)));
+            voters.entry(address).or_insert_with_key(|address| {
+                let (address, client) = (address.clone(), self.client.of_one(address));
+                Arc::new(Voter { is_here: is_here(&address), address, client, silent: Mutex::default() })
+            });
         }
-        let some = |here: bool| {
-            let mut some: Vec<Client> =
-                voters.values().filter(|(_, is)| *is == here).map(|(client, _)| client.clone()).collect();
+        let (silent, heard): (Vec<_>, Vec<_>) = voters.values().cloned().partition(Voter::is_silent);
+        let (here, there): (Vec<_>, Vec<_>) = heard.into_iter().partition(|voter| voter.is_here);
+        let in_turn = |mut some: Vec<Arc<Voter>>| {
             if !some.is_empty() {
                 let first = turn % some.len();
                 some.rotate_left(first);
             }
             some
         };
-        [some(true), some(false)].concat()
+        [here, there, silent].map(in_turn).concat()
     }
 }
 
@@ -75,7 +139,7 @@ impl Source for FromVoters {
         Box::pin(async move {
             let mut why = "no voter is known".to_owned();
             for voter in self.voters(turn) {
-                match voter.ask_once(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
+                match voter.ask(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
                     Ok(Answer::Frames { frames, .. }) if !frames.is_empty() => {
                         let wanted: BTreeSet<Digest> = digests.iter().copied().collect();
                         let frames = frames.into_iter().filter(|(digest, _)| wanted.contains(digest));
@@ -94,7 +158,7 @@ impl Source for FromVoters {
         Box::pin(async move {
             for voter in self.voters(0) {
                 let ask = Ask::Delta { set: set.clone(), base, next };
-                if let Ok(Answer::Delta(delta)) = voter.ask_once(&ask, DELTA_WITHIN).await {
+                if let Ok(Answer::Delta(delta)) = voter.ask(&ask, DELTA_WITHIN).await {
                     return delta;
                 }
             }
@@ -151,6 +215,65 @@ mod tests {
         let after = began.elapsed();
         serving.abort();
         assert!(after < BLOBS_WITHIN / 4, "it took {after:?}");
+    }
+
+    /// A voter that takes questions and says nothing, until it is told to.
+    struct Mute(tokio::sync::watch::Receiver<bool>);
+
+    impl Serve for Mute {
+        fn welcome(&self, _: &Hello) -> Welcome {
+            Welcome::Welcome { cluster: 1, node: 2, instance: 2 }
+        }
+
+        async fn answer(self: Arc<Self>, _: Arc<Hello>, ask: Ask) -> Answer {
+            self.0.clone().wait_for(|speaks| *speaks).await.expect("the test lives");
+            Arc::new(Rich).answer(Arc::new(hello()), ask).await
+        }
+
+        fn hears(&self, _: &Hello) -> bool {
+            true
+        }
+
+        fn gone(&self, _: &Hello) {}
+    }
+
+    fn hello() -> Hello {
+        let (protocol, purpose) = (leaseward_raft::net::wire::PROTOCOL, leaseward_raft::net::wire::Purpose::Client);
+        Hello { protocol, cluster: None, node: None, instance: 1, purpose }
+    }
+
+    #[tokio::test]
+    async fn a_silent_voter_costs_a_second_once_and_is_asked_again_when_it_is_heard() {
+        let (speak, speaks) = tokio::sync::watch::channel(false);
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rich = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [&mute, &rich].map(|listener| listener.local_addr().unwrap().to_string());
+        let serving = [
+            tokio::spawn(listener::run(mute, Arc::new(Mute(speaks)))),
+            tokio::spawn(listener::run(rich, Arc::new(Rich))),
+        ];
+        let source = FromVoters::of(&Client::new(addresses.to_vec(), Transport::PlainLoopback));
+        let silent = |source: &FromVoters| source.voters(0).last().map(|voter| voter.silence().is_some());
+        let mut took = Vec::new();
+        // Each of them is asked first, several times.
+        for turn in 0..6 {
+            let began = Instant::now();
+            assert_eq!(source.fetch_many(&[Digest([7; 32])], turn).await.unwrap().len(), 1);
+            took.push(began.elapsed());
+        }
+        let slow = took.iter().filter(|took| **took > Duration::from_millis(500)).count();
+        assert!(slow == 1 && took.iter().all(|took| *took < BLOBS_WITHIN / 4), "{took:?}");
+        assert_eq!(silent(&source), Some(true));
+        speak.send_replace(true);
+        let heard = async {
+            // Nobody but the fetches of a member looks after it.
+            while silent(&source) == Some(true) {
+                source.fetch_many(&[Digest([7; 32])], 0).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SILENT_LOOK_EACH * 5, heard).await.expect("it is listened for");
+        serving.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `leaseward config …`
 
+mod copies;
 mod files;
 mod keeping;
 
@@ -118,8 +119,10 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::Put(arguments) => files::put(session, arguments).await?,
         ConfigCommand::Edit { set, path, message } => files::edit(session, &set, &path, message).await?,
         ConfigCommand::Diff { set, from, to } => return files::diff(session, &set, from, to).await,
-        ConfigCommand::Pull { set, to, tar, version, key } => files::pull(session, &set, to, tar, version, key).await?,
-        ConfigCommand::Verify { set, dir, version } => return files::verify(session, &set, &dir, version).await,
+        ConfigCommand::Pull { set, to, tar, version, key } => {
+            copies::pull(session, &set, to, tar, version, key).await?;
+        }
+        ConfigCommand::Verify { set, dir, version } => return copies::verify(session, &set, &dir, version).await,
         ConfigCommand::History { set } => {
             session
                 .show(|| async {

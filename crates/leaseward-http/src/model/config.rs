@@ -1,5 +1,8 @@
 //! Config sets, their versions and their members.
 
+use std::collections::BTreeMap;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use leaseward_state::config::{Manifest, ManifestEntry, ManifestNode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -127,6 +130,10 @@ pub struct FileEntry {
     /// Where a link points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// The extended attributes of a file, in base64; given if the version keeps them, empty if the file has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({ "user.origin": "bTE=" }))]
+    pub xattrs: Option<BTreeMap<String, String>>,
 }
 
 /// Publishes a version whose blobs are here already.
@@ -414,11 +421,11 @@ pub struct AdoptFiles {
 /// Returns the paths of a tree as the API shows them.
 #[must_use]
 pub fn entries(tree: &Manifest) -> Vec<FileEntry> {
-    tree.entries.iter().map(entry).collect()
+    tree.entries.iter().map(|found| entry(tree, found)).collect()
 }
 
 /// Returns a path of a tree as the API shows it.
-pub(crate) fn entry(entry: &ManifestEntry) -> FileEntry {
+pub(crate) fn entry(tree: &Manifest, entry: &ManifestEntry) -> FileEntry {
     let mut out = FileEntry {
         path: entry.path.clone(),
         kind: FileKind::Directory,
@@ -426,6 +433,7 @@ pub(crate) fn entry(entry: &ManifestEntry) -> FileEntry {
         size: None,
         digest: None,
         target: None,
+        xattrs: None,
     };
     match &entry.node {
         ManifestNode::Directory { mode } => out.mode = Some(format!("{mode:o}")),
@@ -434,6 +442,9 @@ pub(crate) fn entry(entry: &ManifestEntry) -> FileEntry {
             out.mode = Some(format!("{mode:o}"));
             out.size = Some(*size);
             out.digest = Some(digest.to_string());
+            let all = tree.xattrs_of(&entry.path);
+            out.xattrs =
+                all.map(|all| all.iter().map(|(name, value)| (name.clone(), BASE64_STANDARD.encode(value))).collect());
         }
         ManifestNode::Symlink { target } => {
             out.kind = FileKind::Symlink;

@@ -212,12 +212,17 @@ fn differences(old: &Manifest, new: &Manifest) -> Vec<FileDiff> {
             }
             Some(_) => continue,
         };
-        files.push(FileDiff { path: now.path.clone(), kind, old: was.map(entry), new: Some(entry(now)) });
+        files.push(FileDiff {
+            path: now.path.clone(),
+            kind,
+            old: was.map(|was| entry(old, was)),
+            new: Some(entry(new, now)),
+        });
     }
     files.extend(before.into_values().map(|was| FileDiff {
         path: was.path.clone(),
         kind: FileDiffKind::Removed,
-        old: Some(entry(was)),
+        old: Some(entry(old, was)),
         new: None,
     }));
     files.sort_by(|one, other| one.path.cmp(&other.path));

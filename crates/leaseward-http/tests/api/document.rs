@@ -35,6 +35,25 @@ async fn every_route_is_in_the_document_and_every_one_there_is_served() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_console_is_served_at_the_top_and_may_do_nothing_but_ask_its_voter() {
+    let cluster = Cluster::of(1).await;
+    let top = ask(cluster.request("GET", "/")).await;
+    assert!(top.status == 200 && top.text.contains("console.js"), "{top:?}");
+    assert!(top.header("content-type").starts_with("text/html"), "{top:?}");
+    for file in ["console.js", "config.js", "dom.js", "words.js", "console.css", "icon.svg"] {
+        let answer = ask(cluster.request("GET", &format!("/console/{file}"))).await;
+        assert!(answer.status == 200 && !answer.header("leaseward-served-by").is_empty(), "{answer:?}");
+        let policy = answer.header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        let again = cluster.request("GET", &format!("/console/{file}")).header("if-none-match", answer.header("etag"));
+        let again = ask(again).await;
+        assert!(again.status == 304 && again.text.is_empty(), "{again:?}");
+    }
+    ask(cluster.request("GET", "/console/other.js")).await.problem(404, "LW0109");
+    ask(cluster.request("POST", "/console/console.js")).await.problem(405, "LW0108");
+}
+
 /// Routes that differ in a parameter are never the same object here.
 fn fill(path: &str) -> String {
     let parts = path.split('/').map(|part| if part.starts_with('{') { "0" } else { part });
@@ -51,6 +70,13 @@ fn routes_are_made_in_one_way_only() {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
+        if path.ends_with("console.rs") {
+            // Pages for people are no routes of the API. They are read, and nothing else.
+            for write in ["post(", "put(", "delete(", "patch(", "any(", "fallback"] {
+                assert!(!text.contains(write), "{}: `{write}` is more than a page", path.display());
+            }
+            continue;
+        }
         for other in [".route(", ".nest(", ".nest_service(", ".route_service(", ".fallback_service("] {
             assert!(!text.contains(other), "{}: `{other}` serves what the document does not know", path.display());
         }

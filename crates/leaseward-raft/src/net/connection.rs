@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::limits::{FRAMES_WAITING_MAX, HELLO_TIMEOUT, SPEAK_EACH};
 use crate::net::frame::{self, FrameError};
+use crate::net::heard::{Heard, Listening};
 use crate::net::transport::Transport;
 use crate::net::wire::{Answer, Ask, Hello, Welcome};
 use crate::types::NodeId;
@@ -28,6 +29,9 @@ pub enum CallError {
     /// The answer did not come in time. The question may have been heard.
     #[error("no answer in time")]
     Timeout,
+    /// The other side said nothing at all, not even when it was asked for a word. The question may have been heard.
+    #[error("it is silent")]
+    Silent,
     /// The other side wants nothing to do with us.
     #[error("{code}: {why}")]
     Refused {
@@ -63,6 +67,7 @@ struct Shared {
     waiting: Waiting,
     next: AtomicU64,
     closed: watch::Sender<bool>,
+    heard: Heard,
     tasks: Vec<AbortHandle>,
     kind: crate::codec::Kind,
     node: NodeId,
@@ -100,6 +105,8 @@ impl Connection {
         let close = watch::Sender::new(false);
         let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
 
+        let heard = Heard::default();
+        let read = Listening::to(read, heard.clone());
         let (pending, close_reader) = (Arc::clone(&waiting), close.clone());
         let reader = tokio::spawn(async move {
             let mut read = BufReader::with_capacity(64 << 10, read);
@@ -129,7 +136,7 @@ impl Connection {
             tasks.push(tokio::spawn(speak(frames.clone(), kind)).abort_handle());
         }
         let next = AtomicU64::new(1);
-        let shared = Shared { frames, waiting, next, closed: close, tasks, kind, node, instance, cluster };
+        let shared = Shared { frames, waiting, next, closed: close, heard, tasks, kind, node, instance, cluster };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -156,8 +163,34 @@ impl Connection {
     /// # Errors
     /// [`CallError::Broken`] or [`CallError::Timeout`]; whether the question was heard is unknown then.
     pub async fn call(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let (id, bytes) = self.question(ask)?;
+        self.exchange(id, bytes, within).await
+    }
+
+    /// As [`Connection::call`], and gives up sooner if the other side is silent: if it says nothing at all for about a
+    /// second. Not for questions that wait there, which would be asked about again and again.
+    ///
+    /// # Errors
+    /// As [`Connection::call`], and [`CallError::Silent`].
+    pub async fn call_heard(&self, ask: &Ask, within: Duration) -> Result<Answer, CallError> {
+        let (id, bytes) = self.question(ask)?;
+        let sent = bytes.len();
+        // Any word will do.
+        let word = |patience| async move { drop(self.call(&Ask::Ping, patience).await) };
+        tokio::select! {
+            biased;
+            answer = self.exchange(id, bytes, within) => answer,
+            () = self.shared.heard.silence(sent, word) => Err(CallError::Silent),
+        }
+    }
+
+    fn question(&self, ask: &Ask) -> Result<(u64, Vec<u8>), CallError> {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let bytes = frame::bytes(self.shared.kind, &(id, ask)).map_err(|error| CallError::Broken(error.to_string()))?;
+        Ok((id, bytes))
+    }
+
+    async fn exchange(&self, id: u64, bytes: Vec<u8>, within: Duration) -> Result<Answer, CallError> {
         let (send, answer) = oneshot::channel();
         {
             let mut waiting = self.shared.waiting.lock().expect("no holder of this lock panics");

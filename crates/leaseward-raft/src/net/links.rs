@@ -125,7 +125,7 @@ impl Links {
         }
     }
 
-    /// Returns a node's answer.
+    /// Returns a node's answer. A node that is silent is not waited for when content is fetched: another one may have it.
     ///
     /// # Errors
     /// [`CallError`]; the question may have been heard.
@@ -139,7 +139,10 @@ impl Links {
     ) -> Result<Answer, CallError> {
         let exchange = async {
             let connection = self.connection(node, address, purpose).await?;
-            connection.call(ask, within).await
+            match ask {
+                Ask::GetFrames(_) => connection.call_heard(ask, within).await,
+                _ => connection.call(ask, within).await,
+            }
         };
         tokio::time::timeout(within, exchange).await.map_err(|_| CallError::Timeout)?
     }

@@ -1,10 +1,12 @@
-//! Stories of collection among three voters: it needs a quorum, and takes nothing that a version may name meanwhile.
+//! Stories of content among three voters: collection needs a quorum, and takes nothing that a version may name meanwhile;
+//! what few versions keep is enough to make the newest one of.
 
 use std::net::{SocketAddr, TcpListener};
 
 use leaseward_raft::{Replica, Settings, Start, Timing};
 use leaseward_state::Command;
 use leaseward_state::command::PublishSet;
+use leaseward_state::config::spec::SetSpec;
 use leaseward_state::propose::Propose as _;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -98,6 +100,56 @@ async fn what_a_version_names_that_is_committed_meanwhile_stays_on_a_quorum() {
         assert_eq!(has(&content.store, left), [false; 2]);
     }
     assert!(holders >= 2, "{holders} of three voters have what a kept version names");
+    for replica in &voters.replicas {
+        replica.stop().await;
+    }
+}
+
+/// Publishes a text as the next version of a set through the first voter. Returns whether it is a delta in its entry.
+async fn publish(voters: &Voters, text: &str) -> bool {
+    let (replica, content) = (&voters.replicas[0], &voters.contents[0]);
+    let set = SetName::new("app").unwrap();
+    let manifest = put(&content.store, text)[0];
+    let state = replica.read().await.unwrap().state;
+    let base = state.set(&set).and_then(|set| set.newest()).map(|newest| (newest.number, newest.manifest));
+    let ready = content.ready(Some(base), manifest).await.unwrap();
+    let is_delta = ready.delta.is_some();
+    let set = PublishSet { set, parent: None, manifest, files: ready.files, bytes: ready.bytes, delta: ready.delta };
+    let command = Command::Publish { sets: vec![set], author: "ann".into(), message: String::new() };
+    replica.propose(command.into()).await.unwrap();
+    is_delta
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_keeps_few_versions_never_builds_on_what_a_quorum_could_not_make() {
+    let voters = Voters::three().await;
+    let set = SetName::new("app").unwrap();
+    let spec = Box::new(SetSpec { keep_versions: 2, ..SetSpec::default() });
+    voters.replicas[0].propose(Command::PutSet { set: set.clone(), spec, if_version: None }.into()).await.unwrap();
+    // Nobody makes anything of what is committed: the first is in the log, and the second on top of it.
+    let mut deltas = Vec::new();
+    for text in ["1", "2", "3", "4"] {
+        deltas.push(publish(&voters, text).await);
+    }
+    // The third one makes the log forget the first: so it goes to a quorum, and the fourth can build on it.
+    assert_eq!(deltas, [true, true, false, true]);
+    let third = put(&voters.contents[0].store, "3");
+    let holders = voters.contents.iter().filter(|content| has(&content.store, third) == [true; 2]).count();
+    assert!(holders >= 2, "{holders} of three voters hold what the newest version is made of");
+    // Once a quorum says that it has made and synced everything, deltas go on, one upon another.
+    let catching: Vec<_> =
+        voters.contents[..2].iter().map(|content| tokio::spawn(content.clone().catch_up())).collect();
+    for text in ["5", "6"] {
+        let newest = voters.replicas[0].read().await.unwrap().state.set(&set).unwrap().newest().unwrap().revision;
+        let held = async {
+            while voters.replicas[..2].iter().any(|replica| replica.status().content_complete < newest) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, held).await.expect("two of three hold everything");
+        assert!(publish(&voters, text).await, "v{text}");
+    }
+    catching.iter().for_each(tokio::task::JoinHandle::abort);
     for replica in &voters.replicas {
         replica.stop().await;
     }

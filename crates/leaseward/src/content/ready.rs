@@ -1,7 +1,7 @@
 //! What must be so before a version may be committed.
 //!
-//! Must stay true: it is ready with a delta that fits its entry, upon the newest version, or with every blob on a quorum
-//! of voters. Either way this voter has read the manifest and has every blob that the newest version does not name.
+//! Must stay true: it is ready with a delta that fits its entry, upon the newest version, where a quorum will be able to make
+//! that one whatever is forgotten (`held.rs`), or with every blob on a quorum of voters. Either way this voter has read the manifest and has every blob that the newest version does not name.
 //! Left out on purpose: deltas upon older versions, and of more than one entry.
 
 use std::collections::BTreeSet;
@@ -49,6 +49,7 @@ impl QuorumContent {
         let next = self.manifest(manifest).await?;
         let (files, bytes) = next.totals();
         if let Some(base) = base
+            && self.can_be_built_upon(base).await
             && let Some(delta) = self.inline(base, &next).await?
         {
             return Ok(Ready { files, bytes, delta: Some(delta) });

@@ -1,11 +1,10 @@
-//! Files of a set: reading, changing, comparing, importing and exporting them.
+//! Files of a set: reading, publishing, changing and comparing them.
 
 use std::io::{Read, Write, stdin, stdout};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use leaseward_http::model::{
     AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
     ManifestListing, SetPolicy,
@@ -15,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use similar::TextDiff;
 
-use super::version_columns;
+use super::{copies, version_columns};
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, wide};
@@ -26,32 +25,29 @@ use crate::session::{Session, person};
 const EDIT_TTL: &str = "30s";
 const EDIT_RENEWED_EACH: Duration = Duration::from_secs(8);
 
-/// Files that are fetched at one time.
-const FILES_AT_ONCE: usize = 16;
-
-fn failed(what: &Path) -> impl FnOnce(std::io::Error) -> Diagnostic + '_ {
+pub(super) fn failed(what: &Path) -> impl FnOnce(std::io::Error) -> Diagnostic + '_ {
     move |error| Diagnostic::new("LW0104", format!("{}: {error}", what.display()))
 }
 
-fn key_of(path: Option<PathBuf>) -> Result<Option<Key>, Diagnostic> {
+pub(super) fn key_of(path: Option<PathBuf>) -> Result<Option<Key>, Diagnostic> {
     path.map(|path| Key::read(&path)).transpose().map_err(|error| Diagnostic::new(error.code(), error.to_string()))
 }
 
-fn opened(key: Option<&Key>, path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Diagnostic> {
+pub(super) fn opened(key: Option<&Key>, path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Diagnostic> {
     match key {
         Some(key) => key.open(path, &bytes).map_err(|error| Diagnostic::new(error.code(), error.to_string())),
         None => Ok(bytes),
     }
 }
 
-async fn newest(session: &Session, set: &str, version: Option<u64>) -> Result<u64, Diagnostic> {
+pub(super) async fn newest(session: &Session, set: &str, version: Option<u64>) -> Result<u64, Diagnostic> {
     match version {
         Some(version) => Ok(version),
         None => Ok(session.api.get::<ConfigSet>(&format!("/v1/configs/{set}")).await?.version),
     }
 }
 
-async fn file(session: &Session, set: &str, version: u64, path: &str) -> Result<Vec<u8>, Diagnostic> {
+pub(super) async fn file(session: &Session, set: &str, version: u64, path: &str) -> Result<Vec<u8>, Diagnostic> {
     session.api.get_bytes(&format!("/v1/configs/{set}/versions/{version}/files/{path}")).await
 }
 
@@ -99,11 +95,7 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
         (None, Some(tar), _) => {
             let temp = Temporary::new()?;
             let unpacked = temp.0.join("tree");
-            std::fs::create_dir(&unpacked).map_err(failed(&unpacked))?;
-            let archive = std::fs::File::open(&tar).map_err(failed(&tar))?;
-            let mut archive = tar::Archive::new(archive);
-            // Nothing is written outside: the crate refuses paths that lead out.
-            archive.unpack(&unpacked).map_err(failed(&tar))?;
+            copies::unpack(&tar, &unpacked, policy(session, &set).await?.xattrs)?;
             publish_dir(session, &set, &unpacked, key, message, if_version).await?
         }
         (None, None, Some(machine)) => {
@@ -116,6 +108,13 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
     printer::object(&session.output, &version, &version_columns())
 }
 
+async fn policy(session: &Session, set: &str) -> Result<SetPolicy, Diagnostic> {
+    match session.api.get(&format!("/v1/configs/{set}/policy")).await {
+        Err(error) if error.code == "LW0404" => Ok(SetPolicy::default()),
+        found => found,
+    }
+}
+
 async fn publish_dir(
     session: &Session,
     set: &str,
@@ -124,13 +123,7 @@ async fn publish_dir(
     message: String,
     if_version: Option<u64>,
 ) -> Result<ConfigVersion, Diagnostic> {
-    let path = format!("/v1/configs/{set}/policy");
-    let policy = async {
-        match session.api.get(&path).await {
-            Err(error) if error.code == "LW0404" => Ok(SetPolicy::default()),
-            found => found,
-        }
-    };
+    let policy = policy(session, set);
     let (tree, sealed) = match key_of(key)? {
         None => {
             // Few sets keep attributes, so reading need not wait for the answer.
@@ -174,7 +167,7 @@ fn seal(key: &Key, from: &Path, to: &Path, above: &str, xattrs: bool) -> Result<
         } else {
             let plain = std::fs::read(&here).map_err(failed(&here))?;
             let sealed = key.seal(&path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
-            write_new(&there, &sealed, 0o600)?;
+            copies::write_new(&there, &sealed, 0o600)?;
             if xattrs {
                 leaseward_sync::copy_xattrs(&here, &there)
                     .map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
@@ -182,13 +175,6 @@ fn seal(key: &Key, from: &Path, to: &Path, above: &str, xattrs: bool) -> Result<
         }
     }
     Ok(())
-}
-
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Diagnostic> {
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed(path))?;
-    file.write_all(bytes).map_err(failed(path))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed(path))
 }
 
 pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<(), Diagnostic> {
@@ -295,7 +281,7 @@ async fn edit_held(
     }
     let temp = Temporary::new()?;
     let draft = temp.0.join(Path::new(path).file_name().unwrap_or_default());
-    write_new(&draft, &before, 0o600)?;
+    copies::write_new(&draft, &before, 0o600)?;
     let script = format!("{editor} \"$1\"");
     let status = tokio::process::Command::new("sh").args(["-c", &script, "sh"]).arg(&draft).status().await;
     match status {
@@ -366,124 +352,6 @@ fn print_text_diff(path: &str, old: &[u8], new: &[u8]) {
         }
         _ => line(&format!("  {path} is not text: {} bytes, {} bytes before", new.len(), old.len())),
     }
-}
-
-pub(super) async fn pull(
-    session: &Session,
-    set: &str,
-    to: Option<PathBuf>,
-    tar: Option<PathBuf>,
-    version: Option<u64>,
-    key: Option<PathBuf>,
-) -> Result<(), Diagnostic> {
-    let (version, key) = (newest(session, set, version).await?, key_of(key)?);
-    let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
-    // In the order of the paths, some at a time.
-    let files = listing.entries.iter().filter(|entry| entry.kind == FileKind::File);
-    let mut contents =
-        futures_util::stream::iter(files).map(|entry| file(session, set, version, &entry.path)).buffered(FILES_AT_ONCE);
-    let mut next = async || match contents.next().await {
-        Some(bytes) => bytes,
-        None => Err(Diagnostic::new("LW0701", "a file of the version did not come")),
-    };
-    match (to, tar) {
-        (Some(to), _) => {
-            std::fs::create_dir_all(&to).map_err(failed(&to))?;
-            if std::fs::read_dir(&to).map_err(failed(&to))?.next().is_some() {
-                return Err(Diagnostic::new("LW0104", format!("{} is not empty", to.display())));
-            }
-            for entry in &listing.entries {
-                let place = to.join(&entry.path);
-                match entry.kind {
-                    FileKind::Directory => std::fs::create_dir(&place).map_err(failed(&place))?,
-                    FileKind::Symlink => {
-                        symlink(entry.target.as_deref().unwrap_or_default(), &place).map_err(failed(&place))?;
-                    }
-                    FileKind::File => {
-                        let bytes = next().await?;
-                        write_new(&place, &opened(key.as_ref(), &entry.path, bytes)?, mode(entry))?;
-                    }
-                }
-            }
-            // The deepest first: a mode may forbid to go on below.
-            for entry in listing.entries.iter().rev().filter(|entry| entry.kind == FileKind::Directory) {
-                let place = to.join(&entry.path);
-                std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode(entry)))
-                    .map_err(failed(&place))?;
-            }
-            eprintln!("✓ {set} v{version} in {}", to.display());
-        }
-        (None, Some(tar)) => {
-            let out = std::fs::File::create(&tar).map_err(failed(&tar))?;
-            let mut archive = tar::Builder::new(std::io::BufWriter::new(out));
-            for entry in &listing.entries {
-                let mut header = tar::Header::new_gnu();
-                header.set_mode(mode(entry));
-                header.set_mtime(0);
-                let bytes = match entry.kind {
-                    FileKind::Directory => {
-                        header.set_entry_type(tar::EntryType::Directory);
-                        Vec::new()
-                    }
-                    FileKind::Symlink => {
-                        header.set_entry_type(tar::EntryType::Symlink);
-                        header.set_size(0);
-                        let target = entry.target.as_deref().unwrap_or_default();
-                        archive.append_link(&mut header, &entry.path, target).map_err(failed(&tar))?;
-                        continue;
-                    }
-                    FileKind::File => opened(key.as_ref(), &entry.path, next().await?)?,
-                };
-                header.set_size(bytes.len() as u64);
-                archive.append_data(&mut header, &entry.path, bytes.as_slice()).map_err(failed(&tar))?;
-            }
-            archive.into_inner().and_then(|mut out| out.flush()).map_err(failed(&tar))?;
-            eprintln!("✓ {set} v{version} in {}", tar.display());
-        }
-        (None, None) => {
-            return Err(Diagnostic::new("LW0104", "nothing says where to").hint("--to DIR or --tar FILE"));
-        }
-    }
-    Ok(())
-}
-
-fn mode(entry: &FileEntry) -> u32 {
-    entry.mode.as_ref().and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o644)
-}
-
-pub(super) async fn verify(session: &Session, set: &str, dir: &Path, version: Option<u64>) -> Result<u8, Diagnostic> {
-    let version = newest(session, set, version).await?;
-    let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
-    let place = dir.to_owned();
-    let scanned = tokio::task::spawn_blocking(move || leaseward_sync::scan(&place))
-        .await
-        .map_err(|error| Diagnostic::new("LW0600", error.to_string()))?
-        .map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
-    let here: std::collections::BTreeMap<String, FileEntry> = leaseward_http::model::entries(scanned.manifest())
-        .into_iter()
-        .map(|entry| (entry.path.clone(), entry))
-        .collect();
-    let mut there: std::collections::BTreeMap<&str, &FileEntry> =
-        listing.entries.iter().map(|entry| (entry.path.as_str(), entry)).collect();
-    let mut differences = 0;
-    let mut say = |what: &str, path: &str| {
-        differences += 1;
-        line(&format!("{what:<8} {path}"));
-    };
-    for (path, found) in &here {
-        match there.remove(path.as_str()) {
-            None => say("extra", path),
-            Some(wanted) if wanted == found => {}
-            Some(wanted) if wanted.digest == found.digest && wanted.kind == found.kind => say("mode", path),
-            Some(_) => say("content", path),
-        }
-    }
-    there.keys().for_each(|path| say("missing", path));
-    match differences {
-        0 => eprintln!("✓ {} is {set} v{version}", dir.display()),
-        count => eprintln!("✖ {} differs from {set} v{version} in {count} paths", dir.display()),
-    }
-    Ok(u8::from(differences > 0))
 }
 
 /// A directory that goes away with this value.

@@ -1,0 +1,156 @@
+// @ts-check
+// What things are called and how they are written. Pure: no page, no network.
+
+/** @typedef {{ sign: string, word: string, mood: "good" | "moving" | "bad" | "idle", means: string }} Phase */
+
+/** A state is always a sign and a word, never a colour alone. @type {Record<string, Phase>} */
+export const PHASES = {
+  applied: { sign: "●", word: "applied", mood: "good", means: "the version it should have is live" },
+  behind: { sign: "○", word: "behind", mood: "idle", means: "it has an older version, or never reported" },
+  fetching: { sign: "◐", word: "fetching", mood: "moving", means: "it fetches what it lacks" },
+  on_disk: { sign: "◑", word: "on disk", mood: "moving", means: "the version is on its disk and not yet live" },
+  draining: { sign: "◇", word: "draining", mood: "moving", means: "it leaves the load balancer before it applies" },
+  rejected: { sign: "✖", word: "rejected", mood: "bad", means: "it refused the version and keeps the old one" },
+  drifted: { sign: "≠", word: "drifted", mood: "bad", means: "somebody changed its files by hand" },
+  disabled: { sign: "–", word: "disabled", mood: "idle", means: "an operator took it out" },
+};
+
+/** @param {string} phase @returns {Phase} */
+export function phaseOf(phase) {
+  return PHASES[phase] ?? { sign: "?", word: phase, mood: "idle", means: "this console does not know the word" };
+}
+
+/** @param {number} bytes */
+export function size(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (bytes >= 1024 && unit < units.length - 1) {
+    bytes /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 || bytes >= 100 ? Math.round(bytes) : bytes.toFixed(1)} ${units[unit]}`;
+}
+
+/** How long ago, in one unit. @param {string} at @param {number} now */
+export function ago(at, now) {
+  const seconds = Math.max(0, Math.round((now - Date.parse(at)) / 1000));
+  if (Number.isNaN(seconds)) return at;
+  if (seconds < 60) return `${seconds} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h ago`;
+  return `${Math.floor(seconds / 86400)} d ago`;
+}
+
+/** How far a member is, in words: version, bytes, time left, reason, files. @param {any} member */
+export function howFar(member) {
+  const said = [];
+  if (member.phase === "fetching" && member.version) {
+    const of = member.total ? ` of ${size(member.total)}` : "";
+    said.push(`v${member.version}: ${size(member.done ?? 0)}${of}${member.eta ? `, ${member.eta} left` : ""}`);
+  } else if (member.version && member.version !== member.applied) {
+    said.push(`v${member.version}`);
+  }
+  if (member.pinned) said.push(`kept at v${member.wanted ?? member.applied}`);
+  else if (member.wanted && member.wanted !== member.applied) said.push(`should have v${member.wanted}`);
+  if (member.why) said.push(member.why);
+  else if (member.paths?.length) said.push(member.paths.join(", "));
+  if (!member.connected) said.push("its agent is not connected");
+  return said.join(" · ");
+}
+
+/** @param {any[]} members @returns {[string, number][]} */
+export function counts(members) {
+  const found = new Map(Object.keys(PHASES).map((phase) => [phase, 0]));
+  for (const member of members) found.set(member.phase, (found.get(member.phase) ?? 0) + 1);
+  return [...found].filter(([, count]) => count > 0);
+}
+
+/** A word of a shell command. @param {string} word */
+export function quoted(word) {
+  return /^[A-Za-z0-9_./:=@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/** What begins so was encrypted by `leaseward config publish --key`. @param {Uint8Array} bytes */
+export function isSealed(bytes) {
+  return SEALED.every((byte, i) => bytes[i] === byte);
+}
+
+/** "LWSEC", and the version of the form. */
+const SEALED = [0x4c, 0x57, 0x53, 0x45, 0x43, 0, 0];
+
+/** Why the content of a file is not shown, if it is not. @param {any} entry @param {any} policy */
+export function hidden(entry, policy) {
+  if (policy?.key) return "encrypted: it is not shown";
+  if (entry?.mode && (parseInt(entry.mode, 8) & 0o077) === 0) return `mode ${entry.mode}: only its owner may read it, so it is not shown`;
+  return null;
+}
+
+/** @typedef {{ kind: "same" | "minus" | "plus", old?: number, new?: number, text: string }} Row */
+
+const CELLS_MAX = 4_000_000;
+
+/** Lines of two texts side by side, with `around` equal ones about each difference. @param {string} before @param {string} after @returns {(Row | null)[]} */
+export function lines(before, after, around = 3) {
+  const [a, b] = [split(before), split(after)];
+  let start = 0;
+  while (start < a.length && start < b.length && a[start] === b[start]) start += 1;
+  let end = 0;
+  while (end < a.length - start && end < b.length - start && a[a.length - 1 - end] === b[b.length - 1 - end]) end += 1;
+  /** @type {Row[]} */
+  const rows = [];
+  for (let i = 0; i < start; i += 1) rows.push({ kind: "same", old: i + 1, new: i + 1, text: a[i] });
+  middle(a.slice(start, a.length - end), b.slice(start, b.length - end), start, rows);
+  for (let i = end; i > 0; i -= 1) rows.push({ kind: "same", old: a.length - i + 1, new: b.length - i + 1, text: a[a.length - i] });
+  return near(rows, around);
+}
+
+/** @param {string} text */
+function split(text) {
+  const found = text.split("\n");
+  if (found.at(-1) === "") found.pop();
+  return found;
+}
+
+/** The longest common part of what is left. @param {string[]} a @param {string[]} b @param {number} start @param {Row[]} rows */
+function middle(a, b, start, rows) {
+  const wide = b.length + 1;
+  const plain = a.length * b.length > CELLS_MAX;
+  const length = new Uint32Array(plain ? 0 : (a.length + 1) * wide);
+  if (!plain) {
+    for (let i = a.length - 1; i >= 0; i -= 1) {
+      for (let j = b.length - 1; j >= 0; j -= 1) {
+        const at = i * wide + j;
+        length[at] = a[i] === b[j] ? length[at + wide + 1] + 1 : Math.max(length[at + wide], length[at + 1]);
+      }
+    }
+  }
+  let [i, j] = [0, 0];
+  while (i < a.length || j < b.length) {
+    if (!plain && i < a.length && j < b.length && a[i] === b[j]) {
+      rows.push({ kind: "same", old: start + i + 1, new: start + j + 1, text: a[i] });
+      i += 1;
+      j += 1;
+    } else if (i < a.length && (plain || j >= b.length || length[(i + 1) * wide + j] >= length[i * wide + j + 1])) {
+      rows.push({ kind: "minus", old: start + i + 1, text: a[i] });
+      i += 1;
+    } else {
+      rows.push({ kind: "plus", new: start + j + 1, text: b[j] });
+      j += 1;
+    }
+  }
+}
+
+/** Leaves out what is far from any difference; `null` stands where something is left out. @param {Row[]} rows @param {number} around */
+function near(rows, around) {
+  const shown = new Set();
+  rows.forEach((row, i) => {
+    if (row.kind !== "same") for (let k = i - around; k <= i + around; k += 1) shown.add(k);
+  });
+  /** @type {(Row | null)[]} */
+  const found = [];
+  rows.forEach((row, i) => {
+    if (shown.has(i)) found.push(row);
+    else if (found.at(-1) !== null) found.push(null);
+  });
+  return found;
+}

@@ -1,0 +1,223 @@
+//! The console in a real browser: it shows what the cluster does while it does it, and nothing that is secret.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use leaseward_tests::{Lab, Plan};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// What the file of each secret says.
+const SECRET: &str = "hunter2-and-more";
+
+/// What the pages' own words are for what no small lab shows. True, or what is wrong.
+const WORDS: &str = r#"import("/console/words.js").then(({ howFar, lines, counts, hidden, quoted }) => {
+  const is = (found, wanted) => JSON.stringify(found) === JSON.stringify(wanted) ? [] : [{ found, wanted }];
+  const brief = (rows) => rows.map((row) => row && ({ same: " ", minus: "-", plus: "+" }[row.kind] + row.text));
+  const far = (member) => howFar({ connected: true, applied: 2, ...member });
+  const many = Array.from({ length: 40 }, (_, i) => `line ${i}`);
+  const other = [...many.slice(0, 20), "new", ...many.slice(20)];
+  const wrong = [
+    is(far({ phase: "fetching", version: 3, done: 1 << 20, total: 4 << 20, eta: "2s" }), "v3: 1.0 MiB of 4.0 MiB, 2s left"),
+    is(far({ phase: "fetching", version: 3, done: 0, total: 0 }), "v3: 0 B"),
+    is(far({ phase: "rejected", version: 3, why: "reload exited 1" }), "v3 · reload exited 1"),
+    is(far({ phase: "applied", pinned: true, wanted: 2 }), "kept at v2"),
+    is(counts([{ phase: "applied" }, { phase: "draining" }, { phase: "applied" }]), [["applied", 2], ["draining", 1]]),
+    is(brief(lines("a\nb\nc\n", "a\nx\nc\n")), [" a", "-b", "+x", " c"]),
+    is(brief(lines("", "a\n")), ["+a"]),
+    is(brief(lines(many.join("\n"), other.join("\n"), 1)), [null, " line 19", "+new", " line 20", null]),
+    is(hidden({ mode: "644" }, { key: "abc" }), "encrypted: it is not shown"),
+    is(quoted("it's"), "'it'\\''s'"),
+  ].flat();
+  return wrong.length === 0 || JSON.stringify(wrong);
+}).catch((error) => String(error))"#;
+
+/// A browser without a screen, spoken to over its pipes. It ends with this value.
+struct Browser {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    session: Value,
+    asked: u64,
+    /// What pages complained of.
+    complaints: Vec<String>,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Starts it, if there is one on this machine.
+    fn start(url: &str) -> Option<Self> {
+        let profile = tempfile::tempdir().expect("a directory");
+        // It reads questions from 3 and writes answers to 4.
+        let script = "exec chromium --headless --no-sandbox --disable-gpu --window-size=1280,720 --no-first-run --disable-dev-shm-usage \
+                      --remote-debugging-pipe --user-data-dir=\"$1\" 3<&0 4>&1 0</dev/null 1>/dev/null";
+        let found = Command::new("sh").args(["-c", "command -v chromium"]).output().expect("a shell");
+        if !found.status.success() {
+            eprintln!("left out: there is no chromium here to look at the console with");
+            return None;
+        }
+        let mut child = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(profile.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let to = child.stdin.take().expect("it is piped");
+        let from = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (session, complaints) = (Value::Null, Vec::new());
+        let mut browser = Self { child, to, from, session, asked: 0, complaints, _profile: profile };
+        let target = browser.ask("Target.createTarget", &json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        browser.session = browser.ask("Target.attachToTarget", &attach)["sessionId"].clone();
+        for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
+            browser.ask(domain, &json!({}));
+        }
+        browser.ask("Page.navigate", &json!({ "url": url }));
+        Some(browser)
+    }
+
+    /// Asks the browser, and notes what pages complain of meanwhile.
+    fn ask(&mut self, method: &str, params: &Value) -> Value {
+        self.asked += 1;
+        let mut question = json!({ "id": self.asked, "method": method, "params": params });
+        if !self.session.is_null() {
+            question["sessionId"] = self.session.clone();
+        }
+        self.to.write_all(format!("{question}\0").as_bytes()).expect("the browser listens");
+        loop {
+            let mut message = Vec::new();
+            self.from.read_until(0, &mut message).expect("the browser speaks");
+            assert_eq!(message.pop(), Some(0), "the browser ended");
+            let message: Value = serde_json::from_slice(&message).expect("it speaks JSON");
+            match message["method"].as_str() {
+                Some("Runtime.exceptionThrown") => self.complaints.push(message["params"].to_string()),
+                Some("Log.entryAdded") if message["params"]["entry"]["level"] == "error" => {
+                    self.complaints.push(message["params"]["entry"].to_string());
+                }
+                _ => {}
+            }
+            if message["id"] == self.asked {
+                assert!(message["error"].is_null(), "{method}: {message}");
+                return message["result"].clone();
+            }
+        }
+    }
+
+    fn evaluate(&mut self, script: &str) -> Value {
+        let ask = json!({ "expression": script, "returnByValue": true, "awaitPromise": true });
+        let answer = self.ask("Runtime.evaluate", &ask);
+        assert!(answer["exceptionDetails"].is_null(), "{answer}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Opens another page of the console, as a link does.
+    fn open(&mut self, hash: &str) {
+        self.evaluate(&format!("location.hash = {}", json!(hash)));
+    }
+
+    fn text(&mut self) -> String {
+        self.evaluate("document.body?.innerText ?? ''").as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the page has all of this, and returns its text.
+    async fn until(&mut self, lab: &Lab, words: &[&str]) -> String {
+        let browser = std::sync::Mutex::new(self);
+        let look = async |_: &Lab| {
+            let text = browser.lock().expect("nobody panics").text();
+            words.iter().all(|word| text.contains(word)).then_some(text)
+        };
+        let seen = tokio::time::timeout(leaseward_tests::PATIENCE / 2, lab.until_some("the page", look)).await;
+        seen.unwrap_or_else(|_| panic!("never {words:?} in:\n{}", browser.into_inner().expect("nobody panics").text()))
+    }
+
+    /// Keeps a picture of the page where `LEASEWARD_SCREENSHOTS` says.
+    fn picture(&mut self, name: &str) {
+        if let Some(dir) = std::env::var_os("LEASEWARD_SCREENSHOTS") {
+            let shot = self.ask("Page.captureScreenshot", &json!({ "captureBeyondViewport": true }));
+            let bytes = BASE64_STANDARD.decode(shot["data"].as_str().expect("a picture")).expect("it is base64");
+            fs::write(Path::new(&dir).join(format!("{name}.png")), bytes).expect("written");
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn publish(lab: &Lab, set: &str, files: &[(&str, u32, &str)], more: &[&str]) {
+    let from = lab.dir().join(format!("from-{set}"));
+    fs::remove_dir_all(&from).ok();
+    for (path, mode, content) in files {
+        let path = from.join(path);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
+        fs::write(&path, content).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).expect("permitted");
+    }
+    let from = from.to_str().expect("text");
+    lab.works(&[&["config", "publish", set, "--from", from], more].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_console_shows_sets_members_and_differences_as_they_come_and_no_secret() {
+    // Long enough that a stopped agent is only behind for a while.
+    let lab = Lab::start(Plan { machines: 3, ttl: "5s", ..Plan::default() }).await;
+    let Some(mut browser) = Browser::start(&format!("http://{}/", lab.api(0))) else { return };
+    browser.until(&lab, &["Config sets", "There is none yet"]).await;
+
+    let markup = "<img src=x onerror=alert(1)>";
+    let first = ("limits.toml", 0o644, "a = 1\nb = 1\nmax_sessions = 500\n");
+    publish(&lab, "app", &[first, ("own.key", 0o600, SECRET)], &["-m", markup]);
+    browser.until(&lab, &["app", "v1", markup, "3/3"]).await;
+    browser.picture("sets");
+
+    // A page that is open hears of all that follows by itself.
+    browser.open("#/config/app");
+    browser.until(&lab, &["config/app v1", "● applied 3", "m1", "m2", "m3", "all of it"]).await;
+    lab.works(&["config", "policy", "app", "drift=report"]);
+    lab.signal_agent(2, Signal::STOP);
+    let second = ("limits.toml", 0o644, "a = 1\nb = 1\nmax_sessions = 800\n");
+    publish(&lab, "app", &[second, ("own.key", 0o600, "hunter2-changed")], &["-m", "raise the limit"]);
+    let seen = browser.until(&lab, &["config/app v2", "● applied 2", "○ behind 1", "raise the limit", "from v1"]).await;
+    assert!(!seen.contains("drifted"), "{seen}");
+    fs::write(lab.set_dir(1, "app").join("limits.toml"), "max_sessions = 9\n").expect("written");
+    browser.until(&lab, &["≠ drifted 1", "limits.toml (content", "leaseward config sync app"]).await;
+    browser.until(&lab, &["its agent is not connected"]).await;
+    browser.picture("members");
+    lab.signal_agent(2, Signal::CONT);
+    lab.works(&["config", "sync", "app", "--machine", "m2"]);
+    browser.until(&lab, &["● applied 3"]).await;
+    // Somebody follows a link by keyboard.
+    browser.evaluate("document.querySelector('[data-key=\"parent-2\"]').click()");
+
+    let seen = browser.until(&lab, &["v1 → v2", "2 paths differ", "leaseward config rollback app --to 1"]).await;
+    for shown in ["- max_sessions = 500", "+ max_sessions = 800", "only its owner may read it"] {
+        assert!(seen.contains(shown), "{shown} in:\n{seen}");
+    }
+    assert!(!seen.contains("hunter2"), "{seen}");
+    browser.picture("difference");
+
+    let key = lab.dir().join("vault.key");
+    lab.works(&["config", "key", key.to_str().expect("text"), "--create"]);
+    publish(&lab, "vault", &[("db.conf", 0o644, SECRET)], &["--key", key.to_str().expect("text")]);
+    browser.open("#/config/vault/diff/0/1");
+    browser.until(&lab, &["db.conf", "only its owner may read it"]).await;
+    // Nor does a mode that lets everybody read it give it away.
+    lab.works(&["config", "put", "vault", "db.conf", "--mode", "644"]);
+    browser.open("#/config/vault/diff/0/2");
+    let seen = browser.until(&lab, &["db.conf", "encrypted: it is not shown"]).await;
+    assert!(!seen.contains("LWSEC") && !seen.contains("hunter2"), "{seen}");
+    assert_eq!(browser.evaluate("document.querySelectorAll('img, iframe').length"), 0, "names are never markup");
+    let html = browser.evaluate("document.documentElement.outerHTML").to_string();
+    assert!(!html.contains("hunter2"), "{html}");
+    assert_eq!(browser.evaluate(WORDS), json!(true), "words");
+    assert_eq!(browser.complaints, Vec::<String>::new());
+}
