@@ -14,6 +14,7 @@ mod heir;
 mod hosts;
 mod leases;
 mod links;
+mod machines;
 mod output;
 mod power_cut;
 mod program;
