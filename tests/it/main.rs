@@ -15,6 +15,7 @@ mod heir;
 mod hosts;
 mod leases;
 mod links;
+mod machines;
 mod output;
 mod power_cut;
 mod program;

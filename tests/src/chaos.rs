@@ -1,18 +1,20 @@
 //! Chaos: the real binary on hosts of its own, broken by a schedule, while clients work and write down what they are told.
 //!
-//! To find your way: `nemesis.rs` says what is broken when (pure, from one seed), `faults.rs` breaks and mends it; the
-//! workloads are `registers.rs`, `publishes.rs`, `lockset.rs`, `servers.rs`; `watchers.rs` hear of everything; `judge` of
+//! To find your way: `nemesis.rs` says what is broken when (pure, from one seed), `faults.rs` breaks and mends it, `net.rs` adds up what
+//! several faults do to one line; the workloads are `registers.rs`, `publishes.rs`, `lockset.rs`, `servers.rs`; `watchers.rs` hear of everything; `judge` of
 //! [`crate::history`] says whether it can have been so, and `report.rs` says it to people. `peer.rs` does the lock-set to
 //! etcd.
 //!
 //! Must stay true: the schedule depends on the seed alone, what it does to whom is in the history with its times; all faults
-//! end before the cluster has to be well again; nothing is left of a run, however it ended. Without root it says that it is
-//! left out.
+//! end before the cluster has to be well again; nothing is left of a run, however it ended. Root of a user namespace has all of
+//! it but what needs devices or the machine's clock ([`left_out`]); without any root it says that it is left out.
 
 mod clients;
+mod eye;
 mod faults;
 mod lockset;
 pub mod nemesis;
+mod net;
 pub mod peer;
 mod publishes;
 mod registers;
@@ -28,6 +30,8 @@ use std::time::Duration;
 
 use leaseward::client::Client;
 use leaseward_raft::net::transport::Transport;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
@@ -35,6 +39,7 @@ use tokio::time::{Instant, sleep};
 use crate::history::judge::{Expected, judge};
 use crate::history::{History, Record};
 use crate::hosts::{CLIENT, Hosts, Setup, is_installed};
+use crate::owns_machine;
 use crate::stamps::boot_ns;
 use clients::Api;
 use faults::Faults;
@@ -91,6 +96,8 @@ pub struct Plan {
     pub lasting: Duration,
     /// What breaks.
     pub nemeses: Vec<Nemesis>,
+    /// So many things are broken at a time.
+    pub overlap: usize,
     /// What clients do.
     pub workloads: Vec<Workload>,
     /// Where the history and, of a run with anomalies, the logs are kept.
@@ -109,6 +116,8 @@ struct Scene {
     peers: Vec<String>,
     seed: u64,
     clients: Arc<AtomicU32>,
+    /// Clients that still write what watchers must see.
+    writing: Arc<AtomicU32>,
     is_over: Arc<AtomicBool>,
 }
 
@@ -120,6 +129,21 @@ impl Scene {
 
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether nobody writes any more: who looks now sees the end.
+    fn is_written(&self) -> bool {
+        self.is_over() && self.writing.load(Ordering::Acquire) == 0
+    }
+
+    /// Lets a client write until it has ended.
+    fn writes<W: Future<Output = ()>>(&self, work: W) -> impl Future<Output = ()> + use<W> {
+        let writing = Arc::clone(&self.writing);
+        writing.fetch_add(1, Ordering::AcqRel);
+        async move {
+            work.await;
+            writing.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// Returns a client of the HTTP API that begins at this node.
@@ -148,6 +172,7 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     std::fs::create_dir_all(&plan.out).expect("a directory for the history");
     let mut setup = Setup { count: plan.hosts, more_clients: vec![OTHER_CLIENT], ..Setup::default() };
     setup.disk_bytes = Some(DISK_BYTES);
+    setup.boot_clocks = (0..plan.hosts).map(|host| boot_clock(plan.seed, host)).collect();
     let newer = crate::binary();
     setup.binary = plan.previous.clone();
     let mut hosts = Hosts::set_up(setup).await?;
@@ -160,6 +185,7 @@ pub async fn run(plan: &Plan) -> Option<Report> {
         peers: hosts.all_peers(),
         seed: plan.seed,
         clients: Arc::new(AtomicU32::new(1)),
+        writing: Arc::default(),
         is_over: Arc::clone(&is_over),
     };
     // Whatever happens to this future, clients must not outlive the hosts.
@@ -170,15 +196,10 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     let resources = lockset::resources();
     let threads = [CLIENT, OTHER_CLIENT].map(|host| clients_of(&scene, plan, &hosts, host, &resources));
 
-    let mut faults = Faults::new(&mut hosts, history.clone());
-    let began = Instant::now();
-    for fault in schedule(plan.seed, &plan.nemeses, plan.hosts, plan.lasting) {
-        faults.wait_until(began + fault.after).await;
-        faults.run(&fault).await;
-    }
-    faults.wait_until(began + plan.lasting).await;
-    faults.mend_all().await;
-    let by_themselves = faults.ended_by_themselves;
+    let faults = Faults::new(&mut hosts, history.clone());
+    let planned = schedule(plan.seed, &plan.nemeses, plan.hosts, plan.lasting, plan.overlap);
+    faults.play(&planned, plan.lasting, plan.overlap).await;
+    let by_themselves = faults.ended_by_themselves.get();
     sleep(CALM).await;
     let head = plan.workloads.contains(&Workload::Publishes).then_some(publishes::SET);
     // Nothing new is published, so that everybody can arrive at the newest.
@@ -217,12 +238,30 @@ pub async fn run(plan: &Plan) -> Option<Report> {
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     if !crate::is_root() {
-        return Some("root");
+        return Some("root, if only of a user namespace");
     }
-    if !Path::new("/dev/loop-control").exists() {
+    if owns_machine() && !Path::new("/dev/loop-control").exists() {
         return Some("loop devices");
     }
     ["nft", "tc", "fsfreeze", "mkfs.ext4"].into_iter().find(|program| !is_installed(program))
+}
+
+/// Returns why something cannot be broken here, though hosts can be made.
+#[must_use]
+pub fn left_out(nemesis: Nemesis) -> Option<&'static str> {
+    let needs = match nemesis {
+        Nemesis::Latency => "root of the machine: device nodes of a macvtap",
+        Nemesis::DiskStall | Nemesis::LostFsync => "root of the machine: loop devices",
+        Nemesis::WallClock => "root of the machine: its clock",
+        _ => return None,
+    };
+    (!owns_machine()).then_some(needs)
+}
+
+/// Returns what a host's boot clock says when it boots, in seconds: anything from a moment to four months, for machines are of different ages.
+fn boot_clock(seed: u64, host: usize) -> i64 {
+    let mut random = SmallRng::seed_from_u64(seed ^ (host as u64) << 56);
+    if random.gen_bool(0.5) { random.gen_range(5..300) } else { random.gen_range(300..10_000_000) }
 }
 
 /// Ends the clients of a run that is not let finish.
@@ -267,11 +306,11 @@ fn clients_of(
                 Workload::Registers => {
                     local.spawn_local(watchers::watch(scene.clone(), host, first));
                     for i in 0..3 {
-                        local.spawn_local(registers::work(scene.clone(), host, first + i));
+                        local.spawn_local(scene.writes(registers::work(scene.clone(), host, first + i)));
                     }
                 }
                 Workload::Publishes => {
-                    local.spawn_local(publishes::publish(scene.clone(), host, first));
+                    local.spawn_local(scene.writes(publishes::publish(scene.clone(), host, first)));
                     if first == 0 {
                         local.spawn_local(watchers::watch(scene.clone(), "publishes", 2));
                     }

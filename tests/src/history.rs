@@ -92,6 +92,8 @@ pub mod op {
     pub const DISK: &str = "disk";
     /// Something was broken, from here to there.
     pub const FAULT: &str = "fault";
+    /// The object of a fault: a disk went back to what it had before.
+    pub const LOST_FSYNC: &str = "lost-fsync";
 }
 
 impl Record {

@@ -4,8 +4,11 @@
 //! Must stay true: it starts the `leaseward` binary as an operator would; what happens to a host happens to everything
 //! on it; nothing is left of it when it is dropped, however the story ended. It needs root, and says so without.
 //!
-//! Left out on purpose: what hosts share here. They have one kernel, one boot clock and one disk.
+//! Left out on purpose: what hosts share here. They have one kernel and one wall clock; one boot clock and one disk, too, unless
+//! they are given their own.
 
+pub mod clock;
+pub mod delay;
 pub mod disk;
 pub mod filter;
 pub mod knock;
@@ -63,6 +66,8 @@ pub struct Setup {
     pub fenced: &'static [usize],
     /// Each host has a disk of its own of so many bytes, which can be full, or stand still.
     pub disk_bytes: Option<u64>,
+    /// What the boot clock of each host says when it is started, in seconds; the machine's own if not given.
+    pub boot_clocks: Vec<i64>,
     /// What runs on them; [`crate::binary`] if not given.
     pub binary: Option<PathBuf>,
     /// Whether the agents are started.
@@ -77,6 +82,7 @@ impl Default for Setup {
             timing: Timing::default(),
             fenced: &[],
             disk_bytes: None,
+            boot_clocks: Vec::new(),
             binary: None,
             with_agents: true,
         }
@@ -173,6 +179,9 @@ impl Hosts {
             }
             hosts.add_host(name);
         }
+        for (name, seconds) in hosts.names.clone().into_iter().zip(&setup.boot_clocks) {
+            hosts.network.set_boot_clock(name, *seconds);
+        }
         for name in hosts.clients.clone() {
             hosts.add_host(name);
         }
@@ -180,7 +189,7 @@ impl Hosts {
             return Some(hosts);
         }
         for host in 0..hosts.names.len() {
-            fs::write(hosts.settings(host), hosts.settings_text(host)).expect("the settings are written");
+            fs::write(hosts.settings(host), hosts.settings_text(host, false)).expect("the settings are written");
             hosts.start_agent(host);
         }
         let voters = async |hosts: &Self| hosts.cluster()?["voters"].as_array().map(Vec::len);
@@ -202,9 +211,10 @@ impl Hosts {
         self.dir.path().join(format!("{}.toml", self.names[host]))
     }
 
-    fn settings_text(&self, host: usize) -> String {
+    /// Returns the settings of a host: the first one has nobody to join, unless it takes the place of one that was lost.
+    fn settings_text(&self, host: usize, replace: bool) -> String {
         let (name, address) = (self.names[host], self.address(host));
-        let others = (0..self.names.len()).filter(|other| host != 0 && *other != host);
+        let others = (0..self.names.len()).filter(|other| (replace || host != 0) && *other != host);
         let join: Vec<String> = others.map(|other| format!("\"{}:{}\"", self.address(other), API_PORT + 1)).collect();
         let join = join.join(", ");
         let Timing { profile, ttl } = &self.timing;
@@ -213,7 +223,7 @@ impl Hosts {
         let own = own.display();
         format!(
             "[node]\nname = \"{name}\"\nlisten = \"{address}:{API_PORT}\"\npeer_listen = \"{address}:{}\"\n\
-             advertise = \"{address}\"\ndata = \"{own}/data\"\n[cluster]\njoin = [{join}]\n\
+             advertise = \"{address}\"\ndata = \"{own}/data\"\n[cluster]\njoin = [{join}]\nreplace = {replace}\n\
              [timing]\nprofile = \"{profile}\"\nlease_ttl = \"{ttl}\"\n\
              [machine]\nrun_dir = \"{own}/run\"\nconfig_dir = \"{own}/sets\"\n\
              network_fence = {network_fence}\n[tls]\nplain = true\n[log]\nformat = \"text\"\nlevel = \"info\"\n",
@@ -279,12 +289,7 @@ impl Hosts {
         for name in ["data", "run"] {
             fs::remove_dir_all(own.join(name)).ok();
         }
-        let mut aside = (0..).map(|i| own.join(format!("sets-{i}")));
-        let aside = aside.find(|path| !path.exists()).expect("some number is free");
-        match fs::rename(own.join("sets"), aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("sets cannot be put aside: {error}"),
-            _ => {}
-        }
+        outage::put_aside(&own, "sets");
     }
 
     /// Returns where everything is, for all hosts.
@@ -303,6 +308,11 @@ impl Hosts {
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Returns the network, to change what hosts are started with.
+    pub fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
     }
 
     /// Returns the IPv4 address that follows a story's server.
@@ -397,10 +407,17 @@ impl Hosts {
 
     /// Runs the command line on the host of the clients.
     pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_command(arguments).output().expect("the binary starts")
+    }
+
+    /// Returns the same, not started yet.
+    #[must_use]
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
         let apis: Vec<String> = self.apis().iter().map(ToString::to_string).collect();
         let mut command = self.network.command(CLIENT, &self.binary);
         command.env("XDG_CACHE_HOME", self.dir().join("cache"));
-        command.env("LEASEWARD_ADDR", apis.join(",")).args(arguments).output().expect("the binary starts")
+        command.env("LEASEWARD_ADDR", apis.join(",")).args(arguments);
+        command
     }
 
     /// Runs what must succeed. Returns what it printed.
@@ -434,10 +451,19 @@ impl Hosts {
         })
     }
 
-    /// Returns the cluster's status.
+    /// Returns the cluster's status, as the first agent shows it that knows a leader; else as any does.
     #[must_use]
     pub fn cluster(&self) -> Option<Value> {
-        self.get("/v1/cluster")
+        let mut any = None;
+        for api in self.apis() {
+            let text = self.fetch(&format!("http://{api}/v1/cluster"));
+            let shown = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            if shown.as_ref().is_some_and(|cluster| cluster["leader"].is_string()) {
+                return shown;
+            }
+            any = any.or(shown);
+        }
+        any
     }
 
     /// Returns a server once it has this phase.

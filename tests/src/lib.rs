@@ -131,6 +131,13 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Returns whether this process is root of the machine, and not only of a user namespace: it has loop devices and may set clocks.
+#[must_use]
+pub fn owns_machine() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Returns a port that nobody listens on: from below the range that the kernel hands out, so that nobody else gets it.
 #[must_use]
 pub fn free_port() -> u16 {
@@ -511,7 +518,8 @@ impl Lab {
     }
 }
 
-fn print_logs_of(dir: &Path) {
+/// Prints the end of each log in a directory.
+pub fn print_logs_of(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -33,11 +34,22 @@ pub struct Life {
     pub processes: usize,
 }
 
-/// Returns the boot clock, in nanoseconds.
+/// Returns the boot clock of the machine, in nanoseconds: one for all hosts on it, whatever their own say.
 #[must_use]
 pub fn boot_ns() -> u64 {
+    // Nobody changes his time namespace while he runs.
+    static AHEAD: LazyLock<i64> =
+        LazyLock::new(|| boot_ahead(&fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default()));
     let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    ((now.tv_sec * 1_000_000_000 + now.tv_nsec) - *AHEAD) as u64
+}
+
+/// Returns by how many nanoseconds the boot clock of this time namespace is ahead.
+fn boot_ahead(offsets: &str) -> i64 {
+    let line = offsets.lines().find_map(|line| line.trim_start().strip_prefix("boottime"));
+    let fields: Vec<i64> = line.unwrap_or_default().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    let [seconds, nanoseconds] = fields[..] else { return 0 };
+    seconds * 1_000_000_000 + nanoseconds
 }
 
 impl Stamps {
@@ -157,6 +169,15 @@ mod tests {
         assert_eq!(stamps.tail(), Some((9, 11)));
         stamps.clear();
         assert_eq!((stamps.tail(), stamps.lives()), (None, Vec::new()));
+    }
+
+    #[test]
+    fn a_namespace_says_how_far_its_boot_clock_is_ahead() {
+        assert_eq!(
+            boot_ahead("monotonic           0         0\nboottime        -7000         5\n"),
+            -7_000_000_000_000 + 5
+        );
+        assert_eq!(boot_ahead(""), 0, "a kernel without time namespaces");
     }
 
     #[test]

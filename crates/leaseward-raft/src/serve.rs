@@ -56,6 +56,10 @@ impl Serve for Server {
                 return refused("LW0701", "only nodes open such connections".into());
             }
             None => {}
+            // Our own words: a node that we replaced, and that is still a voter, had our address.
+            Some(node) if node == identity.node && hello.instance == shared.instance => {
+                return refused("LW0501", format!("this is node {node} itself"));
+            }
             Some(node) if node == identity.node => {
                 return refused("LW0603", format!("this node is node {node}; another process claims to be it too"));
             }

@@ -132,6 +132,12 @@ async fn whoever_means_somebody_else_is_told_so() {
     assert_eq!(node.refusal(&Hello { purpose: Purpose::Control, ..hello.clone() }).await, "LW0701");
     assert_eq!(node.refusal(&Hello { purpose: Purpose::Bulk, ..hello.clone() }).await, "LW0701");
     assert_eq!(node.refusal(&as_node(node.replica.node())).await, "LW0603");
+    // A node that has the address of one that it replaced hears itself: nobody claims anything.
+    let mut stream = node.connect().await;
+    frame::write(&mut stream, frame::HELLO, &hello).await.expect("sent");
+    let welcome: Welcome = frame::read(&mut stream, frame::HELLO).await.expect("answered");
+    let Welcome::Welcome { instance, .. } = welcome else { panic!("{welcome:?}") };
+    assert_eq!(node.refusal(&Hello { instance, ..as_node(node.replica.node()) }).await, "LW0501");
     // Two processes that say that they are the same node: the second one is a clone.
     let mut first = node.connect().await;
     frame::write(&mut first, frame::HELLO, &as_node(77)).await.expect("sent");

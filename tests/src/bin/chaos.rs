@@ -1,15 +1,19 @@
 //! Chaos by command: see `docs/how-to/chaos.md`. Started by `cargo xtask chaos`, which builds what it needs first.
 //!
+//! Who is not root becomes root of a user namespace first, where that is allowed.
+//!
 //! It exits with 1 if anything was wrong, with 2 if the words were not understood. Stopped by a signal it leaves nothing
 //! behind.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use leaseward_tests::chaos::nemesis::{NEMESES, Nemesis};
 use leaseward_tests::chaos::peer::{compare, table};
-use leaseward_tests::chaos::{Plan, WORKLOADS, run};
+use leaseward_tests::chaos::{Plan, WORKLOADS, left_out, run};
+use leaseward_tests::is_root;
 use leaseward_tests::stamps::boot_ns;
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,18 +21,32 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Where histories are kept if nothing else is said.
 const OUT: &str = "target/chaos";
 
+/// More things broken at a time leave no host that could be learned from.
+const OVERLAP_MAX: usize = 5;
+
+/// Says that this program is root of a user namespace already.
+const INSIDE: &str = "LEASEWARD_CHAOS_INSIDE";
+
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == "--peer") {
         return peer(&words[1..]);
     }
-    let plan = match plan(&words) {
+    let mut plan = match plan(&words) {
         Ok(plan) => plan,
         Err(why) => {
             eprintln!("{why}\n\n{}", usage());
             return ExitCode::from(2);
         }
     };
+    if !is_root() && std::env::var_os(INSIDE).is_none() {
+        return inside(&words);
+    }
+    plan.nemeses.retain(|nemesis| {
+        let why = left_out(*nemesis);
+        why.iter().for_each(|why| println!("left out: {} needs {why}", nemesis.name()));
+        why.is_none()
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     match runtime.block_on(unless_stopped(run(&plan))) {
         Some(Some(report)) => {
@@ -40,6 +58,25 @@ fn main() -> ExitCode {
         Some(None) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     }
+}
+
+/// Becomes root of a user namespace, with a network and mounts that nobody else sees, and starts again there.
+fn inside(words: &[String]) -> ExitCode {
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--net", "--mount", "--"]);
+        unshare
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        println!("left out: needs root, or user namespaces");
+        return ExitCode::SUCCESS;
+    }
+    let me = std::env::current_exe().expect("a program knows where it is");
+    // Network namespaces are named below `/run`.
+    let then = "mount -t tmpfs none /run && exec \"$0\" \"$@\"";
+    let error = unshare().args(["sh", "-c", then]).arg(me).args(words).env(INSIDE, "1").exec();
+    eprintln!("unshare: {error}");
+    ExitCode::FAILURE
 }
 
 /// Does something, until a signal asks us to stop: then all of it is gone when this returns.
@@ -80,14 +117,19 @@ fn peer(words: &[String]) -> ExitCode {
 
 fn usage() -> String {
     format!(
-        "cargo xtask chaos [--nemesis LIST] [--workload LIST] [--for 60s] [--seed N] [--hosts 5] [--out DIR]\n\
-         \x20                 [--previous BINARY]\n\
+        "cargo xtask chaos [--nemesis LIST] [--workload LIST] [--for 60s] [--seed N] [--hosts 5] [--overlap 1]\n\
+         \x20                 [--out DIR] [--previous BINARY]\n\
          cargo xtask chaos --peer etcd [--stalls 3] [--out DIR]\n\
-         nemeses:   all, or some of {}\n\
+         nemeses:   all but wall-clock, or some of {}\n\
          workloads: all, or some of {}",
         NEMESES.map(|(name, _)| name).join(","),
         WORKLOADS.map(|(name, _)| name).join(",")
     )
+}
+
+/// Returns all that breaks without being asked for by name.
+fn ordinary() -> Vec<Nemesis> {
+    NEMESES.into_iter().map(|(_, nemesis)| nemesis).filter(|nemesis| nemesis.is_ordinary()).collect()
 }
 
 fn chosen<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<Vec<T>, String> {
@@ -104,7 +146,8 @@ fn plan(words: &[String]) -> Result<Plan, String> {
         // Another one each time, and said, so that the run can be repeated.
         seed: boot_ns() / 1_000_000,
         lasting: Duration::from_secs(60),
-        nemeses: NEMESES.map(|(_, nemesis)| nemesis).to_vec(),
+        nemeses: ordinary(),
+        overlap: 1,
         workloads: WORKLOADS.map(|(_, workload)| workload).to_vec(),
         out: PathBuf::from(OUT),
         previous: None,
@@ -115,7 +158,12 @@ fn plan(words: &[String]) -> Result<Plan, String> {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let wrong = |why: &str| format!("{word} {value}: {why}");
         match word.as_str() {
+            "--nemesis" if value == "all" => plan.nemeses = ordinary(),
             "--nemesis" => plan.nemeses = chosen(value, &NEMESES)?,
+            "--overlap" => match value.parse() {
+                Ok(overlap @ 1..=OVERLAP_MAX) => plan.overlap = overlap,
+                _ => return Err(wrong(&format!("a number up to {OVERLAP_MAX}"))),
+            },
             "--workload" => plan.workloads = chosen(value, &WORKLOADS)?,
             "--for" => {
                 let lasting = value.parse::<leaseward_http::model::Duration>().map_err(|_| wrong("such as 10m"))?;
@@ -145,12 +193,13 @@ fn again(plan: &Plan) -> String {
     let workloads: Vec<&str> = plan.workloads.iter().map(name).collect();
     let previous = plan.previous.as_ref().map(|path| format!(" --previous {}", path.display()));
     format!(
-        "cargo xtask chaos --nemesis {} --workload {} --for {}s --seed {} --hosts {}{}",
+        "cargo xtask chaos --nemesis {} --workload {} --for {}s --seed {} --hosts {} --overlap {}{}",
         nemeses.join(","),
         workloads.join(","),
         plan.lasting.as_secs(),
         plan.seed,
         plan.hosts,
+        plan.overlap,
         previous.unwrap_or_default()
     )
 }

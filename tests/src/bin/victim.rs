@@ -1,9 +1,10 @@
 //! A server that tells on itself: it stamps the time and its token into a shared file, about once a millisecond.
 //!
 //! Must stay true: a stamp is the clock read by a process that executes at that moment, so the file shows exactly who
-//! executed when, whatever the cluster believed. `CLOCK_BOOTTIME` is one clock for the whole machine.
+//! executed when, whatever the cluster believed. The machine's boot clock is one for all its hosts.
 //!
-//! `stamp FILE [--ignore-term] [--daemon] [--crash-if PATH] [--for MS] [--greet PORT]`, `absent PATH`, `exit CODE`.
+//! `stamp FILE [--ignore-term] [--daemon] [--crash-if PATH] [--for MS] [--greet PORT]`, `absent PATH`, `exit CODE`,
+//! `wall-clock SECONDS`, which steps it until standard input ends.
 //! With `--greet` it says on every TCP connection which machine it is on and its token, and then says what it hears.
 
 use std::fs::{File, OpenOptions};
@@ -13,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use leaseward_tests::hosts::clock::step_until_told;
+use leaseward_tests::stamps::boot_ns;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// From one stamp to the next.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -24,6 +27,15 @@ fn main() -> ExitCode {
     match *words.as_slice() {
         ["absent", path] => ExitCode::from(u8::from(Path::new(path).exists())),
         ["exit", code] => ExitCode::from(code.parse::<u8>().expect("a code")),
+        ["wall-clock", seconds] => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _entered = runtime.enter();
+            // Whoever stops what it belongs to must not keep it from taking the step back.
+            let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+            let _listening = kinds.map(|kind| signal(kind).expect("signals can be listened to"));
+            step_until_told(seconds.parse().expect("seconds"));
+            ExitCode::SUCCESS
+        }
         ["daemon-start", ref rest @ ..] => {
             // The second of two forks: the daemon's parent is gone, and it leads no session.
             rustix::process::setsid().ok();
@@ -68,16 +80,13 @@ impl Options {
 
 fn stamp(path: &str, words: &[&str]) -> ExitCode {
     let options = Options::read(words);
-    let began = now_ns();
+    let began = boot_ns();
     let life = options.life.unwrap_or(began);
     let token = std::env::var("LEASEWARD_TOKEN").expect("a server is told its token");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let _entered = runtime.enter();
     // Once somebody listens, SIGTERM ends nothing any more.
-    let _listening = options.ignore_term.then(|| {
-        let terminate = tokio::signal::unix::SignalKind::terminate();
-        tokio::signal::unix::signal(terminate).expect("signals can be listened to")
-    });
+    let _listening = options.ignore_term.then(|| signal(SignalKind::terminate()).expect("signals can be listened to"));
     let mut file = open(path);
     if let Some(port) = options.greet {
         let machine = std::env::var("LEASEWARD_MACHINE").expect("a server is told its machine");
@@ -88,7 +97,7 @@ fn stamp(path: &str, words: &[&str]) -> ExitCode {
         again(&["daemon-start", path, "--ignore-term", "--life", &life]).status().expect("it starts");
     }
     loop {
-        let now = now_ns();
+        let now = boot_ns();
         let line = format!("{now} {token} {} {life}\n", std::process::id());
         // One write of one line to the end: writers do not tear each other's.
         file.write_all(line.as_bytes()).expect("a stamp");
@@ -137,9 +146,4 @@ fn leave_behind(mut daemon: Command) {
 
 fn open(path: &str) -> File {
     OpenOptions::new().create(true).append(true).open(path).expect("the stamps can be written")
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

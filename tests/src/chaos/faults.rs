@@ -1,20 +1,28 @@
 //! Breaks what the schedule says, and mends it.
 //!
-//! Must stay true: each fault is in the history from its beginning to the end of its mending; whoever ends by himself is
-//! started again, as a system would, and counted.
+//! Must stay true: each fault is in the history from its beginning to the end of its mending; faults may overlap, but what happens
+//! to one host as a whole (its power, its disk, its agent) happens to no host twice at a time, and the end of one fault does not
+//! end another; whoever ends by himself is started again, as a system would, and counted.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::process::Signal;
-use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use serde_json::{Value, json};
+use tokio::sync::RwLock;
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
+use super::eye::Eye;
 use super::nemesis::{Fault, Nemesis, Target};
+use super::net::{Line, Lines};
 use super::servers::Server;
-use super::{HEALED_WITHIN, OTHER_CLIENT};
+use super::{HEALED_WITHIN, OTHER_CLIENT, boot_clock};
 use crate::history::{History, Record, op};
 use crate::hosts::Hosts;
+use crate::hosts::clock::Stepped;
+use crate::hosts::delay::Latency;
 use crate::hosts::filter::Filter;
 use crate::signal;
 use crate::stamps::boot_ns;
@@ -25,223 +33,434 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// An agent that was started has a leader again within this, or the next one is started all the same.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 
+/// A node whose host is gone is removed within this, or not at all; other faults may be in the way.
+const REMOVED_WITHIN: Duration = Duration::from_secs(40);
+
 /// How often it is looked whether an agent has ended by itself.
 const LOOK_EACH: Duration = Duration::from_millis(250);
 
+/// What every host sends when links are narrow, in kilobits a second.
+const NARROW: u32 = 1_000;
+
 /// Who breaks.
 pub(super) struct Faults<'a> {
-    hosts: &'a mut Hosts,
+    /// Never borrowed while something is waited for.
+    hosts: RefCell<&'a mut Hosts>,
+    names: Vec<&'static str>,
+    eye: Eye,
     history: History,
+    began: Instant,
+    /// To the hosts, and what is wrong with them.
+    lines: RefCell<Lines>,
+    /// Hosts that a fault has for itself.
+    taken: RefCell<BTreeSet<usize>>,
+    /// Hosts whose agents are told to end by a fault.
+    in_hand: RefCell<BTreeSet<usize>>,
+    /// Held by all for as long as they are broken; by one alone that must meet no other one.
+    together: RwLock<()>,
     /// Agents that ended by themselves.
-    pub(super) ended_by_themselves: usize,
+    pub(super) ended_by_themselves: Cell<usize>,
 }
 
 impl<'a> Faults<'a> {
     pub(super) fn new(hosts: &'a mut Hosts, history: History) -> Self {
-        Self { hosts, history, ended_by_themselves: 0 }
-    }
-
-    /// Waits, and starts again whoever ended by himself.
-    pub(super) async fn wait_until(&mut self, until: Instant) {
-        loop {
-            self.start_again();
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            sleep(left.min(LOOK_EACH)).await;
+        let (names, eye) = (hosts.names().to_vec(), Eye::open(hosts));
+        Self {
+            eye,
+            hosts: RefCell::new(hosts),
+            names,
+            history,
+            began: Instant::now(),
+            lines: RefCell::default(),
+            taken: RefCell::default(),
+            in_hand: RefCell::default(),
+            together: RwLock::new(()),
+            ended_by_themselves: Cell::new(0),
         }
     }
 
-    fn start_again(&mut self) {
-        for host in 0..self.hosts.names().len() {
-            if self.hosts.should_live(host) && !self.hosts.agent_lives(host) {
-                self.ended_by_themselves += 1;
-                println!("{} ended by itself", self.hosts.names()[host]);
-                self.hosts.kill_agent(host);
-                self.hosts.start_agent(host);
+    /// Plays a schedule for so long, with so many faults at a time at most, and until the last one is mended. If mending takes longer
+    /// than was planned, what comes after comes later, and what would come after the end does not.
+    pub(super) async fn play(&self, faults: &[Fault], lasting: Duration, overlap: usize) {
+        let began = self.began;
+        let end = began + lasting;
+        let mut late = Duration::ZERO;
+        let mut running = FuturesUnordered::new();
+        let mut look = interval(LOOK_EACH);
+        let mut left = faults.iter().peekable();
+        loop {
+            let due = left.peek().map(|fault| began + fault.after + late).filter(|due| *due < end);
+            let may_begin = due.is_some() && running.len() < overlap;
+            tokio::select! {
+                biased;
+                () = sleep_until(due.unwrap_or(end)), if may_begin || (due.is_none() && Instant::now() < end) => {
+                    if let (Some(fault), true) = (left.next(), may_begin) {
+                        late = began.elapsed().saturating_sub(fault.after);
+                        running.push(self.run(fault));
+                    }
+                }
+                Some(()) = running.next(), if !running.is_empty() => {}
+                _ = look.tick() => self.start_again(),
+            }
+            if running.is_empty() && Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    fn start_again(&self) {
+        let mut hosts = self.hosts.borrow_mut();
+        for host in 0..self.names.len() {
+            let is_ours = self.in_hand.borrow().contains(&host);
+            if !is_ours && hosts.should_live(host) && !hosts.agent_lives(host) {
+                self.ended_by_themselves.set(self.ended_by_themselves.get() + 1);
+                println!("{} ended by itself", self.names[host]);
+                hosts.kill_agent(host);
+                hosts.start_agent(host);
             }
         }
     }
 
     /// Breaks something, waits, and mends it.
-    pub(super) async fn run(&mut self, fault: &Fault) {
-        let host = match fault.target {
-            Target::Host(host) => host,
-            Target::Leader => self.leader().unwrap_or(fault.order[0]),
+    async fn run(&self, fault: &Fault) {
+        let (_alone, _together) = match fault.nemesis.is_alone() {
+            true => (Some(self.together.write().await), None),
+            false => (None, Some(self.together.read().await)),
         };
-        let host = match fault.nemesis {
-            Nemesis::Isolate => self.leader().unwrap_or(host),
-            // The first one has nobody to join.
-            Nemesis::Churn if host == 0 => 1,
-            _ => host,
+        let wanted = match fault.target {
+            Target::Host(host) if fault.nemesis != Nemesis::Isolate => host,
+            _ => self.leader().await.unwrap_or(fault.order[0]),
         };
-        let name = self.hosts.names()[host];
+        let wanted = if fault.nemesis == Nemesis::Churn { wanted.max(1) } else { wanted };
+        let whole = if meets_whole_host(fault.nemesis) { self.take(wanted, fault) } else { Some(wanted) };
+        let Some(host) = whole else {
+            return println!(
+                "{:>7.1} s  {}: every host has its fault",
+                fault.after.as_secs_f64(),
+                fault.nemesis.name()
+            );
+        };
+        let name = self.names[host];
         let record = Record::begun(op::FAULT, 0, name, fault.nemesis.name(), boot_ns());
         println!(
             "{:>7.1} s  {} {name}, for {:.1} s",
-            fault.after.as_secs_f64(),
+            self.began.elapsed().as_secs_f64(),
             fault.nemesis.name(),
             fault.lasting.as_secs_f64()
         );
-        let until = Instant::now() + fault.lasting;
-        self.break_it(fault, host, until).await;
-        self.wait_until(until).await;
-        self.mend(fault.nemesis, host).await;
-        let lasting = json!({ "strength": fault.strength, "order": fault.order });
-        self.history.add(record.done(boot_ns(), lasting));
+        let more = self.break_and_mend(fault, host, Instant::now() + fault.lasting).await;
+        if meets_whole_host(fault.nemesis) {
+            self.taken.borrow_mut().remove(&host);
+        }
+        let mut told = json!({ "strength": fault.strength, "order": fault.order });
+        if let (Some(told), Some(more)) = (told.as_object_mut(), more) {
+            told.insert("what".to_owned(), more.into());
+        }
+        self.history.add(record.done(boot_ns(), told));
     }
 
-    fn leader(&self) -> Option<usize> {
-        let cluster = self.hosts.cluster()?;
+    /// Takes a host for a fault: this one, or the next one that no other fault has.
+    fn take(&self, wanted: usize, fault: &Fault) -> Option<usize> {
+        let mut taken = self.taken.borrow_mut();
+        // The first one has nobody to join.
+        let is_out = |host: usize| taken.contains(&host) || (fault.nemesis == Nemesis::Churn && host == 0);
+        let may = |host: &usize| !is_out(*host);
+        let host = std::iter::once(wanted).chain(fault.order.iter().copied()).find(may)?;
+        taken.insert(host);
+        Some(host)
+    }
+
+    async fn leader(&self) -> Option<usize> {
+        let cluster = self.eye.cluster(&self.names).await?;
         let name = cluster["leader"].as_str()?;
-        self.hosts.names().iter().position(|known| *known == name)
+        self.names.iter().position(|known| *known == name)
     }
 
-    fn deafen(&self, host: usize, to: impl IntoIterator<Item = usize>) {
+    /// Returns that a host does not hear some others.
+    fn deaf(&self, host: usize, to: impl IntoIterator<Item = usize>) -> (&'static str, Line) {
+        let hosts = self.hosts.borrow();
         let deaf_to: BTreeSet<_> =
-            to.into_iter().filter(|other| *other != host).map(|other| self.hosts.address(other)).collect();
-        self.hosts.network().set_filter(self.hosts.names()[host], &Filter { deaf_to, loses_percent: 0 });
+            to.into_iter().filter(|other| *other != host).map(|other| hosts.address(other)).collect();
+        (self.names[host], Line { filter: Filter { deaf_to, loses_percent: 0 }, kilobits: None })
     }
 
-    async fn break_it(&mut self, fault: &Fault, host: usize, until: Instant) {
-        let names = self.hosts.names().to_vec();
-        let all = 0..names.len();
+    /// Returns what is wrong with the lines between hosts.
+    fn wrong_lines(&self, fault: &Fault, host: usize) -> Vec<(&'static str, Line)> {
+        let all = 0..self.names.len();
+        let everywhere = |line: &Line| self.names.iter().map(|name| (*name, line.clone())).collect();
         match fault.nemesis {
             Nemesis::Partition => {
-                let (one, other) = fault.order.split_at(names.len() / 2);
-                for side in [(one, other), (other, one)] {
-                    side.0.iter().for_each(|host| self.deafen(*host, side.1.iter().copied()));
-                }
+                let (one, other) = fault.order.split_at(self.names.len() / 2);
+                let side = |one: &[usize], other: &[usize]| -> Vec<_> {
+                    one.iter().map(|host| self.deaf(*host, other.iter().copied())).collect()
+                };
+                [side(one, other), side(other, one)].concat()
             }
             Nemesis::Isolate => {
-                self.deafen(host, all.clone());
-                all.filter(|other| *other != host).for_each(|other| self.deafen(other, [host]));
+                let others = all.clone().filter(|other| *other != host).map(|other| self.deaf(other, [host]));
+                std::iter::once(self.deaf(host, all.clone())).chain(others).collect()
             }
             Nemesis::OneWay => {
                 let other = fault.order.iter().copied().find(|other| *other != host).unwrap_or(host);
                 // By chance the leader is the one who does not hear, or the one who is not heard.
                 let (deaf, to) = if fault.strength.is_multiple_of(2) { (host, other) } else { (other, host) };
-                self.deafen(deaf, [to]);
+                vec![self.deaf(deaf, [to])]
             }
             Nemesis::Loss => {
-                for name in names {
-                    let filter = Filter { deaf_to: BTreeSet::new(), loses_percent: fault.strength };
-                    self.hosts.network().set_filter(name, &filter);
-                }
+                let filter = Filter { deaf_to: BTreeSet::new(), loses_percent: fault.strength };
+                everywhere(&Line { filter, kilobits: None })
             }
-            Nemesis::Slow => self.hosts.network().set_rate(names[host], Some(u32::from(fault.strength) * 20)),
-            Nemesis::Clients => self.hosts.network().set_cable(OTHER_CLIENT, false),
+            Nemesis::Slow => {
+                vec![(self.names[host], Line { kilobits: Some(u32::from(fault.strength) * 20), ..Line::default() })]
+            }
+            Nemesis::Narrow => everywhere(&Line { kilobits: Some(NARROW), ..Line::default() }),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Breaks something, and mends it at its time. Returns what there is to tell of it.
+    async fn break_and_mend(&self, fault: &Fault, host: usize, until: Instant) -> Option<String> {
+        let name = self.names[host];
+        match fault.nemesis {
+            Nemesis::Partition
+            | Nemesis::Isolate
+            | Nemesis::OneWay
+            | Nemesis::Loss
+            | Nemesis::Slow
+            | Nemesis::Narrow => {
+                let id = self.lines.borrow_mut().add(self.wrong_lines(fault, host), self.hosts.borrow().network());
+                sleep_until(until).await;
+                self.lines.borrow_mut().remove(id, self.hosts.borrow().network());
+            }
+            Nemesis::Latency => {
+                let (on, latency) = latency(fault, host, self.names.len());
+                // Broken for as long as somebody has them.
+                let delays: Vec<_> =
+                    on.iter().map(|host| self.hosts.borrow().network().delay(self.names[*host], latency)).collect();
+                sleep_until(until).await;
+                let frames: u64 = delays.iter().map(crate::hosts::delay::Delay::carried).sum();
+                return Some(format!("{frames} frames, {latency:?} on {} cables", delays.len()));
+            }
+            Nemesis::Clients => {
+                self.hosts.borrow().network().set_cable(OTHER_CLIENT, false);
+                sleep_until(until).await;
+                self.hosts.borrow().network().set_cable(OTHER_CLIENT, true);
+            }
             Nemesis::Flap => {
                 while Instant::now() < until {
-                    self.hosts.cut_off(host);
-                    self.wait_until(Instant::now() + Duration::from_millis(u64::from(fault.strength) * 20)).await;
-                    self.hosts.plug_in(host);
-                    self.wait_until(Instant::now() + Duration::from_millis(u64::from(fault.strength) * 30)).await;
+                    self.hosts.borrow_mut().cut_off(host);
+                    sleep(Duration::from_millis(u64::from(fault.strength) * 20)).await;
+                    self.hosts.borrow_mut().plug_in(host);
+                    sleep(Duration::from_millis(u64::from(fault.strength) * 30)).await;
                 }
             }
-            Nemesis::Pause => self.signal_agent(host, Signal::STOP),
-            Nemesis::PauseHost => self.signal_host(host, Signal::STOP),
+            Nemesis::Pause => {
+                self.signal_agent(host, Signal::STOP);
+                sleep_until(until).await;
+                self.signal_agent(host, Signal::CONT);
+            }
+            Nemesis::PauseHost => {
+                self.signal_host(host, Signal::STOP);
+                sleep_until(until).await;
+                self.signal_host(host, Signal::CONT);
+            }
             Nemesis::Kill => {
-                self.hosts.kill_agent(host);
-                self.hosts.start_agent(host);
+                let mut hosts = self.hosts.borrow_mut();
+                hosts.kill_agent(host);
+                hosts.start_agent(host);
             }
-            Nemesis::KillShims => self.hosts.shims(host).into_iter().for_each(|shim| signal(shim, Signal::KILL)),
-            Nemesis::Power => self.hosts.power_off(host),
-            Nemesis::DiskFull => self.hosts.disk(host).fill(),
-            Nemesis::DiskStall => self.hosts.disk(host).freeze(),
-            Nemesis::Restart | Nemesis::Upgrade => self.restart_all(&fault.order).await,
+            Nemesis::KillShims => {
+                let shims = self.hosts.borrow().shims(host);
+                shims.into_iter().for_each(|shim| signal(shim, Signal::KILL));
+            }
+            Nemesis::Power => {
+                self.hosts.borrow_mut().power_off(host);
+                sleep_until(until).await;
+                self.boot(fault, host);
+            }
+            Nemesis::DiskFull => {
+                self.hosts.borrow_mut().disk(host).fill();
+                sleep_until(until).await;
+                self.hosts.borrow_mut().disk(host).empty();
+            }
+            Nemesis::DiskStall => {
+                self.hosts.borrow_mut().disk(host).freeze();
+                sleep_until(until).await;
+                self.hosts.borrow_mut().disk(host).thaw();
+            }
+            Nemesis::LostFsync => return self.lose_syncs(fault, host, until).await,
+            Nemesis::WallClock => {
+                let seconds = i64::from(fault.strength) * if fault.order[0].is_multiple_of(2) { 30 } else { -30 };
+                let stepped = Stepped::by(seconds);
+                sleep_until(until).await;
+                drop(stepped);
+                return Some(format!("{seconds} s"));
+            }
+            Nemesis::Restart | Nemesis::Upgrade => self.restart_all(fault).await,
             Nemesis::Churn => {
-                self.hosts.power_off(host);
-                self.removed(names[host]).await;
-            }
-        }
-    }
-
-    async fn mend(&mut self, nemesis: Nemesis, host: usize) {
-        match nemesis {
-            Nemesis::Partition | Nemesis::Isolate | Nemesis::OneWay | Nemesis::Loss => {
-                for name in self.hosts.names() {
-                    self.hosts.network().set_filter(name, &Filter::default());
+                self.hosts.borrow_mut().power_off(host);
+                let is_removed = self.removed(name).await;
+                sleep_until(until).await;
+                if is_removed {
+                    self.hosts.borrow_mut().wipe(host);
                 }
+                self.boot(fault, host);
+                return (!is_removed).then(|| "it could not be removed".to_owned());
             }
-            Nemesis::Slow => self.hosts.network().set_rate(self.hosts.names()[host], None),
-            Nemesis::Clients => self.hosts.network().set_cable(OTHER_CLIENT, true),
-            Nemesis::Pause => self.signal_agent(host, Signal::CONT),
-            Nemesis::PauseHost => self.signal_host(host, Signal::CONT),
-            Nemesis::Power => self.hosts.power_on(host),
-            Nemesis::DiskFull => self.hosts.disk(host).empty(),
-            Nemesis::DiskStall => self.hosts.disk(host).thaw(),
-            Nemesis::Churn => {
-                self.hosts.wipe(host);
-                self.hosts.power_on(host);
-            }
-            Nemesis::Flap | Nemesis::Kill | Nemesis::KillShims | Nemesis::Restart | Nemesis::Upgrade => {}
         }
+        None
     }
 
-    /// Ends every fault that could still be there. Each was mended already: this is for a schedule that was cut short.
-    pub(super) async fn mend_all(&mut self) {
-        for name in self.hosts.names() {
-            self.hosts.network().set_filter(name, &Filter::default());
-            self.hosts.network().set_rate(name, None);
-        }
-        self.start_again();
+    /// Gives a host its power back. Its boot clock begins anew, as any machine's does.
+    fn boot(&self, fault: &Fault, host: usize) {
+        let mut hosts = self.hosts.borrow_mut();
+        hosts.network_mut().set_boot_clock(self.names[host], boot_clock(u64::from(fault.strength), host));
+        hosts.power_on(host);
     }
 
-    fn signal_agent(&mut self, host: usize, what: Signal) {
-        if self.hosts.agent_lives(host) {
-            self.hosts.signal_agent(host, what);
+    /// Lets a disk lie, takes the power from its host, and lets it come back with what the disk really has. If the others know that it had
+    /// acknowledged more, it is replaced, as an operator would.
+    async fn lose_syncs(&self, fault: &Fault, host: usize, until: Instant) -> Option<String> {
+        let all = self.names.len();
+        // Everything that is promised has its copies.
+        let before = self.until_up(all).await;
+        self.hosts.borrow_mut().disk(host).begin_to_lie();
+        sleep_until(until - fault.lasting / 2).await;
+        self.hosts.borrow_mut().power_off_and_forget(host);
+        sleep_until(until).await;
+        // What nobody else had yet has its copies again.
+        let meanwhile = self.until_up(all - 1).await;
+        self.boot(fault, host);
+        let deadline = Instant::now() + BACK_WITHIN;
+        let why = loop {
+            let why = self.quarantined(host).await;
+            if why.is_some() || self.count_up().await == all || Instant::now() > deadline {
+                break why;
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        if why.is_some() {
+            self.in_hand.borrow_mut().insert(host);
+            self.hosts.borrow_mut().power_off(host);
+            self.hosts.borrow_mut().replace(host);
+            self.in_hand.borrow_mut().remove(&host);
+        }
+        let others = if before && meanwhile { "" } else { "; the others were not all there" };
+        Some(format!("{}{others}", why.as_deref().unwrap_or("nobody remembers more than it has")))
+    }
+
+    fn signal_agent(&self, host: usize, what: Signal) {
+        let mut hosts = self.hosts.borrow_mut();
+        if hosts.agent_lives(host) {
+            hosts.signal_agent(host, what);
         }
     }
 
     fn signal_host(&self, host: usize, what: Signal) {
-        let on_it = self.hosts.network().processes(self.hosts.names()[host]);
+        let on_it = self.hosts.borrow().network().processes(self.names[host]);
         on_it.into_iter().for_each(|pid| signal(pid, what));
     }
 
-    /// Restarts every agent, one after the other, each once there is a leader again.
-    async fn restart_all(&mut self, order: &[usize]) {
-        for host in order.iter().copied() {
+    /// Restarts every agent, one after the other, each once there is a leader again. Those that another fault has are left out.
+    async fn restart_all(&self, fault: &Fault) {
+        for host in fault.order.iter().copied() {
+            let Some(host) = self.taken.borrow_mut().insert(host).then_some(host) else {
+                println!("{} is not restarted: it has its fault", self.names[host]);
+                continue;
+            };
+            self.in_hand.borrow_mut().insert(host);
             self.signal_agent(host, Signal::TERM);
             let ends = async {
-                while self.hosts.agent_lives(host) {
+                while self.hosts.borrow_mut().agent_lives(host) {
                     sleep(Duration::from_millis(20)).await;
                 }
             };
             if timeout(ENDS_WITHIN, ends).await.is_err() {
-                println!("{} did not end when it was told to", self.hosts.names()[host]);
+                println!("{} did not end when it was told to", self.names[host]);
             }
-            self.hosts.kill_agent(host);
-            self.hosts.start_agent(host);
-            let back = Instant::now() + BACK_WITHIN;
-            while !self.all_up() && Instant::now() < back {
-                sleep(Duration::from_millis(50)).await;
-            }
+            self.hosts.borrow_mut().kill_agent(host);
+            self.hosts.borrow_mut().start_agent(host);
+            self.in_hand.borrow_mut().remove(&host);
+            self.until_up(self.names.len()).await;
+            self.taken.borrow_mut().remove(&host);
         }
     }
 
-    fn all_up(&self) -> bool {
-        let up = |cluster: &serde_json::Value| {
-            let voters = cluster["voters"].as_array()?;
-            Some(cluster["leader"].is_string() && voters.iter().all(|voter| voter["up"] == true))
-        };
-        self.hosts.cluster().as_ref().and_then(up).unwrap_or(false)
+    /// Returns why a node takes no part, as the others know.
+    async fn quarantined(&self, host: usize) -> Option<String> {
+        let shown = self.eye.ask("/v1/nodes").await;
+        shown.iter().filter(|(asked, _)| *asked != host).find_map(|(_, nodes)| {
+            let node = nodes["items"].as_array()?.iter().find(|node| node["name"] == self.names[host])?;
+            node["quarantined"].as_str().map(str::to_owned)
+        })
     }
 
-    /// Removes a node for good, as an operator would who has lost its disk.
-    async fn removed(&self, name: &str) {
+    /// Waits until somebody leads and so many voters are up. Returns false if that takes too long.
+    async fn until_up(&self, wanted: usize) -> bool {
         let deadline = Instant::now() + BACK_WITHIN;
+        while self.count_up().await < wanted {
+            if Instant::now() > deadline {
+                return false;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        true
+    }
+
+    /// Returns how many voters are up; none if nobody leads.
+    async fn count_up(&self) -> usize {
+        let up = |cluster: &Value| {
+            let voters = cluster["voters"].as_array()?;
+            let up = voters.iter().filter(|voter| voter["up"] == true).count();
+            cluster["leader"].is_string().then_some(up)
+        };
+        self.eye.cluster(&self.names).await.as_ref().and_then(up).unwrap_or(0)
+    }
+
+    /// Removes a node for good, as an operator would who has lost its disk. Returns false if nobody answers for too long.
+    async fn removed(&self, name: &str) -> bool {
+        let deadline = Instant::now() + REMOVED_WITHIN;
         while Instant::now() < deadline {
-            let output = self.hosts.cli(&["node", "rm", name, "--yes", "--timeout", "5s"]);
+            let mut asked = self.hosts.borrow().cli_command(&["node", "rm", name, "--yes", "--timeout", "5s"]);
+            // Other faults go on meanwhile.
+            let output = tokio::task::spawn_blocking(move || asked.output().expect("the binary starts"));
+            let output = output.await.expect("it does not panic");
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             if output.status.success() || said.contains("LW0404") {
-                return;
+                return true;
             }
             println!("node rm {name}: {}", said.trim());
             sleep(Duration::from_millis(300)).await;
         }
+        false
     }
+}
+
+/// Returns whether a fault has a host for itself.
+fn meets_whole_host(nemesis: Nemesis) -> bool {
+    matches!(
+        nemesis,
+        Nemesis::Flap
+            | Nemesis::Pause
+            | Nemesis::PauseHost
+            | Nemesis::Kill
+            | Nemesis::KillShims
+            | Nemesis::Power
+            | Nemesis::DiskFull
+            | Nemesis::DiskStall
+            | Nemesis::LostFsync
+            | Nemesis::Churn
+    )
+}
+
+/// Returns whose cables are slow, and how slow: one by 70 to 290 ms each way, or all of them, so that each way between two hosts takes 24 to 116 ms.
+fn latency(fault: &Fault, host: usize, count: usize) -> (Vec<usize>, Latency) {
+    let strength = u64::from(fault.strength);
+    let (on, least) = match fault.order[0].is_multiple_of(2) {
+        true => (vec![host], 50 + strength * 10),
+        false => ((0..count).collect(), 8 + strength * 2),
+    };
+    (on, Latency { least: Duration::from_millis(least), jitter: Duration::from_millis(least / 3) })
 }
 
 /// Waits until everything is well again: all vote and are connected, each server runs, each member has the newest version of

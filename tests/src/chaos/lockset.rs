@@ -313,6 +313,7 @@ mod tests {
             peers: Vec::new(),
             seed: 1,
             clients: Arc::default(),
+            writing: Arc::default(),
             is_over: Arc::clone(&is_over),
         };
         let (resources, service) = (resources(), Everybody(AtomicU64::new(1)));

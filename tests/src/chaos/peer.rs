@@ -165,6 +165,7 @@ async fn row(service: Service, version: String, stalls: usize, out: &Path) -> Op
         peers: hosts.all_peers(),
         seed: 1,
         clients: Arc::new(AtomicU32::new(1)),
+        writing: Arc::default(),
         is_over: Arc::clone(&is_over),
     };
     let resources = lockset::resources();

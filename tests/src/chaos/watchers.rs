@@ -11,7 +11,7 @@ use super::clients::{Answer, WAIT};
 use crate::history::{Record, number, op};
 use crate::stamps::boot_ns;
 
-/// Watches until the run is over, and then once more, so that the end is not missed.
+/// Watches until the run is over and the last write is answered, and then once more, so that the end is not missed.
 pub(super) async fn watch(scene: Scene, name: &'static str, first: usize) {
     let client = scene.next_client();
     let who = format!("watcher {name}");
@@ -20,7 +20,7 @@ pub(super) async fn watch(scene: Scene, name: &'static str, first: usize) {
     // Both ways of reading must tell everything: what the leader confirmed, and what some node knows.
     let consistency = if first.is_multiple_of(2) { "linearizable" } else { "stale" };
     loop {
-        let is_last = scene.is_over();
+        let is_last = scene.is_written();
         let (wait, consistency) = if is_last { (0, "linearizable") } else { (WAIT.as_secs(), consistency) };
         let path = format!("/v1/events?kinds=config&limit=1000&after={after}&wait={wait}s&consistency={consistency}");
         let record = Record::begun(op::EVENT, client, &who, "", boot_ns()).asking(json!({ "after": after }));

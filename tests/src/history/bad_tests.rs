@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::converge::{self, Seen};
+use super::converge::{self, Relapse, Seen};
 use super::lease::{self, Additions, Effect, Hold};
 use super::linear::{Found, Op, by_revision, search};
 use super::once::{self, Request};
@@ -249,12 +249,25 @@ fn members_that_tear_fall_back_or_stay_behind_are_found() {
         values: values.iter().map(ToString::to_string).collect(),
     };
     let members = ["m".to_owned()];
-    let found = |seen: &[Seen]| converge::check(seen, &ledger, &members, Some("r")).len();
+    let found = |seen: &[Seen]| converge::check(seen, &ledger, &[], &members, Some("r")).len();
     assert_eq!(found(&[seen(1, &["a"]), seen(2, &["a"]), seen(3, &["c"])]), 0, "one may be left out");
     assert_eq!(found(&[seen(1, &["a"]), seen(2, &["a", "b"]), seen(3, &["c"])]), 1, "torn");
     assert_eq!(found(&[seen(1, &[]), seen(3, &["c"])]), 1, "nothing at all");
     assert_eq!(found(&[seen(1, &["b"]), seen(2, &["a"]), seen(3, &["c"])]), 1, "back");
     assert_eq!(found(&[seen(1, &["x"]), seen(3, &["c"])]), 1, "of nobody");
     assert_eq!(found(&[seen(1, &["b"])]), 1, "behind");
-    assert_eq!(converge::check(&[seen(1, &["b"])], &ledger, &members, None).len(), 0, "which it may be, meanwhile");
+    assert_eq!(
+        converge::check(&[seen(1, &["b"])], &ledger, &[], &members, None).len(),
+        0,
+        "which it may be, meanwhile"
+    );
+    // A disk that went back takes everything on it along, then and there, and whole.
+    let relapse = |member: &str, from, to| Relapse { member: member.into(), from, to };
+    let back = [seen(1, &["b"]), seen(5, &["a"]), seen(9, &["c"])];
+    let found = |relapse| converge::check(&back, &ledger, &[relapse], &members, Some("r")).len();
+    assert_eq!(found(relapse("m", 4, 6)), 0);
+    assert_eq!(found(relapse("m", 6, 8)), 1, "at another time");
+    assert_eq!(found(relapse("other", 4, 6)), 1, "another disk");
+    let torn = [seen(1, &["b"]), seen(5, &["a", "b"]), seen(9, &["c"])];
+    assert_eq!(converge::check(&torn, &ledger, &[relapse("m", 4, 6)], &members, Some("r")).len(), 1);
 }

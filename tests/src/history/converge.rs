@@ -20,9 +20,26 @@ pub struct Seen {
     pub values: Vec<String>,
 }
 
+/// A member's disk went back to what it had before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relapse {
+    /// The member.
+    pub member: String,
+    /// When that began.
+    pub from: u64,
+    /// When it was over.
+    pub to: u64,
+}
+
 /// Returns what cannot be. With `healed`, each of these members must have the newest version in the end.
 #[must_use]
-pub fn check(seen: &[Seen], ledger: &[Event], members: &[String], healed: Option<&str>) -> Vec<String> {
+pub fn check(
+    seen: &[Seen],
+    ledger: &[Event],
+    relapses: &[Relapse],
+    members: &[String],
+    healed: Option<&str>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let published: BTreeMap<(&str, &str), u64> =
         ledger.iter().map(|event| ((event.set.as_str(), event.value.as_str()), event.version)).collect();
@@ -39,7 +56,10 @@ pub fn check(seen: &[Seen], ledger: &[Event], members: &[String], healed: Option
             continue;
         };
         let before = has.insert((member, set), *version).unwrap_or(0);
-        if before > *version {
+        // Its disk went back, and with it whatever is on it: no program can know.
+        let is_disks =
+            relapses.iter().any(|relapse| relapse.member == *member && (relapse.from..=relapse.to).contains(at));
+        if before > *version && !is_disks {
             wrong.push(format!("{member} went back from v{before} to v{version} of {set}, at {at}"));
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::converge::{self, Seen};
+use super::converge::{self, Relapse, Seen};
 use super::lease::{self, Additions, Effect, Hold};
 use super::once::{self, Request};
 use super::watch::{self, Committed, Event, Watched};
@@ -61,7 +61,8 @@ pub fn judge(records: &[Record], expected: &Expected) -> Vec<Anomaly> {
     let holds = holds(records);
     let lock_sets = additions(records);
     let lock_sets = lock_sets.iter().flat_map(|(resource, added)| lease::set_is_wrong(resource, added));
-    let converged = converge::check(&seen(records), &ledger, &expected.members, expected.healed.as_deref());
+    let (members, healed) = (&expected.members, expected.healed.as_deref());
+    let converged = converge::check(&seen(records), &ledger, &relapses(records), members, healed);
     let found = [
         ("linearizable", sets::check(records, &ledger)),
         ("exclusive", lease::overlaps(&holds)),
@@ -174,6 +175,17 @@ fn committed(records: &[Record]) -> Vec<Committed> {
         }
     }
     committed
+}
+
+/// Returns when members' disks went back to what they had before.
+fn relapses(records: &[Record]) -> Vec<Relapse> {
+    let lost = records.iter().filter(|record| record.op == op::FAULT && record.object == op::LOST_FSYNC);
+    let relapse = |record: &Record| Relapse {
+        member: record.process.clone(),
+        from: record.invoke,
+        to: record.ret.unwrap_or(u64::MAX),
+    };
+    lost.map(relapse).collect()
 }
 
 fn seen(records: &[Record]) -> Vec<Seen> {

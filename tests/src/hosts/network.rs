@@ -1,7 +1,7 @@
 //! A network of its own for one story: hosts in namespaces, each with one cable to one switch.
 //!
 //! Must stay true: nothing of it is left when it is dropped, and nothing outside it can be reached from inside. A host
-//! has its own addresses, ports, mount table and directory; it shares the kernel, the clock and the disk with others.
+//! has its own addresses, ports, mount table and directory, and a boot clock if it is given one; it shares the kernel with others.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::time::Instant;
 
+use super::clock::ahead;
 use super::monitor::Monitor;
 use super::watch::Watch;
 use crate::{PATIENCE, end_child, signal};
@@ -36,10 +37,12 @@ pub struct Network {
 
 /// A host that is on the network.
 #[derive(Debug)]
-struct Host {
+pub(super) struct Host {
     name: String,
     /// Keeps the host's mount table alive, and does nothing else.
     keeper: Child,
+    /// By how many seconds its boot clock is ahead of the machine's, if it has one of its own.
+    pub(super) clock_ahead: Option<i64>,
 }
 
 impl Network {
@@ -74,7 +77,7 @@ impl Network {
             .spawn()
             .expect("a host is kept");
         let place = 1 + self.hosts.len() as u8;
-        self.hosts.push(Host { name: name.to_owned(), keeper });
+        self.hosts.push(Host { name: name.to_owned(), keeper, clock_ahead: None });
         ip(&["-n", &switch, "link", "add", "name", name, "type", "veth", "peer", "name", LINK, "netns", &space]);
         ip(&["-n", &switch, "link", "set", "dev", name, "master", "br0", "up"]);
         ip(&["-n", &space, "link", "set", "lo", "up"]);
@@ -104,9 +107,23 @@ impl Network {
     #[must_use]
     pub fn command(&self, host: &str, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        let keeper = self.host(host).keeper.id().to_string();
-        command.args(["--target", &keeper, "--net", "--mount", "--"]).arg(program).stdin(Stdio::null());
+        let Host { keeper, clock_ahead, .. } = self.host(host);
+        command.args(["--target", &keeper.id().to_string(), "--net", "--mount", "--"]);
+        command.args(clock_ahead.map(ahead).unwrap_or_default()).arg(program).stdin(Stdio::null());
         command
+    }
+
+    /// Returns a command that changes what a host has mounted.
+    pub(super) fn mounts(&self, host: &str, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        let keeper = self.host(host).keeper.id().to_string();
+        command.args(["--target", &keeper, "--mount", "--", program]).stdin(Stdio::null());
+        command
+    }
+
+    /// Returns all hosts.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(|host| host.name.as_str())
     }
 
     /// Runs `work` in a host's network. What it opens stays there.
@@ -256,8 +273,16 @@ impl Network {
         pids.filter(|pid| *pid != keeper && !is_zombie(*pid)).collect()
     }
 
-    fn host(&self, name: &str) -> &Host {
+    pub(super) fn host(&self, name: &str) -> &Host {
         self.hosts.iter().find(|host| host.name == name).expect("a host of this network")
+    }
+
+    pub(super) fn host_mut(&mut self, name: &str) -> &mut Host {
+        self.hosts.iter_mut().find(|host| host.name == name).expect("a host of this network")
+    }
+
+    pub(super) fn switch(&self) -> String {
+        self.space(SWITCH)
     }
 
     pub(super) fn space(&self, name: &str) -> String {
@@ -303,7 +328,7 @@ fn is_zombie(pid: u32) -> bool {
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
-fn ip(arguments: &[&str]) -> String {
+pub(super) fn ip(arguments: &[&str]) -> String {
     let output = Command::new("ip").args(arguments).output().expect("iproute2 is installed");
     let why = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {}: {why}", arguments.join(" "));

@@ -3,8 +3,10 @@
 //! Must stay true: a host that has power again has of before what is on its disk, and nothing else.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -38,8 +40,20 @@ pub struct Told {
 }
 
 impl Hosts {
-    /// Gives a host its power back, and starts its agent.
+    /// Gives a host its power back, and starts its agent. It knows that it has booted: its kernel has another id than before.
+    ///
+    /// # Panics
+    /// If it cannot be given an id.
     pub fn power_on(&mut self, host: usize) {
+        let id = self.dir.path().join(format!("{}.boot-id", self.names[host]));
+        let is_first = !id.exists();
+        // Any that it never had: the kernel makes one up at each reading.
+        fs::copy("/proc/sys/kernel/random/uuid", &id).expect("an id of a boot");
+        if is_first {
+            let mut mount = self.network.mounts(self.names[host], "mount");
+            let status = mount.arg("--bind").arg(&id).arg("/proc/sys/kernel/random/boot_id").status();
+            assert!(status.is_ok_and(|status| status.success()), "{mount:?}");
+        }
         // What is in memory only, as `/run` is.
         fs::remove_dir_all(self.dir.path().join(self.names[host]).join("run")).ok();
         let place = 1 + host as u8;
@@ -47,6 +61,47 @@ impl Hosts {
         self.network.keep_only(self.names[host], &own);
         self.plug_in(host);
         self.start_agent(host);
+    }
+
+    /// Takes the power from a host whose disk lies ([`super::disk::Disk::begin_to_lie`]): what it acknowledged since then is gone.
+    ///
+    /// # Panics
+    /// If its disk cannot be mounted again.
+    pub fn power_off_and_forget(&mut self, host: usize) {
+        self.power_off(host);
+        let (own, at) = (self.dir.path().join(self.names[host]), self.own_dir());
+        // Each host was given a view of all that was mounted before it: whoever has one keeps the disk.
+        let quietly = |command: &mut Command| _ = command.stderr(Stdio::null()).status();
+        for name in self.network.names() {
+            quietly(self.network.mounts(name, "umount").arg(&own));
+        }
+        quietly(self.network.mounts(self.names[host], "umount").arg(&at));
+        let device = self.disks[host].go_back();
+        let mut mount = self.network.mounts(self.names[host], "mount");
+        assert!(mount.arg(device).arg(&at).status().is_ok_and(|status| status.success()), "{mount:?}");
+    }
+
+    /// Starts a host anew whose node takes no part any more, as [LW0603](../docs/errors/LW0603.md) tells an operator: its data directory
+    /// and its config sets are moved away, and it joins under a new id. Everything on it must be dead.
+    ///
+    /// # Panics
+    /// If its data cannot be moved.
+    pub fn replace(&mut self, host: usize) {
+        let own = self.dir.path().join(self.names[host]);
+        put_aside(&own, "data");
+        put_aside(&own, "sets");
+        fs::write(self.settings(host), self.settings_text(host, true)).expect("the settings are written");
+        self.power_on(host);
+    }
+
+    /// Returns why the node of a host takes no part, as the others know.
+    #[must_use]
+    pub fn quarantined(&self, host: usize) -> Option<String> {
+        let others = (0..self.names.len()).filter(|other| *other != host && self.is_reachable[*other]);
+        others.filter_map(|other| self.ask(other, "/v1/nodes")).find_map(|told| {
+            let node = told.body["items"].as_array()?.iter().find(|node| node["name"] == self.names[host])?.clone();
+            node["quarantined"].as_str().map(str::to_owned)
+        })
     }
 
     /// Sends a signal to the agent of a host, and to nothing else.
@@ -78,5 +133,15 @@ impl Hosts {
             let is_ok = head.split(' ').nth(1) == Some("200");
             is_ok.then(|| serde_json::from_str(body).ok())?.map(|body| Told { asked, body })
         })
+    }
+}
+
+/// Gives a directory of a host another name, if it is there.
+pub(super) fn put_aside(own: &Path, name: &str) {
+    let mut aside = (0..).map(|i| own.join(format!("{name}-{i}")));
+    let aside = aside.find(|path| !path.exists()).expect("some number is free");
+    match fs::rename(own.join(name), aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => panic!("{name} cannot be put aside: {error}"),
+        _ => {}
     }
 }
