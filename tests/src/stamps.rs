@@ -32,6 +32,14 @@ pub struct Life {
     pub last: u64,
     /// Its processes that stamped.
     pub processes: usize,
+    /// Where it ran, as [`machine_number`] says.
+    pub machine: u64,
+}
+
+/// Returns a number for the name of a machine, for a stamp has room for numbers only.
+#[must_use]
+pub fn machine_number(name: &str) -> u64 {
+    name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(257).wrapping_add(u64::from(byte) + 1))
 }
 
 /// Returns the boot clock of the machine, in nanoseconds: one for all hosts on it, whatever their own say.
@@ -72,8 +80,8 @@ impl Stamps {
         let mut lives: BTreeMap<(u64, u64), (Life, Vec<u64>)> = BTreeMap::new();
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             let fields: Vec<u64> = line.split(' ').map(|field| field.parse().expect("a whole stamp")).collect();
-            let [at, token, pid, life] = fields[..] else { panic!("not a stamp: {line}") };
-            let new = || (Life { token, first: at, last: at, processes: 0 }, Vec::new());
+            let [at, token, pid, life, machine] = fields[..] else { panic!("not a stamp: {line}") };
+            let new = || (Life { token, first: at, last: at, processes: 0, machine }, Vec::new());
             let (life, pids) = lives.entry((life, token)).or_insert_with(new);
             (life.first, life.last) = (life.first.min(at), life.last.max(at));
             if !pids.contains(&pid) {
@@ -155,9 +163,9 @@ mod tests {
     #[test]
     fn lives_one_after_the_other_are_told_apart_by_token_and_start() {
         // The last line is still being written.
-        let (_dir, stamps) = stamps("10 7 2 10\n11 7 3 10\n12 7 2 10\n20 7 2 20\n30 9 2 30\n31 9");
+        let (_dir, stamps) = stamps("10 7 2 10 1\n11 7 3 10 1\n12 7 2 10 1\n20 7 2 20 1\n30 9 2 30 1\n31 9");
         let lives = stamps.exclusive();
-        assert_eq!(lives[0], Life { token: 7, first: 10, last: 12, processes: 2 });
+        assert_eq!(lives[0], Life { token: 7, first: 10, last: 12, processes: 2, machine: 1 });
         assert_eq!(lives.iter().map(|life| (life.token, life.first)).collect::<Vec<_>>(), [(7, 10), (7, 20), (9, 30)]);
         assert_eq!(stamps.after(7), stamps.newest());
         assert_eq!(stamps.overlaps(), 0);
@@ -165,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_tail_is_the_newest_whole_stamp_and_what_is_cleared_is_gone() {
-        let (_dir, stamps) = stamps("10 7 2 10\n11 9 3 11\n12 9 3 11\n");
+        let (_dir, stamps) = stamps("10 7 2 10 1\n11 9 3 11 1\n12 9 3 11 1\n");
         assert_eq!(stamps.tail(), Some((9, 11)));
         stamps.clear();
         assert_eq!((stamps.tail(), stamps.lives()), (None, Vec::new()));
@@ -182,18 +190,18 @@ mod tests {
 
     #[test]
     fn overlaps_are_counted() {
-        assert_eq!(stamps("10 7 2 10\n20 9 2 20\n21 7 3 10\n").1.overlaps(), 1);
+        assert_eq!(stamps("10 7 2 10 1\n20 9 2 20 1\n21 7 3 10 1\n").1.overlaps(), 1);
     }
 
     #[test]
     #[should_panic(expected = "two at a time")]
     fn a_single_stamp_that_comes_too_late_is_noticed() {
-        stamps("10 7 2 10\n20 9 2 20\n21 7 3 10\n").1.exclusive();
+        stamps("10 7 2 10 1\n20 9 2 20 1\n21 7 3 10 1\n").1.exclusive();
     }
 
     #[test]
     #[should_panic(expected = "a token got smaller")]
     fn an_old_token_that_comes_back_is_noticed() {
-        stamps("10 9 2 10\n20 7 2 20\n").1.exclusive();
+        stamps("10 9 2 10 1\n20 7 2 20 1\n").1.exclusive();
     }
 }

@@ -148,6 +148,9 @@ fn answered(
     }
 }
 
+/// Manifests, the oldest first.
+type Recent = VecDeque<(Digest, Arc<Manifest>)>;
+
 /// The content of the cluster, seen from one voter.
 #[derive(Clone)]
 pub struct QuorumContent {
@@ -158,7 +161,7 @@ pub struct QuorumContent {
     /// Somebody asked for what is not here yet.
     asked: Arc<Notify>,
     /// The manifests that were read last: the next version builds on them.
-    recent: Arc<Mutex<VecDeque<(Digest, Arc<Manifest>)>>>,
+    recent: Arc<Mutex<Recent>>,
     held: Arc<Held>,
 }
 

@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use leaseward_tests::hosts::clock::step_until_told;
-use leaseward_tests::stamps::boot_ns;
+use leaseward_tests::stamps::{boot_ns, machine_number};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// From one stamp to the next.
@@ -83,6 +83,7 @@ fn stamp(path: &str, words: &[&str]) -> ExitCode {
     let began = boot_ns();
     let life = options.life.unwrap_or(began);
     let token = std::env::var("LEASEWARD_TOKEN").expect("a server is told its token");
+    let machine = std::env::var("LEASEWARD_MACHINE").map_or(0, |name| machine_number(&name));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let _entered = runtime.enter();
     // Once somebody listens, SIGTERM ends nothing any more.
@@ -98,7 +99,7 @@ fn stamp(path: &str, words: &[&str]) -> ExitCode {
     }
     loop {
         let now = boot_ns();
-        let line = format!("{now} {token} {} {life}\n", std::process::id());
+        let line = format!("{now} {token} {} {life} {machine}\n", std::process::id());
         // One write of one line to the end: writers do not tear each other's.
         file.write_all(line.as_bytes()).expect("a stamp");
         if options.crash_if.as_deref().is_some_and(Path::exists) {

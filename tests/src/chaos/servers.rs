@@ -60,7 +60,9 @@ impl Server {
     pub(super) fn write_down(&self, history: &History) {
         for life in self.stamps.lives() {
             let record = Record::begun(op::LIFE, life.first as u32, &self.name, &self.name, life.first);
-            history.add(record.done(life.last, json!({ "token": life.token.to_string(), "written": boot_ns() })));
+            let (token, machine) = (life.token.to_string(), life.machine.to_string());
+            let output = json!({ "token": token, "machine": machine, "written": boot_ns() });
+            history.add(record.done(life.last, output));
         }
     }
 }

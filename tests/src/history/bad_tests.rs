@@ -139,7 +139,7 @@ fn unjust_refusals_are_found() {
 }
 
 fn hold(owner: &str, token: u64, from: u64, to: u64) -> Hold {
-    Hold { lease: "l".into(), owner: owner.into(), token, from, to }
+    Hold { lease: "l".into(), owner: owner.into(), place: owner.into(), token, from, to }
 }
 
 #[test]
@@ -168,6 +168,15 @@ fn tokens_that_fall_are_found() {
     assert_eq!(found(&[hold("a", 5, 0, 10), hold("b", 4, 11, 20)]), 1, "back by one");
     assert_eq!(found(&[hold("a", 5, 0, 10), hold("b", 5, 11, 20)]), 1, "given twice");
     assert_eq!(found(&[hold("a", 4, 0, 1), hold("b", 6, 2, 3), hold("c", 5, 4, 5)]), 1, "back later");
+}
+
+#[test]
+fn a_restart_in_place_keeps_the_token_and_is_still_alone() {
+    let life = |owner: &str, place: &str, from, to| Hold { place: place.into(), ..hold(owner, 5, from, to) };
+    let [once, again] = [life("first", "h2", 0, 10), life("second", "h2", 11, 20)];
+    assert_eq!(lease::tokens_fall(&[once.clone(), again.clone()]).len(), 0);
+    assert_eq!(lease::tokens_fall(&[once.clone(), Hold { place: "h3".into(), ..again.clone() }]).len(), 1, "elsewhere");
+    assert_eq!(lease::overlaps(&[once, Hold { from: 9, ..again }]).len(), 1, "both at a time");
 }
 
 #[test]

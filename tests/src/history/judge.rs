@@ -89,7 +89,8 @@ pub fn holds(records: &[Record]) -> Vec<Hold> {
     let hold = |record: &Record| {
         let owner = format!("{} {}", record.process, record.client);
         let (token, to) = (record.number("token")?, record.ret?);
-        Some(Hold { lease: record.object.clone(), owner, token, from: record.invoke, to })
+        let place = record.number("machine").map_or_else(|| owner.clone(), |machine| format!("machine {machine}"));
+        Some(Hold { lease: record.object.clone(), owner, place, token, from: record.invoke, to })
     };
     held.filter_map(hold).collect()
 }
