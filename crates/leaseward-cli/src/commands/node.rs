@@ -1,9 +1,10 @@
 //! `leaseward node …`
 
-use leaseward_http::model::{NodeList, NodeRole, Transfer};
+use leaseward_http::model::{Node, NodeList, NodeRole, Transfer};
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::api::Api;
 use crate::args::NodeCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
@@ -47,25 +48,25 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
                 .await
         }
         NodeCommand::Promote { node } => {
-            let id = id(session, &node).await?;
+            let id = id(api, &node).await?;
             let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/promote"), None::<&()>).await?;
             done(format!("{node} may vote, and does as soon as that makes an odd number of voters"))
         }
         NodeCommand::Demote { node } => {
             session.confirm(&format!("{node} does not vote any more."))?;
-            let id = id(session, &node).await?;
+            let id = id(api, &node).await?;
             let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/demote"), None::<&()>).await?;
             done(format!("{node} does not vote any more; so that their number is odd, another one may stand by now"))
         }
         NodeCommand::Rm { node } => {
             session.confirm(&format!("{node} is removed from the cluster."))?;
-            let id = id(session, &node).await?;
+            let id = id(api, &node).await?;
             let _: Value = api.call(Method::DELETE, &format!("/v1/nodes/{id}"), None::<&()>).await?;
             done(format!("{node} is no longer part of the cluster"))
         }
         NodeCommand::TransferLeader { to } => {
             let to = match to {
-                Some(node) => Some(id(session, &node).await?),
+                Some(node) => Some(id(api, &node).await?),
                 None => None,
             };
             let _: Value = api.call(Method::POST, "/v1/cluster/transfer-leader", Some(&Transfer { to })).await?;
@@ -93,10 +94,60 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
     }
 }
 
-async fn id(session: &Session, node: &str) -> Result<u64, Diagnostic> {
+/// Returns the id of a node that was named.
+async fn id(api: &Api, node: &str) -> Result<u64, Diagnostic> {
     if let Ok(id) = node.parse() {
         return Ok(id);
     }
-    let found = session.api.nodes().await?.into_iter().find(|known| known.name == node);
-    found.map(|node| node.id).ok_or_else(|| Diagnostic::new("LW0404", format!("node/{node} does not exist")))
+    let of = |nodes: Vec<Node>| nodes.into_iter().find(|known| known.name == node).map(|known| known.id);
+    if let Some(id) = of(api.nodes().await?) {
+        return Ok(id);
+    }
+    // Whoever was asked may be behind, or no part of the cluster any more: after a read as new as now it knows, or says so.
+    let _: Value = api.get("/v1/leases?limit=1").await?;
+    of(api.nodes().await?).ok_or_else(|| Diagnostic::new("LW0404", format!("node/{node} does not exist")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use serde_json::json;
+
+    use super::*;
+    use crate::target::Target;
+
+    /// Asks a node that knows nobody before it has caught up for the ids of two.
+    async fn asked(node: &str) -> Result<u64, Diagnostic> {
+        let current = Arc::new(AtomicBool::new(false));
+        let (seen, caught_up) = (Arc::clone(&current), Arc::clone(&current));
+        let list = async move || {
+            let known = json!({ "id": 7, "name": "h4", "role": "voter", "witness": false, "up": true,
+                                "peer_address": "", "api_address": "" });
+            let items = if seen.load(Ordering::Relaxed) { vec![known] } else { Vec::new() };
+            Json(json!({ "revision": "1", "items": items }))
+        };
+        let read = async move || {
+            caught_up.store(true, Ordering::Relaxed);
+            Json(json!({ "revision": "1", "items": [] }))
+        };
+        let router = Router::new().route("/v1/nodes", get(list)).route("/v1/leases", get(read));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let server = tokio::spawn(axum::serve(listener, router).into_future());
+        let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
+        let found = id(&api, node).await;
+        server.abort();
+        found
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_behind_is_not_believed_that_another_one_does_not_exist() {
+        assert_eq!(asked("h4").await.expect("it is known after all"), 7);
+        assert_eq!(asked("h5").await.expect_err("nobody is called so").code, "LW0404");
+    }
 }
