@@ -84,7 +84,7 @@ fn set() -> SetName {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delta_upon_what_is_not_complete_here_makes_nothing_complete() {
     let mut world = World::new().await;
-    let [_, shared, first] = world.publish(["shared", "first"], true).await;
+    let [one, shared, first] = world.publish(["shared", "first"], true).await;
     let two = world.publish(["shared", "second"], false).await;
     let three = world.publish(["shared", "third"], false).await;
     let state = world.state();
@@ -104,6 +104,9 @@ async fn a_delta_upon_what_is_not_complete_here_makes_nothing_complete() {
     seen.retain(|(_, number, _)| *number < 3);
     assert!(content.complete(&state, &mut seen).await);
     assert!([three[0], three[2], first].iter().all(|digest| content.store.get(*digest).is_ok()));
+    content.manifest(one).await.unwrap();
+    world.forget(&[one]);
+    assert!(!content.complete(&state, &mut Seen::new()).await, "nobody can make this one");
     world.stop().await;
 }
 
