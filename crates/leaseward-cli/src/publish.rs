@@ -38,7 +38,7 @@ impl Tree {
         let known = seen.clone();
         let scanned = blocking(move || match known {
             Some(known) => scan_again(&dir, xattrs, &known),
-            None => scan_some(&dir, xattrs, &mut |_| true),
+            None => scan_some(&dir, xattrs, &|_| true),
         });
         Ok(Self { scanned: scanned.await?, seen })
     }

@@ -10,6 +10,8 @@ mod apply;
 pub mod delta;
 mod dir;
 mod error;
+#[cfg(test)]
+mod few_files;
 pub mod frame;
 mod inplace;
 pub mod limits;

@@ -45,6 +45,10 @@ pub const DEPTH_MAX: usize = 128;
 /// on (ext4, the least of 7, with 1 to 64 files); a few are borne, as `syncfs` also waits for what others wrote.
 pub const SYNC_EACH_MAX: usize = 4;
 
+/// Files and directories that are kept open to be synced one after another, though more were written than was planned; each
+/// costs an open file descriptor, and some processes may have no more than 256.
+pub(crate) const UNSYNCED_MAX: usize = 2 * SYNC_EACH_MAX;
+
 /// Files of a tree from which on the next one is begun ahead: below it a tree is built within a millisecond.
 pub const AHEAD_FILES_MIN: usize = 64;
 

@@ -1,7 +1,7 @@
 //! Everything that stands below a directory, looked at by several threads: who publishes waits for this.
 //!
 //! Must stay true: the same tree gives the same list and the same error, whichever thread was faster; as a walk, it follows
-//! no link and goes no deeper than a tree may be. Bounded: so many paths and threads.
+//! no link and goes no deeper than a tree may be. Bounded: so many paths, threads, and one open directory for each of them.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -19,24 +19,33 @@ struct Shared {
     /// Threads that may still add some.
     busy: usize,
     found: Vec<(String, Stat)>,
-    /// The failure at the smallest path.
+    /// The failure in the directory with the smallest path.
     failed: Option<(String, Error)>,
 }
 
+/// Says whether a path counts.
+type IsPart<'a> = dyn Fn(&str) -> bool + Sync + 'a;
+
 struct Listing<'a> {
     root: &'a Dir,
+    is_part: &'a IsPart<'a>,
+    most: usize,
     shared: Mutex<Shared>,
     changed: Condvar,
 }
 
-/// Returns the paths below `root` in ascending order, each with how it looks.
+/// Returns the paths below `root` that `is_part` says count, in ascending order, each with how it looks.
 ///
 /// # Errors
 /// [`Error::IllegalTree`] for names that are not UTF-8 and trees that are too deep, [`Error::TooLarge`],
 /// [`Error::Changed`], [`Error::Io`].
-pub(crate) fn list(root: &Dir) -> Result<Vec<(String, Stat)>> {
+pub(crate) fn list(root: &Dir, is_part: &IsPart<'_>) -> Result<Vec<(String, Stat)>> {
+    list_at_most(ENTRIES_MAX, root, is_part)
+}
+
+fn list_at_most(most: usize, root: &Dir, is_part: &IsPart<'_>) -> Result<Vec<(String, Stat)>> {
     let shared = Mutex::new(Shared { waiting: vec![(String::new(), 0)], ..Shared::default() });
-    let listing = Listing { root, shared, changed: Condvar::new() };
+    let listing = Listing { root, is_part, most, shared, changed: Condvar::new() };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SCAN_THREADS_MAX);
     std::thread::scope(|scope| {
         for _ in 1..threads {
@@ -45,6 +54,10 @@ pub(crate) fn list(root: &Dir) -> Result<Vec<(String, Stat)>> {
         listing.work();
     });
     let Shared { mut found, failed, .. } = listing.shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // First, as whoever finds it leaves the rest alone.
+    if found.len() > most {
+        return Err(Error::TooLarge { what: "paths of a set", size: most as u64 + 1, limit: most as u64 });
+    }
     if let Some((_, error)) = failed {
         return Err(error);
     }
@@ -69,23 +82,16 @@ impl Listing<'_> {
                     None => shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner),
                 }
             };
-            if shared.failed.as_ref().is_some_and(|(first, _)| *first < path) {
-                // Nobody will ask for it.
-                continue;
-            }
             shared.busy += 1;
             drop(shared);
             let (mut found, mut below) = (Vec::new(), Vec::new());
-            let mut done = look(self.root, &path, depth, &mut found, &mut below);
+            let done = look(self, &path, depth, &mut found, &mut below);
             let mut shared = self.shared();
             shared.busy -= 1;
             shared.found.append(&mut found);
-            if shared.found.len() > ENTRIES_MAX {
-                let (size, limit) = (ENTRIES_MAX as u64 + 1, ENTRIES_MAX as u64);
-                done = Err(Error::TooLarge { what: "paths of a set", size, limit });
-                shared.waiting.clear();
-            }
             match done {
+                _ if shared.found.len() > self.most => shared.waiting.clear(),
+                // Also after a failure: there may be one in a smaller directory, or too much.
                 Ok(()) => shared.waiting.append(&mut below),
                 Err(error) if shared.failed.as_ref().is_none_or(|(first, _)| path < *first) => {
                     shared.failed = Some((path, error));
@@ -100,7 +106,7 @@ impl Listing<'_> {
 
 /// Lists one directory.
 fn look(
-    root: &Dir,
+    Listing { root, is_part, .. }: &Listing<'_>,
     above: &str,
     depth: usize,
     found: &mut Vec<(String, Stat)>,
@@ -119,7 +125,13 @@ fn look(
             }
             below.push((path.clone(), depth + 1));
         }
-        found.push((path, stat));
+        if is_part(&path) {
+            found.push((path, stat));
+        }
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;

@@ -51,7 +51,7 @@ struct Place {
 /// [`Error::IllegalTree`] for anything that may not be in a set, [`Error::Changed`] for a file that is being written,
 /// [`Error::TooLarge`] above the limits of a set, [`Error::Io`].
 pub fn scan(directory: &Path) -> Result<Scanned> {
-    scan_all(directory, false, &Seen::default(), &mut |_| true)
+    scan_all(directory, false, &Seen::default(), &|_| true)
 }
 
 /// As [`scan_some`] of everything, and reads only files that are not as they were when [`Scanned::remember`] noted them in `seen`. That file
@@ -60,7 +60,7 @@ pub fn scan(directory: &Path) -> Result<Scanned> {
 /// # Errors
 /// As [`scan`].
 pub fn scan_again(directory: &Path, xattrs: bool, seen: &Path) -> Result<Scanned> {
-    scan_all(directory, xattrs, &Seen::load(seen), &mut |_| true)
+    scan_all(directory, xattrs, &Seen::load(seen), &|_| true)
 }
 
 /// As [`scan`], without the paths that `is_part` refuses; directories above a path that it takes are taken, too. With
@@ -68,19 +68,16 @@ pub fn scan_again(directory: &Path, xattrs: bool, seen: &Path) -> Result<Scanned
 ///
 /// # Errors
 /// As [`scan`].
-pub fn scan_some(directory: &Path, xattrs: bool, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
+pub fn scan_some(directory: &Path, xattrs: bool, is_part: &(dyn Fn(&str) -> bool + Sync)) -> Result<Scanned> {
     scan_all(directory, xattrs, &Seen::default(), is_part)
 }
 
-fn scan_all(directory: &Path, xattrs: bool, seen: &Seen, is_part: &mut dyn FnMut(&str) -> bool) -> Result<Scanned> {
+fn scan_all(directory: &Path, xattrs: bool, seen: &Seen, is_part: &(dyn Fn(&str) -> bool + Sync)) -> Result<Scanned> {
     let root = Dir::open(directory)?;
     let mut manifest = Manifest { xattrs: xattrs.then(BTreeMap::new), ..Manifest::default() };
     let (mut unread, mut looked) = (Vec::new(), Vec::new());
     let mut parents = Parents::new(&root);
-    for (path, stat) in listing::list(&root)? {
-        if !is_part(&path) {
-            continue;
-        }
+    for (path, stat) in listing::list(&root, is_part)? {
         let is_file = kind(&stat) == Kind::File;
         let node = match seen.of(&path, &stat) {
             Some(known) => known,

@@ -50,7 +50,7 @@ impl World {
     }
 
     fn publish(&mut self) -> Manifest {
-        let scanned = scan_some(&self.temp.path().join("source"), true, &mut |_| true).unwrap();
+        let scanned = scan_some(&self.temp.path().join("source"), true, &|_| true).unwrap();
         self.chunks.extend(scanned.digests().map(|digest| (digest, scanned.read(digest).unwrap())));
         scanned.manifest().clone()
     }
@@ -204,7 +204,7 @@ fn the_text_form_holds_them_and_refuses_what_no_file_may_have() {
 fn more_than_a_version_keeps_is_refused_when_it_is_published() {
     let Some(world) = World::new() else { return };
     world.set("source/a", "user.large", &vec![b'x'; XATTR_BYTES_MAX]);
-    let error = scan_some(&world.temp.path().join("source"), true, &mut |_| true).unwrap_err();
+    let error = scan_some(&world.temp.path().join("source"), true, &|_| true).unwrap_err();
     assert_eq!(error.code(), "LW0804", "{error}");
 }
 

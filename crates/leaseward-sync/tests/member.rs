@@ -611,3 +611,20 @@ async fn layers_templates_and_secrets_are_made_for_this_member_alone() {
     assert!(world.rejected(3).await.contains("not encrypted"));
     assert_eq!(world.read("keys/p"), "secret");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_switch_left_to_be_done_is_not_waited_for_when_a_newer_version_comes() {
+    let mut world = World::new();
+    let versions: Vec<_> = (1..=5).map(|number| world.voter.publish(number, &[("a", &number.to_string())])).collect();
+    world.want("app", versions[0]);
+    world.applied("app", 1).await;
+    // By a clock that goes on only when nobody has anything to do but to wait for it.
+    let began = tokio::time::Instant::now();
+    for version in &versions[1..] {
+        world.want("app", *version);
+        world.applied("app", version.number).await;
+    }
+    assert!(began.elapsed() < leaseward_sync::limits::FINISH_AFTER, "{:?}", began.elapsed());
+    world.stop().await;
+    assert_eq!(world.read("app/a"), "5");
+}

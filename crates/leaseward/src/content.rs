@@ -148,7 +148,7 @@ fn answered(
     }
 }
 
-/// Manifests, the oldest first.
+/// Manifests by their names, the one that was read last at the end.
 type Recent = VecDeque<(Digest, Arc<Manifest>)>;
 
 /// The content of the cluster, seen from one voter.
@@ -158,7 +158,7 @@ pub struct QuorumContent {
     store: Arc<BlobStore>,
     promises: Arc<Promises>,
     deltas: Arc<Deltas>,
-    /// Somebody asked for what is not here yet.
+    /// Told when somebody asks for what is not here yet.
     asked: Arc<Notify>,
     /// The manifests that were read last: the next version builds on them.
     recent: Arc<Mutex<Recent>>,
@@ -241,7 +241,10 @@ impl QuorumContent {
             Err(error) if matches!(error.code(), "LW0801" | "LW0802") => {}
             here => return here,
         }
-        self.fetch(vec![digest]).await?;
+        if !self.fetch(vec![digest]).await?.is_empty() {
+            // It may be one that every voter has yet to make.
+            self.asked.notify_one();
+        }
         self.with(move |store| store.get(digest)).await
     }
 

@@ -75,7 +75,7 @@ impl Here {
     fn tree(&mut self, set: SetName, ignore: &[String], only: Option<&[String]>, xattrs: bool) -> Told {
         let target = self.sets.dirs(&set).target;
         let scanned = Patterns::new(ignore).and_then(|ignore| {
-            scan_some(&target, xattrs, &mut |path| {
+            scan_some(&target, xattrs, &|path| {
                 !ignore.ignores(path) && only.is_none_or(|only| only.iter().any(|known| known == path))
             })
         });

@@ -204,7 +204,7 @@ impl Applier {
                     }
                     let (here, here_name) = from.of(&entry.path)?;
                     self.steps.before(Step::LinkFile)?;
-                    if !dir.hard_link(name, here, here_name)? {
+                    if !self.steps.can_link() || !dir.hard_link(name, here, here_name)? {
                         continue;
                     }
                     let after = dir.stat(name)?.as_ref().map_or_else(Stamp::default, Stamp::of);

@@ -19,7 +19,7 @@ use super::step::{Step, Steps};
 use crate::digest_of;
 use crate::dir::{Dir, Parents, read_piece};
 use crate::error::{Error, Result, at};
-use crate::limits::SYNC_EACH_MAX;
+use crate::limits::{SYNC_EACH_MAX, UNSYNCED_MAX};
 use crate::xattr;
 
 /// Where chunks come from that no file on this disk has.
@@ -52,8 +52,8 @@ pub(crate) struct Build<'a> {
     pub(crate) source: &'a mut Source<'a>,
     pub(crate) done: Applied,
     /// Files and directories that were written and are synced together, once everything is: then the journal of the file
-    /// system is written about once, and not for each of them.
-    pub(crate) unsynced: Vec<(OwnedFd, PathBuf)>,
+    /// system is written about once, and not for each of them. `None` if the whole file system is synced.
+    pub(crate) unsynced: Option<Vec<(OwnedFd, PathBuf)>>,
 }
 
 impl Build<'_> {
@@ -63,7 +63,7 @@ impl Build<'_> {
             Some(ahead) => ahead.clear(self.root, manifest, self.plan, self.lenders, self.steps)?,
             None => Kept::default(),
         };
-        let each = kept.fresh(&self.plan.actions) < SYNC_EACH_MAX;
+        self.unsynced = (kept.fresh(&self.plan.actions) < SYNC_EACH_MAX).then(Vec::new);
         let mut expected = vec![Stamp::default(); manifest.entries.len()];
         let mut parents = Parents::new(self.root);
         let lenders = self.lenders;
@@ -92,17 +92,16 @@ impl Build<'_> {
                         _ => (None, None),
                     };
                     let xattrs = manifest.xattrs_of(&entry.path);
-                    expected[i] =
-                        linked.map_or_else(|| self.write(dir, name, (&entry.node, xattrs), twin, each), Ok)?;
+                    expected[i] = linked.map_or_else(|| self.write(dir, name, (&entry.node, xattrs), twin), Ok)?;
                 }
             }
         }
-        self.finish_directories(manifest, &kept, each)?;
+        self.finish_directories(manifest, &kept)?;
         self.steps.before(Step::SaveRecord)?;
-        self.save_record(&Record::unproven(Arc::clone(manifest)), each)?;
+        self.save_record(&Record::unproven(Arc::clone(manifest)))?;
         self.steps.before(Step::SyncTree)?;
-        if each {
-            for (file, path) in self.unsynced.drain(..) {
+        if let Some(unsynced) = self.unsynced.take() {
+            for (file, path) in unsynced {
                 rustix::fs::fsync(file).map_err(at("sync", path))?;
             }
             self.root.sync()?;
@@ -115,18 +114,29 @@ impl Build<'_> {
     }
 
     /// Writes the record of the tree; durable when the tree is.
-    fn save_record(&mut self, record: &Record, each: bool) -> Result<()> {
+    fn save_record(&mut self, record: &Record) -> Result<()> {
         // The record of a tree that stands is never replaced by one that is not whole yet. And the sync of a file system is
         // for what is on it.
-        let alone =
-            self.state_dir.stat(self.record)?.is_some() || !each && !self.root.is_on_device_of(self.state_dir)?;
+        let alone = self.state_dir.stat(self.record)?.is_some()
+            || self.unsynced.is_none() && !self.root.is_on_device_of(self.state_dir)?;
         if alone {
             return record.save(self.state_dir, self.record);
         }
         let file = record.put(self.state_dir, self.record)?;
-        if each {
-            self.unsynced.push((file.into(), self.state_dir.path().join(self.record)));
-            self.unsynced.push((self.state_dir.fd()?, self.state_dir.path().to_owned()));
+        if let Some(unsynced) = &mut self.unsynced {
+            unsynced.push((file.into(), self.state_dir.path().join(self.record)));
+            unsynced.push((self.state_dir.fd()?, self.state_dir.path().to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Notes that something of the tree must be synced. Where nothing can be linked, more is written than was planned, and
+    /// so many files cannot be kept open: then the whole file system is synced.
+    fn is_written(&mut self, file: impl FnOnce() -> Result<OwnedFd>, path: &Path) -> Result<()> {
+        match &mut self.unsynced {
+            Some(unsynced) if unsynced.len() >= UNSYNCED_MAX => self.unsynced = None,
+            Some(unsynced) => unsynced.push((file()?, path.to_owned())),
+            None => {}
         }
         Ok(())
     }
@@ -139,7 +149,7 @@ impl Build<'_> {
             return Ok(None);
         };
         self.steps.before(Step::LinkFile)?;
-        if !dir.hard_link(name, from, from_name)? {
+        if !self.steps.can_link() || !dir.hard_link(name, from, from_name)? {
             return Ok(None);
         }
         let stat = dir.stat(name)?;
@@ -158,7 +168,6 @@ impl Build<'_> {
         name: &str,
         (node, xattrs): (&ManifestNode, Option<&Xattrs>),
         twin: Option<Origin>,
-        sync: bool,
     ) -> Result<Stamp> {
         let ManifestNode::File { mode, digest, chunks, .. } = node else { unreachable!("only files are written") };
         let path = dir.path().join(name);
@@ -190,9 +199,7 @@ impl Build<'_> {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at("set the mode of", &path))?;
         self.done.written += 1;
         let stamp = Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", &path))?);
-        if sync {
-            self.unsynced.push((file.into(), path));
-        }
+        self.is_written(|| Ok(file.into()), &path)?;
         Ok(stamp)
     }
 
@@ -222,16 +229,14 @@ impl Build<'_> {
     }
 
     /// Gives directories their modes, the deepest first, since a mode may forbid to go on below.
-    fn finish_directories(&mut self, manifest: &Manifest, kept: &Kept, sync: bool) -> Result<()> {
+    fn finish_directories(&mut self, manifest: &Manifest, kept: &Kept) -> Result<()> {
         for (i, entry) in manifest.entries.iter().enumerate().rev() {
             let ManifestNode::Directory { mode } = &entry.node else { continue };
             if kept.is_done(i, &entry.path) {
                 continue;
             }
             let dir = finish_directory(self.root, &entry.path, *mode, self.owner)?;
-            if sync {
-                self.unsynced.push((dir.fd()?, dir.path().to_owned()));
-            }
+            self.is_written(|| dir.fd(), dir.path())?;
         }
         Ok(())
     }

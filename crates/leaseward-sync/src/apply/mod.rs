@@ -475,15 +475,15 @@ impl Applier {
         let owner = self.owner;
         for lender in &mut lenders {
             let stays = staying(manifest, &lender.record.manifest);
-            lender.prove(manifest, &unmet(manifest, |entry| stays[entry].is_some()), owner);
+            lender.prove(&stays, &unmet(manifest, |entry| stays[entry].is_some()), owner);
         }
         let mut planned = plan(manifest, &lenders);
-        // The kept tree shares inodes that were linked since, so it costs hashing: only for what the live one lacks.
-        if planned.fetch.keys().any(|digest| !is_held(*digest))
-            && let Some(mut lender) = self.lender(&self.slots.state().previous, &self.names.previous)?
-        {
-            lender.prove(manifest, &planned.unmet(manifest), owner);
-            lenders.push(lender);
+        // The kept tree shares inodes that were linked since, so it costs hashing: only for what the live one lacks. And what
+        // should have stayed in that one, but was edited, may stand there under another name.
+        if planned.fetch.keys().any(|digest| !is_held(*digest)) {
+            lenders.extend(self.lender(&self.slots.state().previous, &self.names.previous)?);
+            let wanted = planned.unmet(manifest);
+            lenders.iter_mut().for_each(|lender| lender.prove(&[], &wanted, owner));
             planned = plan(manifest, &lenders);
         }
         space::fits(planned.need, space::free(&self.parent, self.parent.path(), self.reserve)?)?;
@@ -528,7 +528,7 @@ impl Applier {
             steps: &mut self.steps,
             source: &mut |digest| source(digest),
             done: Applied::default(),
-            unsynced: Vec::new(),
+            unsynced: None,
         };
         let expected = build.run(manifest)?;
         let done = build.done;

@@ -70,15 +70,18 @@ impl Lender {
         Self { root, record, proven }
     }
 
-    /// Proves the content of every file that could give something: those that stay where they are in `manifest`, and those
-    /// that hold something of `wanted`. Errors mean "not proven".
-    pub(crate) fn prove(&mut self, manifest: &Manifest, wanted: &HashSet<Digest>, owner: Option<Owner>) {
+    /// Proves the content of every file that could give something and is not proven yet: those that stay where they are, as
+    /// [`staying`] says, and those that hold something of `wanted`. Errors mean "not proven".
+    pub(crate) fn prove(&mut self, staying: &[Option<usize>], wanted: &HashSet<Digest>, owner: Option<Owner>) {
         let mut parents = Parents::new(&self.root);
         let mut stays = vec![false; self.record.manifest.entries.len()];
-        for old in staying(manifest, &self.record.manifest).into_iter().flatten() {
-            stays[old] = true;
+        for old in staying.iter().flatten() {
+            stays[*old] = true;
         }
         for (i, entry) in self.record.manifest.entries.iter().enumerate() {
+            if self.proven[i].is_some() {
+                continue;
+            }
             let ManifestNode::File { digest, mode, chunks, .. } = &entry.node else { continue };
             let lends = || wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest));
             if stays[i] || lends() {
@@ -271,3 +274,7 @@ impl<'a> Shelf<'a> {
         chunks
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

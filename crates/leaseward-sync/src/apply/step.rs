@@ -32,6 +32,9 @@ pub(crate) enum Step {
 pub(crate) struct Steps {
     #[cfg(test)]
     pub(crate) hook: Option<Box<dyn FnMut(Step) -> bool + Send>>,
+    /// As on a file system that has no hard links.
+    #[cfg(test)]
+    pub(crate) no_links: bool,
 }
 
 impl std::fmt::Debug for Steps {
@@ -46,6 +49,19 @@ impl Steps {
     pub(crate) fn before(&mut self, step: Step) -> Result<()> {
         let alive = self.hook.as_mut().is_none_or(|hook| hook(step));
         if alive { Ok(()) } else { Err(crate::Error::Killed) }
+    }
+
+    /// Returns whether the file system may be asked for a hard link.
+    #[cfg(test)]
+    pub(crate) fn can_link(&self) -> bool {
+        !self.no_links
+    }
+
+    /// Returns whether the file system may be asked for a hard link.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests refuse it here")]
+    pub(crate) fn can_link(&self) -> bool {
+        true
     }
 
     /// Called before each operation on the disk.

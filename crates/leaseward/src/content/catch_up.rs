@@ -8,10 +8,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leaseward_raft::machine::Published;
+use leaseward_state::config::delta::InlineDelta;
 use leaseward_state::config::{Digest, Version};
 use leaseward_state::{SetName, State};
 use leaseward_sync::{BlobStore, delta, manifest};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::QuorumContent;
@@ -32,9 +35,7 @@ impl QuorumContent {
         let started = Instant::now();
         let mut collect_at = started + PROMISED_FOR;
         loop {
-            if can_wait(&published.borrow().state, &seen) {
-                let _ = timeout(MAKE_AFTER, self.asked.notified()).await;
-            }
+            self.let_members_go_first(&mut published, &seen).await;
             let state = Arc::clone(&published.borrow_and_update().state);
             let before = seen.clone();
             if !self.complete(&state, &mut seen).await {
@@ -76,6 +77,18 @@ impl QuorumContent {
         }
     }
 
+    /// Waits while all that is new can be made of what is here, for a moment, and until somebody asks for it.
+    async fn let_members_go_first(&self, published: &mut watch::Receiver<Published>, seen: &Seen) {
+        let until = Instant::now() + MAKE_AFTER;
+        while can_wait(&published.borrow_and_update().state, seen) {
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                () = self.asked.notified() => return,
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
     /// Makes or fetches what kept versions name. Returns whether everything is here; it may not be durable yet.
     async fn complete(&self, state: &State, seen: &mut Seen) -> bool {
         let mut complete = true;
@@ -105,15 +118,19 @@ impl QuorumContent {
         complete
     }
 
-    /// Makes one version complete here; `base` is the manifest of one that is. Returns how many blobs came.
+    /// Makes one version complete here; `base` is the manifest of the one that its delta builds on, if that is complete.
+    /// Returns how many blobs came.
     pub(crate) async fn version(&self, version: &Version, base: Option<Digest>) -> Result<usize> {
+        let mut came = 0;
         if let Some(delta) = &version.delta
             && !self.lacking(vec![version.manifest]).await?.is_empty()
         {
             let (bytes, next) = (delta.bytes.clone(), version.manifest);
             let _turn = self.deltas.turn().await;
             match self.with(move |store| make(store, bytes.as_slice(), next)).await {
-                Ok(made) => return Ok(made),
+                Ok(made) if base.is_some() => return Ok(made),
+                // It made what is new, and the base may lack what is not.
+                Ok(made) => came = made,
                 Err(error) => info!(version = version.number, %error, "a delta does not fit what is here: fetching"),
             }
         }
@@ -121,6 +138,7 @@ impl QuorumContent {
         if !had_manifest {
             // Kept here, and not only known.
             self.get(version.manifest).await?;
+            came += 1;
         }
         let tree = self.manifest(version.manifest).await?;
         let named = match base {
@@ -133,14 +151,20 @@ impl QuorumContent {
         };
         let lacking = self.lacking(named).await?;
         let fetched = lacking.len();
+        came += fetched;
         // What nobody gives may still be made from the delta, though the manifest was here.
         let missing = self.fetch(lacking).await?;
         if let Some(first) = missing.first() {
             let Some(delta) = &version.delta else { return Err(super::nobody_has(&missing, fetched, *first)) };
             let (bytes, next) = (delta.bytes.clone(), version.manifest);
             self.with(move |store| make(store, bytes.as_slice(), next)).await?;
+            // It has what is new in this version, and what it builds on may lack something.
+            let missing = self.lacking(missing).await?;
+            if let Some(first) = missing.first() {
+                return Err(super::nobody_has(&missing, fetched, *first));
+            }
         }
-        Ok(fetched + usize::from(!had_manifest))
+        Ok(came)
     }
 
     /// Removes what no kept version names. Returns how many blobs.
@@ -154,12 +178,29 @@ impl QuorumContent {
     }
 }
 
-/// Returns whether there is news, and all of it is in the log already.
+/// Returns whether there is news, and all of it can be made later of what is complete here: its deltas are in the log, and
+/// so are those that they build on. The state forgets old versions with their deltas, so at most half of those that a set
+/// keeps may wait.
 fn can_wait(state: &State, seen: &Seen) -> bool {
-    let all = state.sets().flat_map(|(name, set)| set.versions.values().map(move |version| (name, version)));
-    let mut news =
-        all.filter(|(name, version)| !seen.contains(&((*name).clone(), version.number, version.manifest))).peekable();
-    news.peek().is_some() && news.all(|(_, version)| version.delta.is_some())
+    let mut is_news = false;
+    for (name, set) in state.sets() {
+        let (mut base, mut waiting) = (None, 0);
+        for version in set.versions.values() {
+            if !seen.contains(&(name.clone(), version.number, version.manifest)) {
+                let can_be_made = |delta: &InlineDelta| delta.base == 0 || base == Some(delta.base);
+                if !version.delta.as_ref().is_some_and(can_be_made) {
+                    return false;
+                }
+                waiting += 1;
+            }
+            base = Some(version.number);
+        }
+        if waiting * 2 > set.spec.keep_versions {
+            return false;
+        }
+        is_news |= waiting > 0;
+    }
+    is_news
 }
 
 /// Removes every blob that none of these manifests names, nor anything that they name, unless it was promised. Returns how
@@ -185,6 +226,10 @@ fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> le
 #[cfg(test)]
 #[path = "collect_tests.rs"]
 mod collect_tests;
+
+#[cfg(test)]
+#[path = "made_later_tests.rs"]
+mod made_later_tests;
 
 #[cfg(test)]
 mod tests {

@@ -17,16 +17,20 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Three voters that do nothing with their content by themselves.
-struct Voters {
-    replicas: Vec<Replica>,
-    contents: Vec<QuorumContent>,
+pub(super) struct Voters {
+    pub(super) replicas: Vec<Replica>,
+    pub(super) contents: Vec<QuorumContent>,
     _dir: TempDir,
 }
 
 impl Voters {
     async fn three() -> Self {
+        Self::some(3).await
+    }
+
+    pub(super) async fn some(count: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let peers: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         drop(listeners);
         let (mut replicas, mut contents) = (Vec::new(), Vec::new());
@@ -49,7 +53,7 @@ impl Voters {
             replicas.push(replica);
             contents.push(content);
         }
-        let voting = |replica: &Replica| replica.status().membership.voters.iter().flatten().count() == 3;
+        let voting = |replica: &Replica| replica.status().membership.voters.iter().flatten().count() == count;
         let all = async {
             while !replicas.iter().all(voting) {
                 sleep(Duration::from_millis(10)).await;
@@ -58,7 +62,7 @@ impl Voters {
                 replica.ready().await;
             }
         };
-        timeout(PATIENCE, all).await.expect("three vote");
+        timeout(PATIENCE, all).await.expect("all of them vote");
         Self { replicas, contents, _dir: dir }
     }
 }

@@ -77,7 +77,8 @@ impl Machine {
     }
 
     pub(super) fn open_with(&self, hook: impl FnMut(Step) -> bool + Send + 'static) -> Result<Applier> {
-        let mut applier = Applier::open_with(&self.dirs, Steps { hook: Some(Box::new(hook)) })?.with_reserve(0);
+        let steps = Steps { hook: Some(Box::new(hook)), ..Steps::default() };
+        let mut applier = Applier::open_with(&self.dirs, steps)?.with_reserve(0);
         applier.ahead_from = 0;
         Ok(applier)
     }

@@ -156,3 +156,113 @@ fn many_files_go_with_one_sync_of_the_file_system() {
     assert_eq!(machine.tree(), one.manifest);
     assert_eq!(offline(&mut applier, 2, &Published::new(&files[1..])).unwrap().linked, 299);
 }
+
+/// Opens the set on a file system that has no hard links.
+fn open_without_links(machine: &Machine) -> Applier {
+    let mut applier = machine.open();
+    applier.steps.no_links = true;
+    applier
+}
+
+#[test]
+fn what_cannot_be_linked_is_written_from_its_twin_and_needs_no_source() {
+    let large: String = (0..80_000).map(|i| format!("line {i}\n")).collect();
+    let files = |a| [("a", a), ("d/keep", "k"), ("large", large.as_str())];
+    let (one, mut two) = (Published::new(&files("1")), Published::new(&files("2")));
+    for ahead_from in [0, usize::MAX] {
+        let machine = Machine::new();
+        let mut applier = open_without_links(&machine);
+        applier.ahead_from = ahead_from;
+        put(&mut applier, 1, &one).unwrap();
+        let (keep, piece) = (inode(&machine.path("d/keep")), inode(&machine.path("large")));
+        two.chunks.retain(|digest, _| *digest == digest_of(b"2"));
+        assert_eq!(applier.needs(&two.manifest).unwrap().fetch.len(), 1);
+        let done = put(&mut applier, 2, &two).expect("everything else stands on this disk");
+        assert_eq!((done.linked, done.written, done.bytes), (0, 3, 2 + large.len() as u64));
+        assert_eq!(machine.tree(), two.manifest);
+        assert_ne!([inode(&machine.path("d/keep")), inode(&machine.path("large"))], [keep, piece]);
+        assert_eq!(applier.verify().unwrap(), []);
+        assert_eq!(offline(&mut applier, 3, &one).unwrap().linked, 0, "and the way back");
+        assert_eq!(machine.tree(), one.manifest);
+    }
+}
+
+#[test]
+fn many_files_that_cannot_be_linked_are_not_kept_open_together() {
+    let name = "apply::tests::reuse::many_files_that_cannot_be_linked_are_not_kept_open_together";
+    if crate::few_files::are_allowed(64, name) {
+        let names: Vec<String> = (0..300).map(|i| format!("f{i}")).collect();
+        let mut files: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+        let machine = Machine::new();
+        let mut applier = open_without_links(&machine);
+        put(&mut applier, 1, &Published::new(&files)).unwrap();
+        // One file is all that is planned to be new.
+        files[17].1 = "new";
+        let two = Published::new(&files);
+        assert_eq!(put(&mut applier, 2, &two).unwrap().written, 300);
+        assert_eq!(machine.tree(), two.manifest);
+    }
+}
+
+#[test]
+fn a_file_that_is_edited_between_the_plan_and_its_link_is_written_anew() {
+    let machine = Machine::new();
+    let (one, two) = (Published::new(&[("keep", "good"), ("z", "1")]), Published::new(&[("keep", "good")]));
+    put(&mut machine.open(), 1, &one).unwrap();
+    let keep = machine.path("keep");
+    let (edited, before) = (keep.clone(), inode(&keep));
+    let mut applier = machine
+        .open_with(move |step| {
+            if step == Step::LinkFile {
+                fs::write(&edited, "evil and longer").unwrap();
+            }
+            true
+        })
+        .unwrap();
+    applier.ahead_from = usize::MAX;
+    assert_eq!(offline(&mut applier, 2, &two).unwrap_err().code(), "LW0801", "nobody has what was there");
+    assert_eq!(fs::read_to_string(&keep).unwrap(), "evil and longer", "the live tree is only read");
+    let done = put(&mut applier, 2, &two).unwrap();
+    assert_eq!((done.linked, done.written), (0, 1));
+    assert_eq!(fs::read_to_string(&keep).unwrap(), "good");
+    assert_ne!(inode(&keep), before);
+    assert_eq!(machine.tree(), two.manifest);
+}
+
+#[test]
+fn the_kept_tree_is_consulted_for_what_nobody_holds_and_for_that_alone() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let files = |a| [("a", a), ("keep", "k"), ("same", "s")];
+    let (one, two) = (Published::new(&files("1")), Published::new(&files("2")));
+    put(&mut applier, 1, &one).unwrap();
+    put(&mut applier, 2, &two).unwrap();
+    let plan = |is_held: bool| {
+        let (plan, lenders, _) = applier
+            .prepare(&one.manifest, &|digest| {
+                assert_eq!(digest, digest_of(b"1"), "only what the live tree lacks");
+                is_held
+            })
+            .unwrap();
+        let proven: Vec<Vec<bool>> =
+            lenders.iter().map(|lender| lender.proven.iter().map(Option::is_some).collect()).collect();
+        (plan.fetch.len(), plan.actions[0], proven)
+    };
+    let (live, kept) = (vec![false, true, true], vec![true, false, false]);
+    assert_eq!(plan(true), (1, plan::Action::Write, vec![live.clone()]));
+    // And nothing else of it is read: its stamps are old.
+    assert_eq!(plan(false), (0, plan::Action::Link(plan::Origin { tree: 1, entry: 0 }), vec![live, kept]));
+}
+
+#[test]
+fn what_was_edited_is_put_right_from_an_equal_file_of_the_live_tree() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let one = Published::new(&[("a", "text"), ("b", "text"), ("c", "c")]);
+    put(&mut applier, 1, &one).unwrap();
+    fs::write(machine.path("a"), "evil").unwrap();
+    let nothing = &mut |digest| Err(Error::BlobMissing { digest });
+    assert_eq!(applier.rebuild(1, &one.manifest, nothing).unwrap(), Applied { linked: 2, written: 1, bytes: 4 });
+    assert_eq!(machine.tree(), one.manifest);
+    assert_ne!(inode(&machine.path("a")), inode(&machine.path("b")));
+}
