@@ -147,7 +147,7 @@ pub(super) async fn verify(session: &Session, set: &str, dir: &Path, version: Op
     let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
     let place = dir.to_owned();
     let xattrs = listing.entries.iter().any(|entry| entry.xattrs.is_some());
-    let scanned = tokio::task::spawn_blocking(move || leaseward_sync::scan_some(&place, xattrs, &mut |_| true))
+    let scanned = tokio::task::spawn_blocking(move || leaseward_sync::scan_some(&place, xattrs, &|_| true))
         .await
         .map_err(|error| Diagnostic::new("LW0600", error.to_string()))?
         .map_err(refused)?;
