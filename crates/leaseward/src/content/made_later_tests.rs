@@ -59,6 +59,8 @@ impl World {
         let here = published.wait_for(|published| published.state.set(&set()).is_some_and(|set| set.head == number));
         timeout(Duration::from_secs(30), here).await.expect("it is applied").unwrap();
         self.head = Some((number, tree));
+        // It was put there above: a set that keeps few versions is built upon.
+        self.content().replica.has_content_of(self.state().revision());
         [tree, a, b]
     }
 
