@@ -3,6 +3,7 @@
 mod copies;
 mod files;
 mod keeping;
+mod tarred;
 
 use leaseward_http::model::{ConfigSetList, ConfigVersion, ConfigVersionList, MemberSyncList, Rollback, RolloutView};
 use reqwest::Method;

@@ -4,16 +4,18 @@
 //! After a failure it waits and tries again, longer each time and never longer than the limit. A version that can never
 //! be applied, or that its reload refused, is not tried again until an operator asks or something else is wanted.
 //! A version whose reload fails is taken back at once.
+//! `upkeep.rs` does what is left to do about what is live.
+
+mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use leaseward_state::config::spec::{DrainRule, DriftRule};
-use leaseward_state::config::{DriftedPath, Manifest, ManifestNode, SyncState};
+use leaseward_state::config::SyncState;
+use leaseward_state::config::spec::DrainRule;
 use leaseward_state::name::SetName;
-use leaseward_state::token::UnixMillis;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
 use super::disk::Disk;
 use super::fetch::{Failure, Fetch, Progress, blocking};
@@ -21,11 +23,9 @@ use super::hear::Watch;
 use super::prepare::{Member, Prepared, environment};
 use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
 use crate::BlobStore;
-use crate::apply::{Drift, Live, SetDirs};
+use crate::apply::{Live, SetDirs};
 use crate::error::{Error, Result};
-use crate::limits::{
-    DRIFTS_REPORTED_MAX, FINISH_AFTER, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES,
-};
+use crate::limits::{PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
 use crate::patterns::Patterns;
 use crate::program::Run;
 use crate::render::{self, Facts};
@@ -274,23 +274,6 @@ impl SetTask {
         Ok(Outcome::Settled)
     }
 
-    /// Lets others go first, unless something else is wanted meanwhile.
-    async fn rest(&mut self, want: &WantedSet) {
-        let set = &self.set;
-        let _ = timeout(FINISH_AFTER, self.wanted.wait_for(|wanted| wanted.get(set) != Some(want))).await;
-    }
-
-    /// Does what a switch left to be done. To end a watch takes time, too.
-    async fn finish(&self, opened: &Opened, deaf: Option<Watch>) {
-        let finished = opened.with(move |disk| {
-            drop(deaf);
-            disk.finish()
-        });
-        if let Err(error) = finished.await {
-            tracing::warn!(set = %self.set, %error, "what a switch left is not cleaned up");
-        }
-    }
-
     fn drains(&self, want: &WantedSet) -> bool {
         match want.spec.drain {
             DrainRule::Never => false,
@@ -397,56 +380,9 @@ impl SetTask {
         Err(Failure::Local(Error::ReloadFailed { why }))
     }
 
-    /// Looks whether somebody changed files by hand, and does what the set's rule says.
-    async fn look(&mut self, want: &WantedSet, deep: bool) -> Result<(), Failure> {
-        let (Some(opened), Some(goal)) = (self.now.opened.clone(), want.live) else { return Ok(()) };
-        if self.now.settled != Some(goal) {
-            return Ok(());
-        }
-        let drifts = opened.with(move |disk| disk.drifts(deep)).await?;
-        if drifts.is_empty() {
-            self.report(SyncState::Applied).await;
-        } else {
-            let paths = drifts.iter().take(DRIFTS_REPORTED_MAX).map(told).collect();
-            tracing::warn!(set = %self.set, files = drifts.len(), first = %drifts[0].path, "files were changed by hand");
-            self.report(SyncState::Drifted { paths, all: drifts.len() as u64 }).await;
-            // What an operator asks for by name is put right whatever the rule says.
-            if want.spec.drift == DriftRule::Repair || deep {
-                self.repair(want, goal, &opened).await?;
-            }
-        }
-        self.listen(&opened).await;
-        Ok(())
-    }
-
-    async fn repair(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<(), Failure> {
-        let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(()) };
-        self.stage(want, &prepared, opened).await?;
-        self.switch(want, goal, opened).await?;
-        self.now.settled = Some(goal);
-        let deaf = self.now.watch.take();
-        self.listen(opened).await;
-        self.report(SyncState::Applied).await;
-        self.finish(opened, deaf).await;
-        Ok(())
-    }
-
     async fn settle(&mut self, goal: WantedVersion, opened: &Opened) {
         self.now.settled = Some(goal);
         self.listen(opened).await;
-    }
-
-    /// Hears of changes from now on; what was heard before was our own.
-    async fn listen(&mut self, opened: &Opened) {
-        let watched = opened.with(|disk| Ok(disk.directories())).await.ok().map(|dirs| Watch::new(&dirs));
-        self.now.watch = match watched {
-            Some(Ok(watch)) => Some(watch),
-            Some(Err(error)) => {
-                tracing::info!(set = %self.set, %error, "changes by hand are found by looking only");
-                None
-            }
-            None => None,
-        };
     }
 
     async fn open(&mut self, want: &WantedSet) -> Result<Opened> {
@@ -493,42 +429,6 @@ impl SetTask {
                 Ok(())
             })
             .await
-    }
-
-    /// Forgets cached blobs that no longer help. What cannot be removed is tried after the next version.
-    async fn clean(&self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
-        let (working, rendered) = (opened.clone(), render::is_needed(&want.spec));
-        let cleaned = blocking(move || {
-            let disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut kept = std::collections::BTreeSet::new();
-            let keep = |kept: &mut std::collections::BTreeSet<_>, tree: &Manifest| {
-                for entry in &tree.entries {
-                    if let ManifestNode::File { chunks, .. } = &entry.node {
-                        kept.extend(chunks.iter().map(|chunk| chunk.digest));
-                    }
-                }
-            };
-            // What the version was made from is read again, and what was replaced in place is the way back.
-            if rendered && let Ok(published) = working.store.get(goal.manifest) {
-                keep(&mut kept, &crate::manifest::decode(&published)?);
-                kept.insert(goal.manifest);
-            }
-            if disk.layout() == leaseward_state::config::spec::Layout::Files
-                && let Some((_, previous)) = disk.previous_manifest()
-            {
-                keep(&mut kept, &previous);
-            }
-            drop(disk);
-            for digest in working.store.digests()?.flatten() {
-                if !kept.contains(&digest) {
-                    let _ = working.store.remove(digest);
-                }
-            }
-            Ok(())
-        });
-        if let Err(error) = cleaned.await {
-            tracing::debug!(set = %self.set, %error, "the cache is not cleaned");
-        }
     }
 
     fn still_wanted(&self, is: impl Fn(&WantedSet) -> bool) -> bool {
@@ -593,14 +493,5 @@ fn go_back(member: &Member, disk: &mut Disk, store: &BlobStore, failed: u64) {
     match back.and_then(|_| load(member, disk, before.version, failed)) {
         Ok(()) => tracing::warn!(set = %member.set, version = failed, back_to = before.version, "taken back"),
         Err(why) => tracing::error!(set = %member.set, version = failed, why, "could not be taken back"),
-    }
-}
-
-fn told(drift: &Drift) -> DriftedPath {
-    DriftedPath {
-        path: drift.path.clone(),
-        what: drift.kind.word().to_owned(),
-        owner: drift.owner,
-        at: drift.at.map(UnixMillis),
     }
 }

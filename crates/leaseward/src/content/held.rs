@@ -70,10 +70,9 @@ fn anchor<'a>(versions: impl DoubleEndedIterator<Item = &'a Version>, keep: u32)
     let mut oldest = Revision(0);
     for version in versions.rev().take((keep as usize).saturating_sub(1)) {
         match &version.delta {
+            Some(delta) if delta.base > 0 => oldest = version.revision,
             // Made of nothing, or on a quorum from the beginning.
-            Some(delta) if delta.base == 0 => return Revision(0),
-            None => return Revision(0),
-            Some(_) => oldest = version.revision,
+            _ => return Revision(0),
         }
     }
     oldest

@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use similar::TextDiff;
 
-use super::{copies, version_columns};
+use super::{copies, tarred, version_columns};
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, wide};
@@ -95,7 +95,7 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
         (None, Some(tar), _) => {
             let temp = Temporary::new()?;
             let unpacked = temp.0.join("tree");
-            copies::unpack(&tar, &unpacked, policy(session, &set).await?.xattrs)?;
+            tarred::unpack(&tar, &unpacked, policy(session, &set).await?.xattrs)?;
             publish_dir(session, &set, &unpacked, key, message, if_version).await?
         }
         (None, None, Some(machine)) => {

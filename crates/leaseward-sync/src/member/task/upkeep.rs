@@ -1,0 +1,136 @@
+//! What there is to do about a version that is live: what its switch left, what somebody changed by hand, what the cache
+//! keeps for nothing.
+//!
+//! Must stay true: nothing here makes another version live; what fails here costs time later, and nothing else.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use leaseward_state::config::spec::{DriftRule, Layout};
+use leaseward_state::config::{Digest, DriftedPath, Manifest, ManifestNode, SyncState};
+use leaseward_state::token::UnixMillis;
+use tokio::time::timeout;
+
+use super::{Opened, SetTask};
+use crate::apply::Drift;
+use crate::limits::{DRIFTS_REPORTED_MAX, FINISH_AFTER};
+use crate::member::fetch::{Failure, blocking};
+use crate::member::hear::Watch;
+use crate::member::{WantedSet, WantedVersion};
+use crate::render;
+
+impl SetTask {
+    /// Lets others go first, unless something else is wanted meanwhile.
+    pub(super) async fn rest(&mut self, want: &WantedSet) {
+        let set = &self.set;
+        let _ = timeout(FINISH_AFTER, self.wanted.wait_for(|wanted| wanted.get(set) != Some(want))).await;
+    }
+
+    /// Does what a switch left to be done. To end a watch takes time, too.
+    pub(super) async fn finish(&self, opened: &Opened, deaf: Option<Watch>) {
+        let finished = opened.with(move |disk| {
+            drop(deaf);
+            disk.finish()
+        });
+        if let Err(error) = finished.await {
+            tracing::warn!(set = %self.set, %error, "what a switch left is not cleaned up");
+        }
+    }
+
+    /// Looks whether somebody changed files by hand, and does what the set's rule says.
+    pub(super) async fn look(&mut self, want: &WantedSet, deep: bool) -> Result<(), Failure> {
+        let (Some(opened), Some(goal)) = (self.now.opened.clone(), want.live) else { return Ok(()) };
+        if self.now.settled != Some(goal) {
+            return Ok(());
+        }
+        let drifts = opened.with(move |disk| disk.drifts(deep)).await?;
+        if drifts.is_empty() {
+            self.report(SyncState::Applied).await;
+        } else {
+            let paths = drifts.iter().take(DRIFTS_REPORTED_MAX).map(told).collect();
+            tracing::warn!(set = %self.set, files = drifts.len(), first = %drifts[0].path, "files were changed by hand");
+            self.report(SyncState::Drifted { paths, all: drifts.len() as u64 }).await;
+            // What an operator asks for by name is put right whatever the rule says.
+            if want.spec.drift == DriftRule::Repair || deep {
+                self.repair(want, goal, &opened).await?;
+            }
+        }
+        self.listen(&opened).await;
+        Ok(())
+    }
+
+    pub(super) async fn repair(
+        &mut self,
+        want: &WantedSet,
+        goal: WantedVersion,
+        opened: &Opened,
+    ) -> Result<(), Failure> {
+        let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(()) };
+        self.stage(want, &prepared, opened).await?;
+        self.switch(want, goal, opened).await?;
+        self.now.settled = Some(goal);
+        let deaf = self.now.watch.take();
+        self.listen(opened).await;
+        self.report(SyncState::Applied).await;
+        self.finish(opened, deaf).await;
+        Ok(())
+    }
+
+    /// Hears of changes from now on; what was heard before was our own.
+    pub(super) async fn listen(&mut self, opened: &Opened) {
+        let watched = opened.with(|disk| Ok(disk.directories())).await.ok().map(|dirs| Watch::new(&dirs));
+        self.now.watch = match watched {
+            Some(Ok(watch)) => Some(watch),
+            Some(Err(error)) => {
+                tracing::info!(set = %self.set, %error, "changes by hand are found by looking only");
+                None
+            }
+            None => None,
+        };
+    }
+
+    /// Forgets cached blobs that no longer help. What cannot be removed is tried after the next version.
+    pub(super) async fn clean(&self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
+        let (working, rendered) = (opened.clone(), render::is_needed(&want.spec));
+        let cleaned = blocking(move || {
+            let disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = BTreeSet::new();
+            let keep = |kept: &mut BTreeSet<Digest>, tree: &Manifest| {
+                for entry in &tree.entries {
+                    if let ManifestNode::File { chunks, .. } = &entry.node {
+                        kept.extend(chunks.iter().map(|chunk| chunk.digest));
+                    }
+                }
+            };
+            // What the version was made from is read again, and what was replaced in place is the way back.
+            if rendered && let Ok(published) = working.store.get(goal.manifest) {
+                keep(&mut kept, &crate::manifest::decode(&published)?);
+                kept.insert(goal.manifest);
+            }
+            if disk.layout() == Layout::Files
+                && let Some((_, previous)) = disk.previous_manifest()
+            {
+                keep(&mut kept, &previous);
+            }
+            drop(disk);
+            for digest in working.store.digests()?.flatten() {
+                if !kept.contains(&digest) {
+                    let _ = working.store.remove(digest);
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = cleaned.await {
+            tracing::debug!(set = %self.set, %error, "the cache is not cleaned");
+        }
+    }
+}
+
+fn told(drift: &Drift) -> DriftedPath {
+    DriftedPath {
+        path: drift.path.clone(),
+        what: drift.kind.word().to_owned(),
+        owner: drift.owner,
+        at: drift.at.map(UnixMillis),
+    }
+}
