@@ -8,7 +8,7 @@ use std::sync::Arc;
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
 use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
-use leaseward_sync::{Scanned, digest_of, frame, manifest, scan_again, scan_some};
+use leaseward_sync::{DigestSet, Scanned, digest_of, frame, manifest, scan_again, scan_some};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
@@ -20,6 +20,9 @@ const DIGESTS_AT_ONCE: usize = 50_000;
 
 /// Batches that are compressed and sent at the same time.
 const BATCHES_AT_ONCE: usize = 4;
+
+/// Plain bytes of a batch at least, if there are so many: each is a request.
+const BATCH_BYTES_MIN: usize = 256 << 10;
 
 /// How often it is sent again when the node that had it is not the one that commits it.
 const TRIES: usize = 3;
@@ -146,14 +149,16 @@ impl Prepared {
         Ok(())
     }
 
-    /// Cuts what is missing into batches of about so many plain bytes, in the order of the paths.
+    /// Cuts what is missing into batches, in the order of the paths: small enough that each thread has some to compress.
     fn batches(&self) -> Vec<Vec<Digest>> {
-        let mut missing: std::collections::HashSet<Digest> = self.missing.iter().copied().collect();
+        let mut missing: DigestSet = self.missing.iter().copied().collect();
         let files = self.scanned.manifest().entries.iter().flat_map(|entry| match &entry.node {
             ManifestNode::File { chunks, .. } => chunks.as_slice(),
             _ => &[],
         });
         let whole = Chunk { digest: self.manifest, size: u32::try_from(self.encoded.len()).unwrap_or(u32::MAX) };
+        let all: usize = files.clone().filter(|chunk| missing.contains(&chunk.digest)).map(|chunk| chunk.size as usize).sum();
+        let most = (all / (2 * BATCHES_AT_ONCE)).clamp(BATCH_BYTES_MIN, FRAMES_BYTES_MAX);
         let mut batches: Vec<Vec<Digest>> = Vec::new();
         let mut left = 0;
         for chunk in files.chain([&whole]) {
@@ -163,7 +168,7 @@ impl Prepared {
             match batches.last_mut() {
                 Some(last) if left >= chunk.size as usize => last.push(chunk.digest),
                 _ => {
-                    left = FRAMES_BYTES_MAX;
+                    left = most;
                     batches.push(vec![chunk.digest]);
                 }
             }

@@ -30,21 +30,21 @@ impl Digest {
         if bytes.len() != 64 {
             return None;
         }
-        let mut out = [0; 32];
-        for (i, pair) in bytes.chunks_exact(2).enumerate() {
-            out[i] = half(pair[0])? << 4 | half(pair[1])?;
+        let (mut out, mut seen) = ([0; 32], 0);
+        for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            let (high, low) = (HALVES[usize::from(pair[0])], HALVES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = high << 4 | low;
         }
-        Some(Self(out))
+        (seen < NO_HALF).then_some(Self(out))
     }
 
     /// Returns the lower-case hexadecimal digits, as they are written everywhere.
     #[must_use]
     pub fn hex(self) -> DigestHex {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 64];
         for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+            pair.copy_from_slice(&PAIRS[usize::from(byte)]);
         }
         DigestHex(text)
     }
@@ -56,15 +56,30 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Returns what a hexadecimal digit stands for, in either case.
-fn half(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+/// In [`HALVES`]: no hexadecimal digit.
+const NO_HALF: u8 = 16;
+
+/// What each byte stands for as a hexadecimal digit, in either case. A manifest has a digest for each file and chunk, and is
+/// read by everybody: without a question for each digit.
+const HALVES: [u8; 256] = {
+    let (mut halves, mut half) = ([NO_HALF; 256], 0);
+    while half < 16 {
+        halves[b"0123456789abcdef"[half] as usize] = half as u8;
+        halves[b"0123456789ABCDEF"[half] as usize] = half as u8;
+        half += 1;
     }
-}
+    halves
+};
+
+/// The two hexadecimal digits of each byte.
+const PAIRS: [[u8; 2]; 256] = {
+    let (mut pairs, mut byte) = ([[0; 2]; 256], 0);
+    while byte < 256 {
+        pairs[byte] = [b"0123456789abcdef"[byte >> 4], b"0123456789abcdef"[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// The 64 digits of a digest. A manifest has one for each file and chunk, so they are made without the machinery of
 /// formatting.
@@ -399,5 +414,16 @@ mod tests {
         let digest = Digest([0xa5; 32]);
         assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
         assert_eq!(Digest::parse("zz"), None);
+        let digest = Digest(std::array::from_fn(|i| (i * 77) as u8));
+        assert_eq!(digest.to_string(), digest.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        assert_eq!(Digest::parse(&digest.to_string().to_uppercase()), Some(digest));
+        for at in 0..64 {
+            for byte in 0..128u8 {
+                let mut text = digest.to_string().into_bytes();
+                text[at] = byte;
+                let text = String::from_utf8(text).unwrap();
+                assert_eq!(Digest::parse(&text).is_some(), byte.is_ascii_hexdigit(), "{text}");
+            }
+        }
     }
 }

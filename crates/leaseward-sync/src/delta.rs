@@ -8,7 +8,6 @@
 //! rename costs its lines.
 //! Left out on purpose: chains of deltas, and likeness to files that stay.
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::ops::Range;
 
@@ -16,7 +15,8 @@ use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 use zstd::zstd_safe::DCtx;
 
 use crate::error::{Error, Result};
-use crate::limits::{BLOB_BYTES_MAX, DELTA_PLAIN_BYTES_MAX, ZSTD_LEVEL};
+use crate::limits::{BLOB_BYTES_MAX, DELTA_PLAIN_BYTES_MAX, DELTA_ZSTD_LEVEL};
+use crate::tables::DigestSet;
 use crate::{digest_of, manifest};
 
 const MAGIC: [u8; 4] = *b"LWDL";
@@ -32,7 +32,7 @@ pub type ReadChunk<'a> = dyn FnMut(Chunk) -> Result<Vec<u8>> + 'a;
 /// Returns the chunks that `one` names and `other` does not, each once, in order of `one`.
 #[must_use]
 pub fn only_in(one: &Manifest, other: &Manifest) -> Vec<Chunk> {
-    let mut seen: HashSet<Digest> = chunks(other).map(|chunk| chunk.digest).collect();
+    let mut seen: DigestSet = chunks(other).map(|chunk| chunk.digest).collect();
     chunks(one).filter(|chunk| seen.insert(chunk.digest)).collect()
 }
 
@@ -106,7 +106,7 @@ fn squeeze(
 ) -> Result<bool> {
     let failed = |error| Error::io("compress", "a delta", error);
     let bounded = Bounded { out, most, full: false };
-    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(bounded, ZSTD_LEVEL, prefix).map_err(failed)?;
+    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(bounded, DELTA_ZSTD_LEVEL, prefix).map_err(failed)?;
     // The window reaches from the last byte back to the first one of the prefix.
     let window = (prefix.len() + size).max(1 << 10).next_power_of_two().trailing_zeros();
     encoder.set_pledged_src_size(Some(size as u64)).map_err(failed)?;

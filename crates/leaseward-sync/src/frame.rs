@@ -11,7 +11,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::digest_of;
 use crate::error::{Error, Result};
-use crate::limits::{BLOB_BYTES_MAX, CONTEXTS_KEPT, ZSTD_LEVEL};
+use crate::limits::{BLOB_BYTES_MAX, BLOB_ZSTD_LEVEL, CONTEXTS_KEPT};
 
 const MAGIC: [u8; 4] = *b"LWBF";
 const VERSION: u8 = 1;
@@ -61,7 +61,7 @@ pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
         });
     }
     // A failure to compress costs space, nothing else.
-    let squeezed = PACKERS.with(|| Compressor::new(ZSTD_LEVEL), |packer| packer.compress(plain));
+    let squeezed = PACKERS.with(|| Compressor::new(BLOB_ZSTD_LEVEL), |packer| packer.compress(plain));
     let squeezed = squeezed.ok().filter(|squeezed| squeezed.len() < plain.len());
     let (method, payload) = squeezed.as_deref().map_or((RAW, plain), |squeezed| (ZSTD, squeezed));
     let mut frame = Vec::with_capacity(HEADER + payload.len());

@@ -27,6 +27,7 @@ pub mod secret;
 mod seen;
 mod space;
 mod store;
+mod tables;
 mod tree;
 mod xattr;
 
@@ -36,6 +37,7 @@ pub use inplace::InPlace;
 pub use render::Facts;
 pub use space::Space;
 pub use store::{BlobStore, Digests};
+pub use tables::{DigestMap, DigestSet};
 pub use tree::{Scanned, pieces, scan, scan_again, scan_some};
 pub use xattr::{copy_xattrs, write_xattrs};
 

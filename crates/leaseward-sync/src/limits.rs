@@ -14,8 +14,12 @@ pub const CHUNK_BYTES_USUAL: usize = 64 << 10;
 /// Largest piece of a file, in bytes. A file up to this size is one piece.
 pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 
-/// Compression level of stored blobs: beyond it time doubles for a few per cent.
-pub const ZSTD_LEVEL: i32 = 3;
+/// Compression level of blobs. A publisher waits for it: the next level takes twice the time for some per cent, and what
+/// travels again and again are deltas.
+pub const BLOB_ZSTD_LEVEL: i32 = 1;
+
+/// Compression level of deltas: each is made once and goes to everybody.
+pub const DELTA_ZSTD_LEVEL: i32 = 3;
 
 /// Contexts for compressing, and as many for decompressing, that are kept for the next blob: some megabytes at most.
 pub(crate) const CONTEXTS_KEPT: usize = 2;
@@ -65,6 +69,9 @@ pub const RESERVE_ONE_IN: u64 = 20;
 /// Free bytes that the content store leaves, as the log on the same disk must still be written.
 pub const STORE_FLOOR_BYTES: u64 = 64 << 20;
 
+/// Bytes that are written before the free space is looked at again, when many blobs are stored: a fraction of the floor.
+pub const FLOOR_LOOK_EACH: usize = 1 << 20;
+
 /// Bytes that a small file or directory takes on disk at least: one block.
 pub const BLOCK_BYTES: u64 = 4096;
 
@@ -101,8 +108,9 @@ pub const DELTA_PLAIN_BYTES_MAX: usize = 64 << 20;
 /// fetched, several at once and from everybody.
 pub const DELTA_SENT_BYTES_MAX: usize = 4 << 20;
 
-/// Plain bytes of a delta's chunks that a member holds in memory until they are on the disk; more goes through its cache.
-pub const DELTA_HELD_BYTES_MAX: usize = 4 << 20;
+/// Plain bytes of blobs that a member holds in memory until they are in a tree, all its sets together; more goes through
+/// files. A first version of 2,000 files has 50 MB.
+pub const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// Frames in one answer or one sending, in bytes: a link stays busy, and ten of them fit any memory. One frame may be
 /// longer.

@@ -57,10 +57,19 @@ pub fn encode(manifest: &Manifest) -> Vec<u8> {
 }
 
 fn encode_entry(text: &mut String, entry: &ManifestEntry) {
-    let _ = match &entry.node {
-        ManifestNode::Directory { mode } => write!(text, "d {mode:o} "),
+    let mut digits = itoa::Buffer::new();
+    match &entry.node {
+        ManifestNode::Directory { mode } => {
+            text.push_str("d ");
+            octal(text, *mode);
+            text.push(' ');
+        }
         ManifestNode::File { mode, size, digest, chunks } => {
-            let _ = write!(text, "f {mode:o} {size} ");
+            text.push_str("f ");
+            octal(text, *mode);
+            text.push(' ');
+            text.push_str(digits.format(*size));
+            text.push(' ');
             text.push_str(digest.hex().as_str());
             text.push(' ');
             match chunks.as_slice() {
@@ -70,21 +79,29 @@ fn encode_entry(text: &mut String, entry: &ManifestEntry) {
                     for (i, chunk) in chunks.iter().enumerate() {
                         text.push_str(if i == 0 { "" } else { "," });
                         text.push_str(chunk.digest.hex().as_str());
-                        let _ = write!(text, ":{}", chunk.size);
+                        text.push(':');
+                        text.push_str(digits.format(chunk.size));
                     }
                 }
             }
             text.push(' ');
-            Ok(())
         }
-        ManifestNode::Symlink { .. } => write!(text, "l "),
-    };
+        ManifestNode::Symlink { .. } => text.push_str("l "),
+    }
     escape(text, &entry.path);
     if let ManifestNode::Symlink { target } = &entry.node {
         text.push('\t');
         escape(text, target);
     }
     text.push('\n');
+}
+
+/// Writes a mode, as `{:o}` does and without its machinery: every path has one.
+fn octal(text: &mut String, mode: u32) {
+    let digits = (32 - mode.leading_zeros()).div_ceil(3).max(1);
+    for digit in (0..digits).rev() {
+        text.push((b'0' + (mode >> (3 * digit) & 7) as u8).into());
+    }
 }
 
 fn encode_xattr(text: &mut String, name: &str, value: &[u8]) {

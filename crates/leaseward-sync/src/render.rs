@@ -4,7 +4,8 @@
 //! not know is a failure and never an empty word; a secret is plain in the target only, for its owner alone.
 //! Left out on purpose: where keys come from (`secret.rs` reads them), and which sets ask for any of this.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leaseward_state::config::spec::SetSpec;
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode};
@@ -14,6 +15,7 @@ use crate::digest_of;
 use crate::error::{Error, Result};
 use crate::limits::{CHUNK_BYTES_MAX, RENDERED_BYTES_MAX};
 use crate::secret::Keys;
+use crate::tables::DigestMap;
 
 /// The ending of a file that is filled in.
 const TEMPLATE: &str = ".tmpl";
@@ -32,7 +34,7 @@ pub struct Facts {
 pub(crate) struct Rendered {
     pub(crate) manifest: Manifest,
     /// Chunks that stand in no store: what was filled in or opened.
-    pub(crate) made: HashMap<Digest, Vec<u8>>,
+    pub(crate) made: DigestMap<Arc<[u8]>>,
 }
 
 /// Returns whether members of such a set have something else than what was published.
@@ -156,7 +158,7 @@ pub(crate) fn render(
         let mut chunks = Vec::new();
         for piece in bytes.chunks(CHUNK_BYTES_MAX) {
             let chunk = Chunk { digest: digest_of(piece), size: piece.len() as u32 };
-            done.made.insert(chunk.digest, piece.to_vec());
+            done.made.insert(chunk.digest, piece.into());
             chunks.push(chunk);
         }
         put(&mut tree, to, ManifestNode::File { mode, size, digest, chunks })?;

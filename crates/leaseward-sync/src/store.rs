@@ -5,10 +5,11 @@
 //! name); bad ones are never served; a crash leaves no half-written blob under a digest's name. One process owns a store
 //! at a time.
 //! Loose blobs are here and not yet durable: they wait for [`BlobStore::settle`], which syncs once for all of them, and
-//! stand in a directory of their own, so that a crash forgets them.
+//! stand among the temporary files, so that a crash forgets them.
 //! Left out on purpose: which blobs are still needed (the caller removes), packs of many small blobs, deltas.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,10 @@ use leaseward_state::config::Digest;
 
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
-use crate::limits::{BLOB_BYTES_MAX, STORE_FLOOR_BYTES, STORE_SYNC_EACH_MAX};
+use crate::limits::{BLOB_BYTES_MAX, FLOOR_LOOK_EACH, STORE_FLOOR_BYTES, STORE_SYNC_EACH_MAX};
 use crate::{digest_of, frame, space};
 
 const TEMPORARY: &str = "tmp";
-const LOOSE: &str = "loose";
 
 /// A directory of blobs. Its methods block on the disk; share it behind an `Arc`.
 #[derive(Debug)]
@@ -34,9 +34,8 @@ pub struct BlobStore {
     durable: bool,
     /// Renamed and not yet synced: there for readers, not yet there for who counts on them.
     unsynced: Mutex<BTreeSet<Digest>>,
-    loose_dir: Dir,
-    /// What stands in the directory of loose blobs.
-    loose: Mutex<BTreeSet<Digest>>,
+    /// Blobs that stand whole among the temporary files, by their names there: each gets its own name when it settles.
+    loose: Mutex<BTreeMap<Digest, String>>,
     /// Held while loose blobs settle: whoever asks for it meanwhile must find them durable afterwards.
     settling: Mutex<()>,
     next: AtomicU64,
@@ -62,12 +61,8 @@ impl BlobStore {
         std::fs::create_dir_all(dir.join(TEMPORARY)).map_err(at("make directory", dir))?;
         let root = Dir::open(dir)?;
         let temporary = root.child(TEMPORARY)?;
-        std::fs::create_dir_all(dir.join(LOOSE)).map_err(at("make directory", dir))?;
-        let loose_dir = root.child(LOOSE)?;
-        for dir in [&temporary, &loose_dir] {
-            for name in dir.names()? {
-                dir.remove_tree(name)?;
-            }
+        for name in temporary.names()? {
+            temporary.remove_tree(name)?;
         }
         Ok(Self {
             root,
@@ -75,7 +70,6 @@ impl BlobStore {
             floor: STORE_FLOOR_BYTES,
             durable: false,
             unsynced: Mutex::default(),
-            loose_dir,
             loose: Mutex::default(),
             settling: Mutex::default(),
             next: AtomicU64::new(0),
@@ -129,7 +123,7 @@ impl BlobStore {
         let loose = self.loose().clone();
         let mut lacking = Vec::new();
         for digest in digests {
-            if !loose.contains(digest) && !self.stands(*digest)? {
+            if !loose.contains_key(digest) && !self.stands(*digest)? {
                 lacking.push(*digest);
             }
         }
@@ -203,19 +197,24 @@ impl BlobStore {
     }
 
     fn loosen(&self, frames: impl Iterator<Item = Result<(Digest, Vec<u8>)>>) -> Result<()> {
-        let mut staged = Staged { store: self, files: Vec::new() };
+        let mut staged = Staged { store: self, files: Vec::new(), checked: 0 };
         for item in frames {
             let (digest, bytes) = item?;
             if self.get(digest).is_err() {
                 staged.write(digest, &bytes, false)?;
             }
         }
-        while let Some((digest, temporary)) = staged.files.last() {
-            let path = self.loose_dir.path().join(digest.to_string());
-            rustix::fs::renameat(&self.temporary, temporary, &self.loose_dir, digest.to_string())
-                .map_err(at("name", path))?;
-            self.loose().insert(*digest);
-            staged.files.pop();
+        while let Some((digest, temporary)) = staged.files.pop() {
+            if let Entry::Vacant(place) = self.loose().entry(digest) {
+                place.insert(temporary);
+                continue;
+            }
+            // Another thread brought it, too. That one stays if it is whole, for it may be about to settle.
+            let is_whole = self.get(digest).is_ok();
+            let twin = if is_whole { Some(temporary) } else { self.loose().insert(digest, temporary) };
+            if let Some(twin) = twin {
+                self.temporary.unlink(twin)?;
+            }
         }
         Ok(())
     }
@@ -226,28 +225,25 @@ impl BlobStore {
     /// [`Error::Io`]; what is not durable then stays loose.
     pub fn settle(&self) -> Result<()> {
         let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        let loose: Vec<Digest> = self.loose().iter().copied().collect();
+        let loose = self.loose().clone();
         if loose.is_empty() {
             return Ok(());
         }
         self.root.sync_file_system()?;
         // Not affirmed before its name is durable, too.
-        self.unsynced().extend(&loose);
+        self.unsynced().extend(loose.keys());
         let mut shards = BTreeSet::new();
-        for digest in &loose {
-            let (shard, to) = self.shard(*digest)?;
-            let (name, path) = (names(*digest).1, to.path().join(names(*digest).1));
-            match rustix::fs::renameat(&self.loose_dir, digest.to_string(), &to, &name) {
-                // Removed meanwhile.
-                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-                Err(error) => return Err(Error::io("name", path, error)),
+        for (digest, temporary) in &loose {
+            // It may have been removed meanwhile, or have come again under another name.
+            let mut still = self.loose();
+            if still.get(digest) == Some(temporary) {
+                shards.insert(self.name(*digest, temporary)?);
+                still.remove(digest);
             }
-            self.loose().remove(digest);
-            shards.insert(shard);
         }
         self.sync_names(&shards, shards.len() <= STORE_SYNC_EACH_MAX)?;
         let mut unsynced = self.unsynced();
-        loose.iter().for_each(|digest| {
+        loose.keys().for_each(|digest| {
             unsynced.remove(digest);
         });
         Ok(())
@@ -278,8 +274,8 @@ impl BlobStore {
     /// [`Error::Io`].
     pub fn remove(&self, digest: Digest) -> Result<()> {
         let (shard, name) = names(digest);
-        if self.loose().remove(&digest) {
-            self.loose_dir.unlink(digest.to_string())?;
+        if let Some(temporary) = self.loose().remove(&digest) {
+            self.temporary.unlink(temporary)?;
         }
         match self.root.stat(&shard)? {
             Some(_) => self.root.child(&shard)?.unlink(name),
@@ -303,26 +299,26 @@ impl BlobStore {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn loose(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
-        // A panic while it was held cannot leave a set half-changed.
+    fn loose(&self) -> MutexGuard<'_, BTreeMap<Digest, String>> {
+        // A panic while it was held cannot leave a table half-changed.
         self.loose.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the file of a blob, wherever it stands.
     fn open_blob(&self, digest: Digest) -> Result<(PathBuf, File)> {
         let (shard, name) = names(digest);
-        let places = [format!("{shard}/{name}"), format!("{LOOSE}/{digest}"), format!("{shard}/{name}")];
-        // The first one again at last: it may have settled meanwhile.
-        for relative in places {
+        let at = |relative: String| -> Result<Option<(PathBuf, File)>> {
             match self.root.file(&relative) {
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                other => return Ok((self.root.path().join(&relative), other?)),
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                other => Ok(Some((self.root.path().join(relative), other?))),
             }
-            if self.loose().is_empty() && self.unsynced().is_empty() {
-                break;
-            }
+        };
+        let loose = self.loose().get(&digest).map(|temporary| format!("{TEMPORARY}/{temporary}"));
+        if let Some(found) = loose.map_or(Ok(None), at)? {
+            return Ok(found);
         }
-        Err(Error::BlobMissing { digest })
+        // Also if it has settled meanwhile.
+        at(format!("{shard}/{name}"))?.ok_or(Error::BlobMissing { digest })
     }
 
     fn read(&self, digest: Digest) -> Result<(PathBuf, Vec<u8>)> {
@@ -337,7 +333,7 @@ impl BlobStore {
     /// Writes frames to temporary files, syncs them, names them, syncs the names.
     fn store(&self, count: usize, frames: impl Iterator<Item = Result<(Digest, Vec<u8>)>>) -> Result<()> {
         let each = count <= STORE_SYNC_EACH_MAX;
-        let mut staged = Staged { store: self, files: Vec::new() };
+        let mut staged = Staged { store: self, files: Vec::new(), checked: 0 };
         let mut here = BTreeSet::new();
         for item in frames {
             let (digest, bytes) = item?;
@@ -377,26 +373,33 @@ impl BlobStore {
         self.root.sync()
     }
 
-    /// Returns the shard of a blob by name and opened; makes it if it is not there.
-    fn shard(&self, digest: Digest) -> Result<(String, Dir)> {
-        let (shard, _) = names(digest);
-        if self.root.stat(&shard)?.is_none() {
-            match self.root.mkdir(&shard) {
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
-                made => drop(made?),
+    /// Gives a temporary file the name of its blob, and returns its shard.
+    fn name(&self, digest: Digest, temporary: &str) -> Result<String> {
+        let (shard, name) = names(digest);
+        let to = format!("{shard}/{name}");
+        let rename = || rustix::fs::renameat(&self.temporary, temporary, &self.root, &to);
+        match rename() {
+            Err(rustix::io::Errno::NOENT) => {
+                match self.root.mkdir(&shard) {
+                    Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    made => drop(made?),
+                }
+                rename()
             }
+            done => done,
         }
-        let dir = self.root.child(&shard)?;
-        Ok((shard, dir))
+        .map_err(at("name", self.root.path().join(to)))?;
+        Ok(shard)
     }
 
-    fn check_floor(&self, need: usize) -> Result<()> {
+    /// Returns how many bytes more than `need` may be written.
+    fn room_for(&self, need: usize) -> Result<usize> {
         let path = self.root.path();
         let free = space::free(&self.root, path, 0)?.bytes;
-        if free < self.floor.saturating_add(need as u64) {
-            return Err(Error::DiskFull { path: path.to_owned(), free, floor: self.floor });
+        match free.checked_sub(self.floor.saturating_add(need as u64)) {
+            Some(room) => Ok(usize::try_from(room).unwrap_or(usize::MAX)),
+            None => Err(Error::DiskFull { path: path.to_owned(), free, floor: self.floor }),
         }
-        Ok(())
     }
 }
 
@@ -404,11 +407,17 @@ impl BlobStore {
 struct Staged<'a> {
     store: &'a BlobStore,
     files: Vec<(Digest, String)>,
+    /// Bytes that may be written before the free space is looked at again.
+    checked: usize,
 }
 
 impl Staged<'_> {
     fn write(&mut self, digest: Digest, bytes: &[u8], sync: bool) -> Result<()> {
-        self.store.check_floor(bytes.len())?;
+        if self.checked < bytes.len() {
+            let room = self.store.room_for(bytes.len())?;
+            self.checked = bytes.len() + room.min(FLOOR_LOOK_EACH);
+        }
+        self.checked -= bytes.len();
         let name = self.store.next.fetch_add(1, Ordering::Relaxed).to_string();
         let path = self.store.temporary.path().join(&name);
         let mut file: File = self.store.temporary.create(&name)?;
@@ -424,11 +433,7 @@ impl Staged<'_> {
     fn publish(&mut self) -> Result<BTreeSet<String>> {
         let mut shards = BTreeSet::new();
         while let Some((digest, temporary)) = self.files.last() {
-            let name = names(*digest).1;
-            let (shard, to) = self.store.shard(*digest)?;
-            rustix::fs::renameat(&self.store.temporary, temporary, &to, &name)
-                .map_err(at("name", to.path().join(&name)))?;
-            shards.insert(shard);
+            shards.insert(self.store.name(*digest, temporary)?);
             self.files.pop();
         }
         Ok(shards)

@@ -115,7 +115,7 @@ fn a_name_that_is_not_yet_durable_does_not_count() {
     let temp = tempfile::tempdir().unwrap();
     let store = BlobStore::open(temp.path()).unwrap();
     let (digest, bytes) = blob(1);
-    let mut staged = Staged { store: &store, files: Vec::new() };
+    let mut staged = Staged { store: &store, files: Vec::new(), checked: 0 };
     staged.write(digest, &frame::pack(&bytes).unwrap(), true).unwrap();
     store.unsynced().insert(digest);
     staged.publish().unwrap();
@@ -164,7 +164,7 @@ fn loose_blobs_are_read_and_not_counted_on_until_they_settle() {
     assert_eq!(store.missing(&digests).unwrap(), [digests[1]]);
     let store = BlobStore::open(temp.path()).unwrap();
     assert_eq!(store.missing(&digests).unwrap(), [digests[1]]);
-    assert_eq!(fs::read_dir(temp.path().join(LOOSE)).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(temp.path().join(TEMPORARY)).unwrap().count(), 0);
 }
 
 #[test]

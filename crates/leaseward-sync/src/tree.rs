@@ -23,6 +23,7 @@ use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, SCAN_FILES_AT_ONCE, SCAN_THREADS_MAX, SEEN_NEWS_ONE_IN,
 };
 use crate::seen::{self, Seen};
+use crate::tables::DigestMap;
 use crate::{digest_of, listing, manifest, xattr};
 
 /// A directory as it was when it was scanned.
@@ -30,7 +31,7 @@ use crate::{digest_of, listing, manifest, xattr};
 pub struct Scanned {
     manifest: Arc<Manifest>,
     root: Dir,
-    places: BTreeMap<Digest, Place>,
+    places: DigestMap<Place>,
     /// How each entry looked before it was read, where that proves what it holds; as nothing does, elsewhere.
     looked: Vec<Stamp>,
     /// Entries whose content was read, as it was not known.
@@ -107,8 +108,8 @@ fn scan_all(directory: &Path, xattrs: bool, seen: &Seen, is_part: &(dyn Fn(&str)
     Ok(Scanned { manifest: Arc::new(manifest), root, places, looked, read: unread.into_iter().collect() })
 }
 
-fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
-    let mut places = BTreeMap::new();
+fn places(manifest: &Manifest) -> DigestMap<Place> {
+    let mut places = DigestMap::with_capacity_and_hasher(manifest.entries.len(), Default::default());
     for (entry, found) in manifest.entries.iter().enumerate() {
         let ManifestNode::File { chunks, .. } = &found.node else { continue };
         let mut offset = 0;
@@ -118,6 +119,12 @@ fn places(manifest: &Manifest) -> BTreeMap<Digest, Place> {
         }
     }
     places
+}
+
+fn ascending(digests: impl Iterator<Item = Digest>) -> std::vec::IntoIter<Digest> {
+    let mut digests: Vec<Digest> = digests.collect();
+    digests.sort_unstable();
+    digests.into_iter()
 }
 
 fn scan_entry(path: &str, root: &Dir, parents: &mut Parents<'_>, stat: &Stat) -> Result<ManifestNode> {
@@ -264,10 +271,10 @@ impl Scanned {
         }
     }
 
-    /// Returns the names of the chunks of files that were read: all but those that [`scan_again`] knew.
+    /// Returns the names of the chunks of files that were read: all but those that [`scan_again`] knew. In ascending order.
     pub fn read_now(&self) -> impl Iterator<Item = Digest> + '_ {
         let read = |place: &Place| self.read.contains(&place.entry);
-        self.places.iter().filter(move |(_, place)| read(place)).map(|(digest, _)| *digest)
+        ascending(self.places.iter().filter(|(_, place)| read(place)).map(|(digest, _)| *digest))
     }
 
     /// Returns what the directory held.
@@ -278,7 +285,7 @@ impl Scanned {
 
     /// Returns the names of all chunks, each once, in ascending order.
     pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.places.keys().copied()
+        ascending(self.places.keys().copied())
     }
 
     /// Returns the plain bytes of a chunk, read again from its file and verified. Blocks on the disk.

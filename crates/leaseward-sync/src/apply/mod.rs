@@ -27,7 +27,8 @@ use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 
 use self::ahead::Ahead;
 pub use self::build::Applied;
-use self::build::{Build, Source};
+use self::build::Build;
+pub(crate) use self::build::{Given, Source};
 pub(crate) use self::drift::differs;
 pub use self::drift::{Drift, DriftKind};
 pub(crate) use self::lock::Lock;
@@ -350,7 +351,7 @@ impl Applier {
     ) -> Result<()> {
         check(manifest)?;
         let wanted = Live { version, manifest: digest_of(&encode(manifest)) };
-        self.stage_known(wanted, &Arc::new(manifest.clone()), source)
+        self.stage_known(wanted, &Arc::new(manifest.clone()), &mut |digest| source(digest).map(Given::Claimed))
     }
 
     /// As [`Applier::stage`], for a manifest that was checked and bears the name that is wanted.
@@ -358,7 +359,7 @@ impl Applier {
         &mut self,
         wanted: Live,
         manifest: &Arc<Manifest>,
-        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
+        source: &mut Source<'_>,
     ) -> Result<()> {
         if self.ready.as_ref().is_some_and(|ready| ready.wanted == wanted) {
             return Ok(());

@@ -15,6 +15,7 @@ use crate::dir::{Dir, Kind, Parents, hash_file, kind};
 use crate::error::Result;
 use crate::limits::BLOCK_BYTES;
 use crate::space::Space;
+use crate::tables::{DigestMap, DigestSet};
 use crate::xattr;
 
 /// A file of a tree that stands on the disk.
@@ -50,7 +51,7 @@ pub(crate) struct Plan {
     /// One for each entry of the new manifest.
     pub(crate) actions: Vec<Action>,
     /// Chunks of files that must be written and that stand in a proven file: which, and at what offset.
-    pub(crate) chunks: HashMap<Digest, (Origin, u64)>,
+    pub(crate) chunks: DigestMap<(Origin, u64)>,
     /// Chunks that must come from elsewhere.
     pub(crate) fetch: BTreeMap<Digest, u32>,
     /// What the new tree takes on the disk.
@@ -72,7 +73,7 @@ impl Lender {
 
     /// Proves the content of every file that could give something and is not proven yet: those that stay where they are, as
     /// [`staying`] says, and those that hold something of `wanted`. Errors mean "not proven".
-    pub(crate) fn prove(&mut self, staying: &[Option<usize>], wanted: &HashSet<Digest>, owner: Option<Owner>) {
+    pub(crate) fn prove(&mut self, staying: &[Option<usize>], wanted: &DigestSet, owner: Option<Owner>) {
         let mut parents = Parents::new(&self.root);
         let mut stays = vec![false; self.record.manifest.entries.len()];
         for old in staying.iter().flatten() {
@@ -148,8 +149,8 @@ fn prove_file(
 }
 
 /// Returns the digests of files and chunks in `manifest` that are not where `is_found` says.
-pub(crate) fn unmet(manifest: &Manifest, is_found: impl Fn(usize) -> bool) -> HashSet<Digest> {
-    let mut wanted = HashSet::new();
+pub(crate) fn unmet(manifest: &Manifest, is_found: impl Fn(usize) -> bool) -> DigestSet {
+    let mut wanted = DigestSet::default();
     for (i, entry) in manifest.entries.iter().enumerate() {
         let ManifestNode::File { digest, chunks, .. } = &entry.node else { continue };
         if !is_found(i) {
@@ -162,7 +163,7 @@ pub(crate) fn unmet(manifest: &Manifest, is_found: impl Fn(usize) -> bool) -> Ha
 
 impl Plan {
     /// Returns the digests of files and chunks in `manifest` that this plan could not link.
-    pub(crate) fn unmet(&self, manifest: &Manifest) -> HashSet<Digest> {
+    pub(crate) fn unmet(&self, manifest: &Manifest) -> DigestSet {
         unmet(manifest, |entry| self.actions[entry] != Action::Write)
     }
 }
@@ -235,7 +236,7 @@ struct Shelf<'a> {
 type Look<'a> = (Digest, u32, Option<&'a Xattrs>);
 
 impl<'a> Shelf<'a> {
-    fn new(lenders: &'a [Lender], wanted: &HashSet<Digest>) -> Self {
+    fn new(lenders: &'a [Lender], wanted: &DigestSet) -> Self {
         let mut shelf = Self { lenders, contents: HashMap::new() };
         for (tree, lender) in lenders.iter().enumerate() {
             for (entry, found) in lender.record.manifest.entries.iter().enumerate() {
@@ -254,8 +255,8 @@ impl<'a> Shelf<'a> {
         self.contents.get(&look).into_iter().flatten().copied()
     }
 
-    fn chunks(&self, wanted: &HashSet<Digest>) -> HashMap<Digest, (Origin, u64)> {
-        let mut chunks = HashMap::new();
+    fn chunks(&self, wanted: &DigestSet) -> DigestMap<(Origin, u64)> {
+        let mut chunks = DigestMap::default();
         for (tree, lender) in self.lenders.iter().enumerate() {
             for (entry, found) in lender.record.manifest.entries.iter().enumerate() {
                 let ManifestNode::File { chunks: pieces, .. } = &found.node else { continue };

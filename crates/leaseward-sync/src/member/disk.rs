@@ -6,10 +6,11 @@ use std::sync::Arc;
 use leaseward_state::config::spec::Layout;
 use leaseward_state::config::{Digest, Manifest};
 
-use crate::apply::{Applied, Applier, Drift, Live, Needs, Owner, SetDirs};
+use super::cache::Cache;
+use crate::apply::{Applied, Applier, Drift, Live, Needs, Owner, SetDirs, Source};
 use crate::error::Result;
 use crate::patterns::Patterns;
-use crate::{BlobStore, InPlace, Scanned};
+use crate::{InPlace, Scanned};
 
 /// A set that is open.
 #[derive(Debug)]
@@ -103,12 +104,15 @@ impl Disk {
         &mut self,
         wanted: Live,
         manifest: &Arc<Manifest>,
-        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
-        cache: &BlobStore,
+        source: &mut Source<'_>,
+        cache: &Cache,
     ) -> Result<()> {
         match self {
             Self::Tree(disk) => disk.stage_known(wanted, manifest, source),
-            Self::Files(disk) => disk.stage(wanted.version, manifest, source, cache),
+            Self::Files(disk) => {
+                let mut source = |digest| source(digest).map(|given| given.to_vec());
+                disk.stage(wanted.version, manifest, &mut source, cache.files())
+            }
         }
     }
 

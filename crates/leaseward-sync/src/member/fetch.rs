@@ -1,10 +1,8 @@
 //! Getting a version onto this machine: as what changed since the live one, or else the blobs that are not here.
 //!
-//! Must stay true: what is stored is verified; what was stored stays when the rest fails, so the next attempt fetches
-//! only what is left. A small delta is no more to fetch again, and is not stored. Bounded: so many questions at one time, each
-//! for so many bytes; a delta within its own limits.
+//! Must stay true: what is kept is verified; what came stays when the rest fails, so the next attempt fetches only what is
+//! left. Bounded: so many questions at one time, each for so many bytes; a delta within its own limits.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,12 +10,13 @@ use leaseward_state::config::{Chunk, Digest, Manifest};
 use leaseward_state::name::SetName;
 use tokio::task::JoinSet;
 
+use super::cache::Cache;
 use super::disk::Disk;
-use super::{Blob, Source, WantedVersion};
+use super::{Source, WantedVersion};
 use crate::delta::Delta;
 use crate::error::Error;
-use crate::limits::{CORRUPT_TRIES, DELTA_HELD_BYTES_MAX, DELTA_SENT_BYTES_MAX, FRAMES_ASKED_MAX, FRAMES_BYTES_MAX};
-use crate::{BlobStore, empty_tree, frame, manifest};
+use crate::limits::{CORRUPT_TRIES, DELTA_SENT_BYTES_MAX, FRAMES_ASKED_MAX, FRAMES_BYTES_MAX};
+use crate::{empty_tree, manifest};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -54,15 +53,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Plain chunks that are in no store, by name.
-pub(crate) type Made = HashMap<Digest, Vec<u8>>;
-
 /// Where the blobs of a set come from and go to.
 #[derive(Clone)]
 pub(crate) struct Fetch {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) disk: Arc<Mutex<Disk>>,
-    pub(crate) store: Arc<BlobStore>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) set: SetName,
     /// Questions at one time.
     pub(crate) parallel: usize,
@@ -84,24 +80,12 @@ impl Progress {
 }
 
 impl Fetch {
-    /// Fetches what this machine lacks of a version and returns its manifest, and the chunks that came with a small delta:
-    /// they are not in the cache. Cancel safe: what was stored stays.
-    pub(crate) async fn version(&self, want: WantedVersion) -> Result<(Arc<Manifest>, Made), Failure> {
-        let (tree, made) = match self.cached(want.manifest).await? {
-            Some(tree) => (Arc::new(tree), Made::new()),
-            None => match self.by_delta(want).await {
-                Some(got) => got,
-                None => (Arc::new(self.whole_manifest(want.manifest).await?), Made::new()),
-            },
-        };
+    /// Fetches what this machine lacks of a version and returns its manifest. Cancel safe: what came stays.
+    pub(crate) async fn version(&self, want: WantedVersion) -> Result<Arc<Manifest>, Failure> {
+        let tree = Arc::new(self.manifest(want).await?);
         let (fetch, manifest) = (self.clone(), Arc::clone(&tree));
-        let (made, missing) = blocking(move || {
-            let missing = fetch.missing(want.manifest, &manifest, &made)?;
-            Ok((made, missing))
-        })
-        .await?;
-        self.all(missing).await?;
-        Ok((tree, made))
+        self.all(blocking(move || fetch.missing(want.manifest, &manifest)).await?).await?;
+        Ok(tree)
     }
 
     /// Fetches the manifest of a version, if it is not here, and returns it. What comes with it goes to the cache. Cancel
@@ -110,23 +94,18 @@ impl Fetch {
         if let Some(tree) = self.cached(want.manifest).await? {
             return Ok(tree);
         }
-        let Some((tree, made)) = self.by_delta(want).await else { return self.whole_manifest(want.manifest).await };
-        let store = Arc::clone(&self.store);
-        let kept = blocking(move || {
-            store.put_plain(made.iter().map(|(digest, bytes)| (*digest, bytes.as_slice())))?;
-            // The manifest last: it says that the rest is here.
-            store.put_plain(std::iter::once((want.manifest, manifest::encode(&tree).as_slice())))?;
-            Ok(Arc::unwrap_or_clone(tree))
-        });
-        Ok(kept.await?)
+        match self.by_delta(want).await {
+            Some(tree) => Ok(tree),
+            None => self.whole_manifest(want.manifest).await,
+        }
     }
 
-    /// Fetches those of these chunks that are not in the cache. Cancel safe: what was stored stays.
+    /// Fetches those of these chunks that are not in the cache. Cancel safe: what came stays.
     pub(crate) async fn chunks(&self, chunks: Vec<Chunk>) -> Result<(), Failure> {
-        let store = Arc::clone(&self.store);
+        let cache = Arc::clone(&self.cache);
         let lacking = blocking(move || {
             // Read and not only looked for, as the manifest is.
-            let lacking = chunks.into_iter().filter(|chunk| store.get(chunk.digest).is_err());
+            let lacking = chunks.into_iter().filter(|chunk| cache.get(chunk.digest).is_err());
             Ok(lacking.map(|Chunk { digest, size }| Piece { digest, size }).collect())
         });
         self.all(lacking.await?).await
@@ -135,8 +114,8 @@ impl Fetch {
     /// Returns a manifest from the cache, if it is there and whole: the cache is not synced, so a power cut may have damaged
     /// it.
     async fn cached(&self, digest: Digest) -> Result<Option<Manifest>, Failure> {
-        let store = Arc::clone(&self.store);
-        match blocking(move || manifest::decode(&store.get(digest)?)).await {
+        let cache = Arc::clone(&self.cache);
+        match blocking(move || manifest::decode(&*cache.get(digest)?)).await {
             Ok(tree) => Ok(Some(tree)),
             Err(Error::BlobMissing { .. } | Error::BlobCorrupt { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -144,14 +123,13 @@ impl Fetch {
     }
 
     async fn whole_manifest(&self, digest: Digest) -> Result<Manifest, Failure> {
-        fetch_pieces(&self.source, &self.store, vec![Piece { digest, size: 0 }], 0).await?;
-        let store = Arc::clone(&self.store);
-        Ok(blocking(move || manifest::decode(&store.get(digest)?)).await?)
+        fetch_pieces(&self.source, &self.cache, vec![Piece { digest, size: 0 }], 0).await?;
+        let cache = Arc::clone(&self.cache);
+        Ok(blocking(move || manifest::decode(&*cache.get(digest)?)).await?)
     }
 
-    /// Returns the manifest and the chunks that the live version lacks, if the source gives a delta that fits. Many chunks
-    /// go to the cache instead of memory.
-    async fn by_delta(&self, want: WantedVersion) -> Option<(Arc<Manifest>, Made)> {
+    /// Returns the manifest, if the source gives a delta that fits what is live. What it makes is in the cache then.
+    async fn by_delta(&self, want: WantedVersion) -> Option<Manifest> {
         let disk = Arc::clone(&self.disk);
         let live = blocking(move || Ok(disk.lock().unwrap_or_else(PoisonError::into_inner).live())).await;
         let base = match live {
@@ -170,7 +148,7 @@ impl Fetch {
         }
     }
 
-    fn take_delta(&self, bytes: &[u8], base: Digest, next: Digest) -> Result<(Arc<Manifest>, Made), Error> {
+    fn take_delta(&self, bytes: &[u8], base: Digest, next: Digest) -> Result<Manifest, Error> {
         let why = |why: &str| Error::BadDelta { why: why.to_owned() };
         if bytes.len() > DELTA_SENT_BYTES_MAX {
             return Err(why("it is longer than it may be"));
@@ -186,31 +164,29 @@ impl Fetch {
                 delta.decode(&Manifest::default(), &mut |chunk| Err(Error::BlobMissing { digest: chunk.digest }))?
             }
         };
-        if decoded.chunks().map(|(_, bytes)| bytes.len()).sum::<usize>() <= DELTA_HELD_BYTES_MAX {
-            let made = decoded.chunks().map(|(digest, bytes)| (digest, bytes.to_vec())).collect();
-            return Ok((Arc::new(decoded.manifest), made));
+        for (digest, bytes) in decoded.chunks() {
+            self.cache.keep_proven(digest, bytes)?;
         }
-        self.store.put_plain(decoded.chunks())?;
         // The manifest last: it says that the rest is here.
-        self.store.put_plain(std::iter::once((next, decoded.encoded.as_slice())))?;
-        Ok((Arc::new(decoded.manifest), Made::new()))
+        self.cache.keep_proven(next, &decoded.encoded)?;
+        Ok(decoded.manifest)
     }
 
     /// Returns the chunks of a version that are nowhere on this machine.
-    fn missing(&self, name: Digest, tree: &Manifest, made: &Made) -> Result<Vec<Piece>, Error> {
-        let is_held = |digest: Digest| made.contains_key(&digest);
+    fn missing(&self, name: Digest, tree: &Manifest) -> Result<Vec<Piece>, Error> {
+        let is_held = |digest: Digest| self.cache.holds(digest);
         let needs = self.disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, tree, &is_held)?;
         let mut missing = Vec::new();
         for Chunk { digest, size } in needs.fetch {
             // Read and not only looked for, as the manifest is.
-            if !made.contains_key(&digest) && self.store.get(digest).is_err() {
+            if self.cache.get(digest).is_err() {
                 missing.push(Piece { digest, size });
             }
         }
         Ok(missing)
     }
 
-    /// Fetches all of `pieces`. Cancel safe: what was stored stays.
+    /// Fetches all of `pieces`. Cancel safe: what came stays.
     async fn all(&self, pieces: Vec<Piece>) -> Result<(), Failure> {
         let bytes = |pieces: &[Piece]| pieces.iter().map(|piece| u64::from(piece.size)).sum::<u64>();
         self.progress.total.fetch_add(bytes(&pieces), Ordering::Relaxed);
@@ -220,10 +196,10 @@ impl Fetch {
             while running.len() < self.parallel
                 && let Some((turn, batch)) = waiting.next()
             {
-                let (source, store) = (Arc::clone(&self.source), Arc::clone(&self.store));
+                let (source, cache) = (Arc::clone(&self.source), Arc::clone(&self.cache));
                 let (progress, size) = (Arc::clone(&self.progress), bytes(&batch));
                 running.spawn(async move {
-                    fetch_pieces(&source, &store, batch, turn).await?;
+                    fetch_pieces(&source, &cache, batch, turn).await?;
                     progress.done.fetch_add(size, Ordering::Relaxed);
                     Ok(())
                 });
@@ -262,10 +238,10 @@ fn batches(pieces: Vec<Piece>, bytes: usize) -> Vec<Vec<Piece>> {
     batches
 }
 
-/// Fetches some blobs into `store`, verified. `turn` says which voter is asked first.
+/// Fetches some blobs into `cache`, verified. `turn` says which voter is asked first.
 async fn fetch_pieces(
     source: &Arc<dyn Source>,
-    store: &Arc<BlobStore>,
+    cache: &Arc<Cache>,
     pieces: Vec<Piece>,
     mut turn: usize,
 ) -> Result<(), Failure> {
@@ -277,8 +253,8 @@ async fn fetch_pieces(
             return Err(Failure::Source("the source gives nothing".to_owned()));
         }
         let got: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        let keep = Arc::clone(store);
-        match blocking(move || keep_blobs(&keep, blobs)).await {
+        let keep = Arc::clone(cache);
+        match blocking(move || blobs.iter().try_for_each(|(digest, blob)| keep.keep(*digest, blob))).await {
             Err(error @ (Error::BlobCorrupt { .. } | Error::TooLarge { .. })) => {
                 tries += 1;
                 turn += 1;
@@ -292,20 +268,6 @@ async fn fetch_pieces(
         }
     }
     Ok(())
-}
-
-fn keep_blobs(store: &BlobStore, blobs: Vec<(Digest, Blob)>) -> Result<(), Error> {
-    let mut frames = Vec::with_capacity(blobs.len());
-    for (digest, blob) in blobs {
-        frames.push((
-            digest,
-            match blob {
-                Blob::Plain(bytes) => frame::pack(&bytes)?.into(),
-                Blob::Frame(bytes) => bytes,
-            },
-        ));
-    }
-    store.put_frames(&frames)
 }
 
 #[cfg(test)]

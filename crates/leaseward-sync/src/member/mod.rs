@@ -4,6 +4,7 @@
 //! version and to no other; a set that nobody wants anything of is left alone; it reports changes only.
 //! One task owns each set. Left out on purpose: who decides what is wanted, and how a machine leaves its load balancer.
 
+mod cache;
 mod disk;
 mod fetch;
 mod hear;
@@ -23,6 +24,7 @@ use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::cache::Room;
 use self::task::{Now, SetTask};
 use crate::apply::SetDirs;
 use crate::limits::{FETCHES_PARALLEL, FETCHES_PARALLEL_MAX, RESERVE_BYTES};
@@ -230,6 +232,7 @@ async fn run(
     let mut targets = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let (facts, keys) = (Arc::new(config.facts.clone()), Arc::new(config.keys.clone()));
+    let room = Arc::new(Room::default());
     loop {
         let now = wanted.borrow_and_update().clone();
         for set in now.keys() {
@@ -249,6 +252,7 @@ async fn run(
                     reports: reports.clone(),
                     parallel: config.parallel_fetches.clamp(1, FETCHES_PARALLEL_MAX),
                     reserve: config.reserve_bytes,
+                    room: Arc::clone(&room),
                     gate: Arc::clone(&gate),
                     facts: Arc::clone(&facts),
                     keys: Arc::clone(&keys),

@@ -2,7 +2,7 @@
 //!
 //! Must stay true: nothing is live before its check has passed; what is made for this member alone is in no store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use leaseward_state::config::spec::SetSpec;
@@ -11,11 +11,12 @@ use leaseward_state::name::SetName;
 
 use super::fetch::{Failure, Fetch, blocking};
 use super::{WantedVersion, task::Opened};
-use crate::apply::Live;
+use crate::apply::{Given, Live};
 use crate::error::{Error, Result};
 use crate::program::Run;
 use crate::render::{self, Facts};
 use crate::secret::Keys;
+use crate::tables::DigestMap;
 
 /// A version as this member should have it.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ pub(crate) struct Prepared {
     pub(crate) wanted: Live,
     pub(crate) manifest: Arc<Manifest>,
     /// Chunks that are in no store.
-    made: Arc<HashMap<Digest, Vec<u8>>>,
+    made: Arc<DigestMap<Arc<[u8]>>>,
 }
 
 /// What a version depends on, beside itself.
@@ -40,9 +41,9 @@ impl Member {
     /// Fetches what this machine lacks of a version. Cancel safe: what was stored stays.
     pub(crate) async fn fetch(&self, fetch: &Fetch, want: WantedVersion) -> Result<Prepared, Failure> {
         if !render::is_needed(&self.spec) {
-            let (manifest, made) = fetch.version(want).await?;
+            let manifest = fetch.version(want).await?;
             let wanted = Live { version: want.number, manifest: want.manifest };
-            return Ok(Prepared { wanted, manifest, made: Arc::new(made) });
+            return Ok(Prepared { wanted, manifest, made: Arc::default() });
         }
         let published = fetch.manifest(want).await?;
         let laid = if self.spec.overlays { render::lay(&published, &self.facts) } else { published };
@@ -53,9 +54,9 @@ impl Member {
             }
         }
         fetch.chunks(sources.into_values().collect()).await?;
-        let (member, store) = (self.clone(), Arc::clone(&fetch.store));
+        let (member, cache) = (self.clone(), Arc::clone(&fetch.cache));
         let rendered = blocking(move || {
-            render::render(laid, &member.spec, &member.facts, &member.keys, &mut |digest| store.get(digest))
+            render::render(laid, &member.spec, &member.facts, &member.keys, &mut |digest| Ok(cache.get(digest)?.to_vec()))
         })
         .await?;
         let manifest = Arc::new(rendered.manifest);
@@ -79,10 +80,10 @@ impl Prepared {
     pub(crate) fn stage(&self, opened: &Opened, member: &Member) -> Result<()> {
         let mut disk = opened.disk.lock().unwrap_or_else(PoisonError::into_inner);
         let mut source = |digest: Digest| match self.made.get(&digest) {
-            Some(bytes) => Ok(bytes.clone()),
-            None => opened.store.get(digest),
+            Some(bytes) => Ok(Given::Proven(Arc::clone(bytes))),
+            None => opened.cache.get(digest).map(Given::Proven),
         };
-        disk.stage(self.wanted, &self.manifest, &mut source, &opened.store)?;
+        disk.stage(self.wanted, &self.manifest, &mut source, &opened.cache)?;
         let (Some(hook), Some(tree)) = (&member.spec.check, disk.staged_tree()) else { return Ok(()) };
         let before = disk.live().map_or(0, |live| live.version);
         let target = disk.target();

@@ -17,13 +17,13 @@ use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
+use super::cache::{Cache, Room};
 use super::disk::Disk;
 use super::fetch::{Failure, Fetch, Progress, blocking};
 use super::hear::Watch;
 use super::prepare::{Member, Prepared, environment};
 use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
-use crate::BlobStore;
-use crate::apply::{Live, SetDirs};
+use crate::apply::{Given, Live, SetDirs};
 use crate::error::{Error, Result};
 use crate::limits::{PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
 use crate::patterns::Patterns;
@@ -35,7 +35,7 @@ use crate::secret::Keys;
 #[derive(Clone)]
 pub(crate) struct Opened {
     pub(crate) disk: Arc<Mutex<Disk>>,
-    pub(crate) store: Arc<BlobStore>,
+    pub(crate) cache: Arc<Cache>,
 }
 
 impl Opened {
@@ -61,6 +61,8 @@ pub(crate) struct SetTask {
     pub(crate) keys: Arc<Keys>,
     pub(crate) parallel: usize,
     pub(crate) reserve: u64,
+    /// What the caches of all sets may hold in memory.
+    pub(crate) room: Arc<Room>,
     pub(crate) now: Now,
 }
 
@@ -98,6 +100,12 @@ enum Waited {
 
 impl SetTask {
     pub(crate) async fn run(mut self) {
+        self.follow().await;
+        self.put_down().await;
+    }
+
+    /// Brings about what is wanted until nobody wants anything any more.
+    async fn follow(&mut self) {
         let mut pause = RETRY_FIRST;
         loop {
             let want = self.wanted.borrow_and_update().get(&self.set).cloned();
@@ -117,6 +125,9 @@ impl SetTask {
                     Ok(Outcome::Failed(failure)) | Err(failure) => {
                         self.failed(want, &failure).await;
                         let for_ever = matches!(&failure, Failure::Local(error) if !error.is_retryable());
+                        if for_ever {
+                            self.put_down().await;
+                        }
                         again = (!for_ever).then_some(pause);
                     }
                 }
@@ -299,6 +310,7 @@ impl SetTask {
         }
         self.now.said = None;
         self.report(SyncState::OnDisk { version: staged.number }).await;
+        self.put_down().await;
         Ok(Outcome::Settled)
     }
 
@@ -313,7 +325,7 @@ impl SetTask {
         let fetch = Fetch {
             source: Arc::clone(&self.source),
             disk: Arc::clone(&opened.disk),
-            store: Arc::clone(&opened.store),
+            cache: Arc::clone(&opened.cache),
             set: self.set.clone(),
             parallel: self.parallel,
             progress: Arc::clone(&progress),
@@ -364,7 +376,7 @@ impl SetTask {
             disk.switch()?;
             let loaded = load(&member, &disk, goal.number, before);
             if loaded.is_err() {
-                go_back(&member, &mut disk, &working.store, goal.number);
+                go_back(&member, &mut disk, &working.cache, goal.number);
             }
             Ok((loaded, disk.live()))
         })
@@ -396,15 +408,15 @@ impl SetTask {
             // The set is kept in another way from now on. The lock goes with the old one.
             self.now = Now { last: self.now.last.take(), ..Now::default() };
         }
-        let (dirs, reserve) = (self.dirs.clone(), self.reserve);
+        let (dirs, reserve, room) = (self.dirs.clone(), self.reserve, Arc::clone(&self.room));
         let (opened, live) = blocking(move || {
             if let Some(parent) = dirs.target.parent() {
                 std::fs::create_dir_all(parent).map_err(crate::error::at("make directory", parent))?;
             }
             let disk = Disk::open(&dirs, layout, reserve)?;
-            let store = BlobStore::open_cache(&dirs.state_dir.join("blobs"))?.with_floor(reserve);
+            let cache = Cache::open(&dirs.state_dir.join("blobs"), reserve, room)?;
             let live = disk.live();
-            Ok((Opened { disk: Arc::new(Mutex::new(disk)), store: Arc::new(store) }, live))
+            Ok((Opened { disk: Arc::new(Mutex::new(disk)), cache: Arc::new(cache) }, live))
         })
         .await?;
         self.now.live = live;
@@ -484,10 +496,10 @@ fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), S
 
 /// Makes the version from before live again, as it was. What is left of the attempt is said in the log only: the report
 /// names the reason why it was needed.
-fn go_back(member: &Member, disk: &mut Disk, store: &BlobStore, failed: u64) {
+fn go_back(member: &Member, disk: &mut Disk, cache: &Cache, failed: u64) {
     let Some((before, manifest)) = disk.previous_manifest() else { return };
     let back = disk
-        .stage(before, &manifest, &mut |digest| store.get(digest), store)
+        .stage(before, &manifest, &mut |digest| cache.get(digest).map(Given::Proven), cache)
         .and_then(|()| disk.switch())
         .map_err(|error| error.to_string());
     match back.and_then(|_| load(member, disk, before.version, failed)) {

@@ -89,6 +89,14 @@ impl SetTask {
         };
     }
 
+    /// Puts what came for a version where it does not take memory: nobody knows when it is needed.
+    pub(super) async fn put_down(&self) {
+        let Some(opened) = self.now.opened.clone() else { return };
+        if let Err(error) = blocking(move || opened.cache.put_down()).await {
+            tracing::debug!(set = %self.set, %error, "what was fetched is forgotten");
+        }
+    }
+
     /// Forgets cached blobs that no longer help. What cannot be removed is tried after the next version.
     pub(super) async fn clean(&self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
         let (working, rendered) = (opened.clone(), render::is_needed(&want.spec));
@@ -103,7 +111,7 @@ impl SetTask {
                 }
             };
             // What the version was made from is read again, and what was replaced in place is the way back.
-            if rendered && let Ok(published) = working.store.get(goal.manifest) {
+            if rendered && let Ok(published) = working.cache.get(goal.manifest) {
                 keep(&mut kept, &crate::manifest::decode(&published)?);
                 kept.insert(goal.manifest);
             }
@@ -113,12 +121,7 @@ impl SetTask {
                 keep(&mut kept, &previous);
             }
             drop(disk);
-            for digest in working.store.digests()?.flatten() {
-                if !kept.contains(&digest) {
-                    let _ = working.store.remove(digest);
-                }
-            }
-            Ok(())
+            working.cache.retain(&kept)
         });
         if let Err(error) = cleaned.await {
             tracing::debug!(set = %self.set, %error, "the cache is not cleaned");
