@@ -224,12 +224,21 @@ impl Applier {
         Ok(Ahead { live, root: found, manifest: Arc::clone(manifest), stamps: linked })
     }
 
+    /// Returns how the files of the tree that was begun looked, if it still is what it was made as.
+    pub(super) fn begun(&self) -> Result<Option<&[Stamp]>> {
+        let Some(ahead) = &self.ahead else { return Ok(None) };
+        Ok(self.is_copy_of_live(ahead)?.then_some(&ahead.stamps))
+    }
+
     /// Returns what was begun, if it still is what it was made as: a copy of what is live.
     pub(super) fn take_ahead(&mut self) -> Result<Option<Ahead>> {
         let Some(ahead) = self.ahead.take() else { return Ok(None) };
-        let same = self.slots.state().live == Some(ahead.live)
+        Ok(self.is_copy_of_live(&ahead)?.then_some(ahead))
+    }
+
+    fn is_copy_of_live(&self, ahead: &Ahead) -> Result<bool> {
+        Ok(self.slots.state().live == Some(ahead.live)
             && self.target_is_ours()?
-            && root_id(&self.parent, &self.names.next)? == Some(ahead.root);
-        Ok(same.then_some(ahead))
+            && root_id(&self.parent, &self.names.next)? == Some(ahead.root))
     }
 }

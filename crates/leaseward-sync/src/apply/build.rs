@@ -15,7 +15,7 @@ use rustix::fs::Mode;
 use super::Owner;
 use super::ahead::{Ahead, Kept};
 use super::plan::{Action, Lender, Origin, Plan};
-use super::record::{Record, Stamp};
+use super::record::{Expected, Record, Stamp};
 use super::step::{Step, Steps};
 use crate::digest_of;
 use crate::dir::{Dir, Parents, read_piece};
@@ -79,13 +79,14 @@ pub(crate) struct Build<'a> {
 
 impl Build<'_> {
     /// Builds the tree, durable when this returns, and returns how each file looked when its content was known.
-    pub(crate) fn run(&mut self, manifest: &Arc<Manifest>) -> Result<Vec<Stamp>> {
+    pub(crate) fn run(&mut self, manifest: &Arc<Manifest>) -> Result<Expected> {
         let kept = match self.ahead {
             Some(ahead) => ahead.clear(self.root, manifest, self.plan, self.lenders, self.steps)?,
             None => Kept::default(),
         };
         self.unsynced = (kept.fresh(&self.plan.actions) < SYNC_EACH_MAX).then(Vec::new);
         let mut expected = vec![Stamp::default(); manifest.entries.len()];
+        let mut untouched = vec![false; manifest.entries.len()];
         let mut parents = Parents::new(self.root);
         let lenders = self.lenders;
         let mut from: Vec<Parents<'_>> = lenders.iter().map(|lender| Parents::new(&lender.root)).collect();
@@ -93,6 +94,7 @@ impl Build<'_> {
             if kept.stands(i) {
                 if let Action::Link(origin) = self.plan.actions[i] {
                     expected[i] = lenders[origin.tree].proven[origin.entry].unwrap_or_default();
+                    untouched[i] = lenders[origin.tree].assumed[origin.entry];
                     self.done.linked += 1;
                 }
                 continue;
@@ -109,6 +111,10 @@ impl Build<'_> {
                 }
                 ManifestNode::File { .. } => {
                     let (linked, twin) = match self.plan.actions[i] {
+                        // Only what stands there already is looked at closely enough in the end.
+                        Action::Link(origin) if lenders[origin.tree].assumed[origin.entry] => {
+                            return Err(Error::Changed { path: dir.path().join(name) });
+                        }
                         Action::Link(origin) => (self.link(dir, name, origin, &mut from[origin.tree])?, Some(origin)),
                         _ => (None, None),
                     };
@@ -131,7 +137,7 @@ impl Build<'_> {
         } else {
             self.root.sync_file_system()?;
         }
-        Ok(expected)
+        Ok(Expected { stamps: expected, untouched })
     }
 
     /// Writes the record of the tree; durable when the tree is.

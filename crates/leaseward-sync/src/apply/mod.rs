@@ -33,6 +33,7 @@ pub(crate) use self::drift::differs;
 pub use self::drift::{Drift, DriftKind};
 pub(crate) use self::lock::Lock;
 use self::plan::{Lender, Plan, plan, staying, unmet};
+use self::record::Expected;
 pub(crate) use self::record::{Record, Stamp};
 use self::slot::{Slots, Standing, State, root_id};
 use self::step::{Step, Steps};
@@ -110,8 +111,7 @@ pub struct Owner {
 struct Ready {
     wanted: Live,
     manifest: Arc<Manifest>,
-    /// How each file looked when its content was known.
-    expected: Vec<Stamp>,
+    expected: Expected,
     exists: bool,
     done: Applied,
 }
@@ -333,7 +333,14 @@ impl Applier {
         source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
     ) -> Result<Applied> {
         self.stage(version, manifest, source)?;
-        let done = self.switch()?;
+        let done = match self.switch() {
+            // Somebody edited the live tree. The second attempt assumes nothing.
+            Err(Error::Changed { .. }) => {
+                self.stage(version, manifest, source)?;
+                self.switch()?
+            }
+            done => done?,
+        };
         self.finish_if_possible()?;
         Ok(done)
     }
@@ -379,7 +386,8 @@ impl Applier {
     /// Makes what was staged live, in one step, and durably. [`Applier::finish`] does what can wait.
     ///
     /// # Errors
-    /// As [`Applier::apply`]; [`Error::Changed`] if nothing is staged.
+    /// As [`Applier::apply`]; [`Error::Changed`] if nothing is staged, or if somebody changed a file that stays. Then another
+    /// [`Applier::stage`] looks at every file.
     pub fn switch(&mut self) -> Result<Applied> {
         let outcome = self.switch_to_ready();
         self.cleaned_up(outcome)
@@ -474,8 +482,12 @@ impl Applier {
             lenders.extend(self.lender(&self.slots.state().live, &self.names.live)?);
         }
         let owner = self.owner;
+        let begun = self.begun()?;
         for lender in &mut lenders {
             let stays = staying(manifest, &lender.record.manifest);
+            if let Some(begun) = begun {
+                lender.assume(&stays, begun);
+            }
             lender.prove(&stays, &unmet(manifest, |entry| stays[entry].is_some()), owner);
         }
         let mut planned = plan(manifest, &lenders);
@@ -507,8 +519,12 @@ impl Applier {
     }
 
     fn build(&mut self, wanted: Live, manifest: &Arc<Manifest>, source: &mut Source<'_>) -> Result<()> {
-        let (plan, lenders, exists) = self.plan_of(wanted.manifest, manifest)?;
+        let (mut plan, mut lenders, mut exists) = self.plan_of(wanted.manifest, manifest)?;
         let ahead = self.take_ahead()?;
+        if ahead.is_none() && lenders.iter().any(Lender::assumes) {
+            // Somebody removed the tree that was begun.
+            (plan, lenders, exists) = self.prepare(manifest, &|_| false)?;
+        }
         let root = match &ahead {
             Some(_) => {
                 let root = self.parent.child(&self.names.next)?;

@@ -43,6 +43,8 @@ pub(crate) struct Lender {
     pub(crate) record: Arc<Record>,
     /// For each entry: the stamp with which its content was proven, if it was.
     pub(crate) proven: Vec<Option<Stamp>>,
+    /// For each entry: whether that was proven earlier, and whoever relies on it looks whether it still is so.
+    pub(crate) assumed: Vec<bool>,
 }
 
 /// Everything an apply will do.
@@ -67,8 +69,24 @@ impl Plan {
 
 impl Lender {
     pub(crate) fn new(root: Dir, record: Arc<Record>) -> Self {
-        let proven = vec![None; record.manifest.entries.len()];
-        Self { root, record, proven }
+        let (proven, assumed) = (vec![None; record.manifest.entries.len()], vec![false; record.manifest.entries.len()]);
+        Self { root, record, proven, assumed }
+    }
+
+    /// Returns whether anything of it was not looked at.
+    pub(crate) fn assumes(&self) -> bool {
+        self.assumed.contains(&true)
+    }
+
+    /// Takes the files of `staying` for what the record says they are, without a look, where they looked the same in the tree
+    /// that was begun (`begun`).
+    pub(crate) fn assume(&mut self, staying: &[Option<usize>], begun: &[Stamp]) {
+        for old in staying.iter().flatten().copied() {
+            let stamp = self.record.stamps[old];
+            if stamp != Stamp::default() && begun[old] == stamp {
+                (self.proven[old], self.assumed[old]) = (Some(stamp), true);
+            }
+        }
     }
 
     /// Proves the content of every file that could give something and is not proven yet: those that stay where they are, as

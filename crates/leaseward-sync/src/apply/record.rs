@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
+use super::Owner;
 use super::slot::Standing;
 use crate::dir::{Dir, Parents};
 use crate::error::{Error, Result, at};
@@ -154,15 +155,46 @@ fn decode_stamp(bytes: &[u8]) -> Stamp {
     Stamp { inode: word(0), size: word(1), mtime: time(2), ctime: time(4) }
 }
 
-/// Returns the stamps of the tree at `root`, or an error unless every file is the one that was put there, with its data.
-/// `expected` holds how each looked when its content was known: Leaseward is done with them, so another look is
-/// somebody's doing.
-pub(crate) fn check_tree(root: &Dir, tree: &Manifest, expected: &[Stamp]) -> Result<Vec<Stamp>> {
-    let found = read_stamps(root, tree);
-    match (0..found.len()).find(|i| !found[*i].same_data(&expected[*i])) {
-        Some(i) => Err(Error::Changed { path: root.path().join(&tree.entries[i].path) }),
-        None => Ok(found),
+/// How the files of a tree should look.
+#[derive(Debug, Default)]
+pub(crate) struct Expected {
+    /// How each looked when its content was known.
+    pub(crate) stamps: Vec<Stamp>,
+    /// Those that nobody looked at since, and that nothing of ours moved: then any difference is somebody's doing.
+    pub(crate) untouched: Vec<bool>,
+}
+
+/// Returns the stamps of the tree at `root`, or an error unless every file is the one that was put there, with its data, and
+/// with its mode and owner where nobody looked at these since.
+pub(crate) fn check_tree(
+    root: &Dir,
+    tree: &Manifest,
+    expected: &Expected,
+    owner: Option<Owner>,
+) -> Result<Vec<Stamp>> {
+    let mut parents = Parents::new(root);
+    let mut stamps = Vec::with_capacity(tree.entries.len());
+    for (i, entry) in tree.entries.iter().enumerate() {
+        let ManifestNode::File { mode, .. } = entry.node else {
+            stamps.push(Stamp::default());
+            continue;
+        };
+        let stat = parents.of(&entry.path).and_then(|(dir, name)| dir.stat(name)).ok().flatten();
+        let stamp = stat.as_ref().map_or_else(Stamp::default, Stamp::of);
+        let is_ours = |stat: &Stat| {
+            stat.st_mode & 0o7777 == mode
+                && owner.is_none_or(|owner| (stat.st_uid, stat.st_gid) == (owner.user, owner.group))
+        };
+        let same = match expected.untouched[i] {
+            true => stamp == expected.stamps[i] && stat.as_ref().is_some_and(is_ours),
+            false => stamp.same_data(&expected.stamps[i]),
+        };
+        if !same {
+            return Err(Error::Changed { path: root.path().join(&entry.path) });
+        }
+        stamps.push(stamp);
     }
+    Ok(stamps)
 }
 
 /// Removes the files that `gone` shares with `root`, path by path, and notes in `stamps` how each looks then. A file that

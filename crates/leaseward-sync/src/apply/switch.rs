@@ -31,7 +31,7 @@ impl Applier {
             carry::carry(&self.parent.child(&self.names.live)?, &root, &manifest, &self.ignore)?;
         }
         self.steps.before(Step::Check)?;
-        let stamps = check_tree(&root, &manifest, &expected)?;
+        let stamps = check_tree(&root, &manifest, &expected, self.owner)?;
         let next = root_id(&self.parent, &self.names.next)?.ok_or_else(|| self.changed(&self.names.next))?;
         let next = Standing { version: wanted.version, manifest: wanted.manifest, root: next };
         self.write_state(State { phase: Phase::Staged, next: Some(next), ..before })?;

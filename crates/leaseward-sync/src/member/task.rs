@@ -264,7 +264,7 @@ impl SetTask {
             let within = if self.now.live.is_some() { want.spec.drain_ms } else { 0 };
             self.gate.leave(&self.set, Duration::from_millis(within)).await;
         }
-        let switched = self.switch(want, goal, opened).await;
+        let switched = self.switch_or_again(want, goal, &prepared, opened).await;
         if self.drains(want) || self.now.live.is_some() {
             self.gate.come_back(&self.set);
         }
@@ -365,6 +365,24 @@ impl SetTask {
     async fn stage(&self, want: &WantedSet, prepared: &Prepared, opened: &Opened) -> Result<(), Failure> {
         let (member, prepared, opened) = (self.member(want), prepared.clone(), opened.clone());
         Ok(blocking(move || prepared.stage(&opened, &member)).await?)
+    }
+
+    /// As [`Self::switch`]. If somebody changed the live tree meanwhile, the version is made once more, from files that are
+    /// looked at anew.
+    async fn switch_or_again(
+        &mut self,
+        want: &WantedSet,
+        goal: WantedVersion,
+        prepared: &Prepared,
+        opened: &Opened,
+    ) -> Result<(), Failure> {
+        match self.switch(want, goal, opened).await {
+            Err(Failure::Local(Error::Changed { .. })) => {
+                self.stage(want, prepared, opened).await?;
+                self.switch(want, goal, opened).await
+            }
+            done => done,
+        }
     }
 
     /// Makes what is staged live and has it loaded; takes it back if that fails.

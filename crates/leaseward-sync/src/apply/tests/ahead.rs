@@ -121,9 +121,73 @@ fn a_tree_that_somebody_changed_meanwhile_is_not_made_live() {
     fs::remove_file(&begun).unwrap();
     fs::write(&begun, "5").unwrap();
     let two = numbered(10, 2);
-    assert_eq!(put(&mut applier, 2, &two).unwrap_err().code(), "LW0807");
+    stage(&mut applier, 2, &two);
+    assert_eq!(applier.switch().unwrap_err().code(), "LW0807");
     assert_eq!(machine.tree(), numbered(10, 1).manifest);
     put(&mut applier, 2, &two).unwrap();
+    assert_eq!(machine.tree(), two.manifest);
+}
+
+/// Something that somebody does to a file that stays, so that its length and mtime say nothing of it.
+type ByHand = fn(&Path);
+
+#[test]
+fn what_somebody_did_to_a_file_that_stays_is_found_before_the_switch_and_put_right_at_once() {
+    fn hidden(path: &Path) {
+        let times = fs::metadata(path).unwrap();
+        fs::write(path, "6").unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(times.modified().unwrap()).unwrap();
+    }
+    fn opened_to_all(path: &Path) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    fn replaced(path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "5").unwrap();
+    }
+    fn replaced_by_another(path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "by hand").unwrap();
+    }
+    let tree = ["etc/app/d0/f5", "etc/.app.leaseward-next/d0/f5"];
+    let cases: [(&str, ByHand, &str); 5] = [
+        ("edited", hidden, tree[0]),
+        ("replaced", replaced_by_another, tree[0]),
+        ("chmod", opened_to_all, tree[0]),
+        ("chmod in the tree that was begun", opened_to_all, tree[1]),
+        ("replaced in the tree that was begun", replaced, tree[1]),
+    ];
+    for (what, by_hand, path) in cases {
+        let machine = Machine::new();
+        let mut applier = machine.open();
+        put(&mut applier, 1, &numbered(10, 1)).unwrap();
+        by_hand(&machine.temp.path().join(path));
+        let two = numbered(10, 2);
+        stage(&mut applier, 2, &two);
+        assert_eq!(applier.switch().unwrap_err().code(), "LW0807", "{what}");
+        assert_eq!(applier.live().unwrap().version, 1, "{what}");
+        put(&mut applier, 2, &two).unwrap();
+        assert_eq!(machine.tree(), two.manifest, "{what}");
+        assert_eq!(applier.verify().unwrap(), vec![], "{what}");
+        // And whoever does not look twice comes to the same.
+        by_hand(&machine.temp.path().join(path));
+        put(&mut applier, 3, &numbered(10, 3)).unwrap();
+        assert_eq!(machine.tree(), numbered(10, 3).manifest, "{what}");
+    }
+}
+
+#[test]
+fn when_the_tree_that_was_begun_is_gone_every_file_is_looked_at() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    put(&mut applier, 1, &numbered(10, 1)).unwrap();
+    let two = numbered(10, 2);
+    let name = digest_of(&crate::manifest::encode(&two.manifest));
+    applier.plan_for(name, &two.manifest, &|_| false).unwrap();
+    fs::set_permissions(machine.path("d0/f5"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::remove_dir_all(machine.temp.path().join("etc/.app.leaseward-next")).unwrap();
+    stage(&mut applier, 2, &two);
+    applier.switch().unwrap();
     assert_eq!(machine.tree(), two.manifest);
 }
 

@@ -67,7 +67,7 @@ impl SetTask {
     ) -> Result<(), Failure> {
         let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(()) };
         self.stage(want, &prepared, opened).await?;
-        self.switch(want, goal, opened).await?;
+        self.switch_or_again(want, goal, &prepared, opened).await?;
         self.now.settled = Some(goal);
         let deaf = self.now.watch.take();
         self.listen(opened).await;
