@@ -157,7 +157,8 @@ impl Prepared {
             _ => &[],
         });
         let whole = Chunk { digest: self.manifest, size: u32::try_from(self.encoded.len()).unwrap_or(u32::MAX) };
-        let all: usize = files.clone().filter(|chunk| missing.contains(&chunk.digest)).map(|chunk| chunk.size as usize).sum();
+        let all: usize =
+            files.clone().filter(|chunk| missing.contains(&chunk.digest)).map(|chunk| chunk.size as usize).sum();
         let most = (all / (2 * BATCHES_AT_ONCE)).clamp(BATCH_BYTES_MIN, FRAMES_BYTES_MAX);
         let mut batches: Vec<Vec<Digest>> = Vec::new();
         let mut left = 0;

@@ -106,7 +106,8 @@ fn squeeze(
 ) -> Result<bool> {
     let failed = |error| Error::io("compress", "a delta", error);
     let bounded = Bounded { out, most, full: false };
-    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(bounded, DELTA_ZSTD_LEVEL, prefix).map_err(failed)?;
+    let mut encoder =
+        zstd::stream::write::Encoder::with_ref_prefix(bounded, DELTA_ZSTD_LEVEL, prefix).map_err(failed)?;
     // The window reaches from the last byte back to the first one of the prefix.
     let window = (prefix.len() + size).max(1 << 10).next_power_of_two().trailing_zeros();
     encoder.set_pledged_src_size(Some(size as u64)).map_err(failed)?;

@@ -35,7 +35,7 @@ fn has(scanned: &Scanned, spec: &SetSpec, facts: &Facts, keys: &Keys) -> Result<
             let mut bytes = Vec::new();
             for chunk in chunks {
                 let made = done.made.get(&chunk.digest).cloned();
-                bytes.extend_from_slice(&*made.map_or_else(|| scanned.read(chunk.digest).map(Arc::from), Ok)?);
+                bytes.extend_from_slice(&made.map_or_else(|| scanned.read(chunk.digest).map(Arc::from), Ok)?);
             }
             found.insert(entry.path.clone(), String::from_utf8(bytes).unwrap());
         }

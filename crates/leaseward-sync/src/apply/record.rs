@@ -166,12 +166,7 @@ pub(crate) struct Expected {
 
 /// Returns the stamps of the tree at `root`, or an error unless every file is the one that was put there, with its data, and
 /// with its mode and owner where nobody looked at these since.
-pub(crate) fn check_tree(
-    root: &Dir,
-    tree: &Manifest,
-    expected: &Expected,
-    owner: Option<Owner>,
-) -> Result<Vec<Stamp>> {
+pub(crate) fn check_tree(root: &Dir, tree: &Manifest, expected: &Expected, owner: Option<Owner>) -> Result<Vec<Stamp>> {
     let mut parents = Parents::new(root);
     let mut stamps = Vec::with_capacity(tree.entries.len());
     for (i, entry) in tree.entries.iter().enumerate() {

@@ -115,7 +115,7 @@ impl Fetch {
     /// it.
     async fn cached(&self, digest: Digest) -> Result<Option<Manifest>, Failure> {
         let cache = Arc::clone(&self.cache);
-        match blocking(move || manifest::decode(&*cache.get(digest)?)).await {
+        match blocking(move || manifest::decode(&cache.get(digest)?)).await {
             Ok(tree) => Ok(Some(tree)),
             Err(Error::BlobMissing { .. } | Error::BlobCorrupt { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -125,7 +125,7 @@ impl Fetch {
     async fn whole_manifest(&self, digest: Digest) -> Result<Manifest, Failure> {
         fetch_pieces(&self.source, &self.cache, vec![Piece { digest, size: 0 }], 0).await?;
         let cache = Arc::clone(&self.cache);
-        Ok(blocking(move || manifest::decode(&*cache.get(digest)?)).await?)
+        Ok(blocking(move || manifest::decode(&cache.get(digest)?)).await?)
     }
 
     /// Returns the manifest, if the source gives a delta that fits what is live. What it makes is in the cache then.

@@ -56,7 +56,9 @@ impl Member {
         fetch.chunks(sources.into_values().collect()).await?;
         let (member, cache) = (self.clone(), Arc::clone(&fetch.cache));
         let rendered = blocking(move || {
-            render::render(laid, &member.spec, &member.facts, &member.keys, &mut |digest| Ok(cache.get(digest)?.to_vec()))
+            render::render(laid, &member.spec, &member.facts, &member.keys, &mut |digest| {
+                Ok(cache.get(digest)?.to_vec())
+            })
         })
         .await?;
         let manifest = Arc::new(rendered.manifest);

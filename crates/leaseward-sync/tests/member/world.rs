@@ -1,0 +1,225 @@
+//! A member with a source in memory that can be made to misbehave, and what it reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use leaseward_state::config::spec::SetSpec;
+use leaseward_state::config::{Digest, SyncState};
+use leaseward_state::name::SetName;
+use leaseward_sync::member::{
+    Blob, FetchError, Fetching, Gate, Leaving, Member, MemberConfig, Report, Source, Wanted, WantedSet, WantedVersion,
+};
+use leaseward_sync::{digest_of, frame, manifest, scan};
+use tempfile::TempDir;
+use tokio::sync::{Notify, mpsc, watch};
+
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+/// A voter in memory.
+#[derive(Default)]
+pub(crate) struct Voter {
+    pub(crate) blobs: Mutex<BTreeMap<Digest, Vec<u8>>>,
+    /// How often each blob was given.
+    pub(crate) given: Mutex<BTreeMap<Digest, usize>>,
+    /// Blobs that are refused so many times.
+    pub(crate) failing: Mutex<BTreeMap<Digest, usize>>,
+    /// Blobs that are given wrong so many times.
+    pub(crate) corrupt: Mutex<BTreeMap<Digest, usize>>,
+    /// Blobs that are never given, though they are asked for.
+    pub(crate) stuck: Mutex<BTreeSet<Digest>>,
+    pub(crate) asked_stuck: Notify,
+}
+
+pub(crate) fn take(times: &Mutex<BTreeMap<Digest, usize>>, digest: Digest) -> bool {
+    match times.lock().unwrap().get_mut(&digest) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+impl Source for Voter {
+    fn fetch(&self, digest: Digest) -> Fetching<'_> {
+        Box::pin(async move {
+            if self.stuck.lock().unwrap().contains(&digest) {
+                self.asked_stuck.notify_one();
+                std::future::pending::<()>().await;
+            }
+            let refuse = |why: &str| FetchError { digest, why: why.to_owned() };
+            if take(&self.failing, digest) {
+                return Err(refuse("connection refused"));
+            }
+            if take(&self.corrupt, digest) {
+                return Ok(Blob::Plain(b"wrong".to_vec()));
+            }
+            let bytes = self.blobs.lock().unwrap().get(&digest).cloned().ok_or_else(|| refuse("not here"))?;
+            let mut given = self.given.lock().unwrap();
+            let count = given.entry(digest).or_default();
+            *count += 1;
+            // Both forms, in turn.
+            Ok(if *count % 2 == 1 { Blob::Frame(frame::pack(&bytes).unwrap().into()) } else { Blob::Plain(bytes) })
+        })
+    }
+}
+
+impl Voter {
+    pub(crate) fn publish(&self, number: u64, files: &[(&str, &str)]) -> WantedVersion {
+        let temp = tempfile::tempdir().unwrap();
+        write(temp.path(), files);
+        self.publish_dir(number, temp.path())
+    }
+
+    pub(crate) fn publish_dir(&self, number: u64, dir: &Path) -> WantedVersion {
+        let scanned = scan(dir).unwrap();
+        let bytes = manifest::encode(scanned.manifest());
+        let manifest = digest_of(&bytes);
+        let mut blobs = self.blobs.lock().unwrap();
+        blobs.insert(manifest, bytes);
+        for digest in scanned.digests() {
+            blobs.insert(digest, scanned.read(digest).unwrap());
+        }
+        WantedVersion { number, manifest }
+    }
+}
+
+pub(crate) fn write(dir: &Path, files: &[(&str, &str)]) {
+    for (path, content) in files {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) temp: TempDir,
+    pub(crate) voter: Arc<Voter>,
+    pub(crate) gate: Arc<Door>,
+    pub(crate) wanted: watch::Sender<Wanted>,
+    pub(crate) reports: mpsc::Receiver<Report>,
+    pub(crate) member: Option<Member>,
+    pub(crate) seen: Vec<Report>,
+}
+
+/// A load balancer that is told.
+#[derive(Default)]
+pub(crate) struct Door(pub(crate) Mutex<Vec<&'static str>>);
+
+impl Gate for Door {
+    fn leave<'a>(&'a self, _: &'a SetName, _: Duration) -> Leaving<'a> {
+        self.0.lock().unwrap().push("leave");
+        Box::pin(async {})
+    }
+
+    fn come_back(&self, _: &SetName) {
+        self.0.lock().unwrap().push("come back");
+    }
+}
+
+pub(crate) fn set(name: &str) -> SetName {
+    SetName::new(name).unwrap()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let (wanted, _) = watch::channel(Wanted::new());
+        let (_, reports) = mpsc::channel(1);
+        let temp = tempfile::tempdir().unwrap();
+        let mut world =
+            Self { temp, voter: Arc::default(), gate: Arc::default(), wanted, reports, member: None, seen: Vec::new() };
+        world.start();
+        world
+    }
+
+    pub(crate) fn config(&self) -> MemberConfig {
+        let config = MemberConfig::new(self.temp.path().join("config"), self.temp.path().join("state"));
+        MemberConfig { parallel_fetches: 2, reserve_bytes: 0, ..config }
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.start_with(self.config());
+    }
+
+    pub(crate) fn start_with(&mut self, config: MemberConfig) {
+        let (sender, reports) = mpsc::channel(1000);
+        let source: Arc<dyn Source> = Arc::clone(&self.voter) as _;
+        let gate = Arc::clone(&self.gate) as _;
+        self.member = Some(Member::spawn(config, self.wanted.subscribe(), source, gate, sender));
+        self.reports = reports;
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        tokio::time::timeout(BOUND, self.member.take().unwrap().stop()).await.expect("it stops");
+    }
+
+    pub(crate) fn want(&self, name: &str, version: WantedVersion) {
+        self.wanted.send_modify(|wanted| {
+            let spec = wanted.get(&set(name)).map_or_else(Arc::default, |wanted| Arc::clone(&wanted.spec));
+            wanted.insert(set(name), WantedSet { live: Some(version), staged: None, attempt: 0, spec });
+        });
+    }
+
+    /// Returns the first report of which `found` holds, with a bound.
+    pub(crate) async fn until(&mut self, found: impl Fn(&Report) -> bool) -> Report {
+        let search = async {
+            loop {
+                let report = self.reports.recv().await.expect("the member runs");
+                self.seen.push(report.clone());
+                if found(&report) {
+                    return report;
+                }
+            }
+        };
+        tokio::time::timeout(BOUND, search).await.expect("the report comes")
+    }
+
+    pub(crate) async fn applied(&mut self, name: &str, version: u64) {
+        self.until(|report| report.set == set(name) && report.applied == version && report.state == SyncState::Applied)
+            .await;
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.temp.path().join("config").join(path)).unwrap_or_default()
+    }
+
+    /// Says how the set is kept, and asks for nothing new.
+    pub(crate) fn keep(&self, name: &str, change: impl FnOnce(&mut SetSpec)) {
+        self.wanted.send_modify(|wanted| {
+            let none = || WantedSet { live: None, staged: None, attempt: 0, spec: Arc::default() };
+            let wanted = wanted.entry(set(name)).or_insert_with(none);
+            change(Arc::make_mut(&mut wanted.spec));
+        });
+    }
+
+    pub(crate) fn order(&self, name: &str, change: impl FnOnce(&mut WantedSet)) {
+        self.wanted.send_modify(|wanted| change(wanted.get_mut(&set(name)).unwrap()));
+    }
+
+    pub(crate) async fn rejected(&mut self, number: u64) -> String {
+        let is = |report: &Report| matches!(report.state, SyncState::Rejected { version, .. } if version == number);
+        match self.until(is).await.state {
+            SyncState::Rejected { why, .. } => why,
+            _ => unreachable!(),
+        }
+    }
+
+    pub(crate) fn path(&self, path: &str) -> std::path::PathBuf {
+        self.temp.path().join("config").join(path)
+    }
+
+    /// Returns the states reported so far, in short.
+    pub(crate) fn story(&self) -> Vec<String> {
+        let word = |report: &Report| match &report.state {
+            SyncState::Fetching { version, .. } => format!("{} fetching {version}", report.applied),
+            SyncState::OnDisk { version } => format!("{} on disk {version}", report.applied),
+            SyncState::Applied => format!("{} applied", report.applied),
+            SyncState::Rejected { version, why } => format!("{} rejected {version}: {}", report.applied, &why[..6]),
+            other => format!("{other:?}"),
+        };
+        self.seen.iter().map(word).collect()
+    }
+}
