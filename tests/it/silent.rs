@@ -10,6 +10,7 @@ use leaseward_tests::{Lab, Plan};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio::time::Instant;
 
 const MACHINES: usize = 3;
@@ -109,6 +110,9 @@ const FOR_A_PERSON: Duration = Duration::from_secs(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_node_costs_the_command_line_a_second_and_no_change_is_made_twice() {
     let lab = Lab::start(Plan::default()).await;
+    // While the first voter lets the others vote, nobody can go on without it.
+    let settled = async |lab: &Lab| Some(lab.get::<Value>("/v1/events").await?.to_string().contains("voters_changed"));
+    lab.until("the others vote", settled, true).await;
     // The one that the command line asks first.
     lab.signal_voter(0, Signal::STOP);
     let leads = async |lab: &Lab| {

@@ -214,6 +214,9 @@ async fn of_an_even_split_one_side_goes_on_and_the_others_servers_are_dead_befor
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_peer_is_one_line_of_the_leaders_log_when_it_goes_and_one_when_it_is_back() {
     let mut lab = Lab::start(Plan { profile: "default", ..Plan::default() }).await;
+    // What is said of the change of voters at the beginning does not count.
+    let settled = async |lab: &Lab| Some(lab.get::<Value>("/v1/events").await?.to_string().contains("voters_changed"));
+    lab.until("the others vote", settled, true).await;
     let leader = lab.leader().await;
     let dead = (leader + 1) % 3;
     let log = lab.dir().join("log").join(format!("n{}.log", leader + 1));
