@@ -27,7 +27,7 @@ use sample::Sample;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
-use work::{Change, FALSE_EXPIRIES, TRANSACTIONS, Tally, World};
+use work::{Change, FALSE_EXPIRIES, NAMED, Tally, World};
 
 use crate::members::{cpu_ms_of, enough_files};
 
@@ -168,7 +168,7 @@ impl Record {
             let mut sample = sample::take(lab, http, voter).await;
             // They are kept for a day, so they grow by design.
             if let Some(kept) = sample.get_mut("answers_kept") {
-                *kept -= tally.count(TRANSACTIONS) as f64;
+                *kept -= NAMED.iter().map(|what| tally.count(what)).sum::<u64>() as f64;
             }
             let at = self.began.elapsed().as_secs_f64();
             let age = if voter == KILLED { at - self.life_began } else { f64::INFINITY };

@@ -268,7 +268,7 @@ pub(super) async fn transact(world: World, mut random: SmallRng) {
             "operations": [{ "do": "release", "lease": lease, "token": token }],
         });
         twice(&world, &mut random, &give).await;
-        sleep(between(&mut random, 1_000, 3_000)).await;
+        sleep(between(&mut random, 3_000, 8_000)).await;
     }
 }
 
@@ -283,8 +283,11 @@ async fn twice(world: &World, random: &mut SmallRng, body: &Value) -> Option<Val
     Some(first)
 }
 
-/// Counts transactions, whose answers are kept for a day.
-pub(super) const TRANSACTIONS: &str = "transactions_sent_twice";
+const TRANSACTIONS: &str = "transactions_sent_twice";
+const PUBLISHED: [&str; 3] = ["published_lines", "published_inline", "published_large"];
+
+/// What is done under a key of the caller's own, once each: its answer is kept for a day.
+pub(super) const NAMED: [&str; 4] = [TRANSACTIONS, PUBLISHED[0], PUBLISHED[1], PUBLISHED[2]];
 
 /// What one who publishes changes.
 #[derive(Debug, Clone, Copy)]
@@ -331,9 +334,9 @@ pub(super) async fn publish(
             say(&world, "policy", || run(&["api", "PUT", &path, &policy])).await;
         }
         world.tally.did(match change {
-            Change::Line => "published_lines",
-            Change::Inline => "published_inline",
-            Change::Large => "published_large",
+            Change::Line => PUBLISHED[0],
+            Change::Inline => PUBLISHED[1],
+            Change::Large => PUBLISHED[2],
         });
         sleep(between(&mut random, pause.0, pause.1)).await;
     }
