@@ -2,7 +2,7 @@
 //!
 //! `cargo build --release && cargo run --release -p leaseward-benches -- all`, or `failover`, or one of the names below.
 //! The machine's own speed is measured in the same run (`fdatasync_us`), because only ratios travel. It exits with 1 if
-//! two copies of a server ever overlapped; stopped by a signal it leaves nothing behind.
+//! two copies of a server ever overlapped, or a soak found something that grew; stopped by a signal it leaves nothing behind.
 
 mod failover;
 mod figures;
@@ -12,6 +12,7 @@ mod load;
 mod members;
 mod outage;
 mod publish;
+mod soak;
 mod sync;
 
 use std::process::ExitCode;
@@ -44,32 +45,35 @@ const FAILOVER: &[(&str, Bench)] = &[
 /// Config sync against rsync, on hosts: a minute or two, and as root.
 const SYNC: &[(&str, Bench)] = &[("sync", |runtime| failover::on_hosts(runtime, sync::sync()))];
 
-/// Thousands of members, ten thousand sessions, on loopback: a minute each.
-const MEMBERS: &[(&str, Bench)] =
-    &[("members", |runtime| runtime.block_on(members::members())), ("load", |runtime| runtime.block_on(load::load()))];
+/// Thousands of members, ten thousand sessions, on loopback: a minute each. And a soak, which takes as long as it is told.
+const LONG: &[(&str, Bench)] = &[
+    ("members", |runtime| runtime.block_on(members::members())),
+    ("load", |runtime| runtime.block_on(load::load())),
+    ("soak", |runtime| runtime.block_on(soak::soak())),
+];
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1).unwrap_or_else(|| "all".into());
     let chosen: Vec<_> = match wanted.as_str() {
         "all" => ALL.iter().collect(),
         "failover" => FAILOVER.iter().collect(),
-        name => ALL.iter().chain(FAILOVER).chain(SYNC).chain(MEMBERS).filter(|(known, _)| *known == name).collect(),
+        name => ALL.iter().chain(FAILOVER).chain(SYNC).chain(LONG).filter(|(known, _)| *known == name).collect(),
     };
     if chosen.is_empty() {
-        let names: Vec<_> = ALL.iter().chain(FAILOVER).chain(SYNC).chain(MEMBERS).map(|(name, _)| *name).collect();
+        let names: Vec<_> = ALL.iter().chain(FAILOVER).chain(SYNC).chain(LONG).map(|(name, _)| *name).collect();
         eprintln!("no such bench; there are: all failover {}", names.join(" "));
         return ExitCode::from(2);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let mut overlaps = 0;
+    let mut is_bad = false;
     for (name, bench) in chosen {
         let mut line = bench(&runtime);
-        overlaps += line["overlaps"].as_u64().unwrap_or(0);
+        is_bad |= line["overlaps"].as_u64().unwrap_or(0) > 0 || line["failed"] == true;
         line["bench"] = json!(name);
         println!("{line}");
         if line["left_out"] == failover::STOPPED {
             return ExitCode::FAILURE;
         }
     }
-    ExitCode::from(u8::from(overlaps > 0))
+    ExitCode::from(u8::from(is_bad))
 }

@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::figures::millis;
 
-const SET: &str = "app";
+pub(crate) const SET: &str = "app";
 const TTL: Duration = Duration::from_secs(3);
 const ROUNDS: u64 = 6;
 
@@ -44,23 +44,23 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the members have done.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     opened: AtomicU64,
-    over: AtomicU64,
+    pub(crate) over: AtomicU64,
     /// Members by the version that they have reported as applied.
     applied: watch::Sender<BTreeMap<u64, u64>>,
 }
 
-struct Member {
-    name: MachineName,
-    speaks: Client,
-    looks: Client,
-    fetches: Client,
-    tally: Arc<Tally>,
+pub(crate) struct Member {
+    pub(crate) name: MachineName,
+    pub(crate) speaks: Client,
+    pub(crate) looks: Client,
+    pub(crate) fetches: Client,
+    pub(crate) tally: Arc<Tally>,
 }
 
 impl Member {
-    async fn run(self) {
+    pub(crate) async fn run(self) {
         let sent = Moment::now();
         let open = OpenMachine {
             machine: self.name.clone(),
@@ -215,13 +215,15 @@ pub(crate) async fn members() -> Value {
 
 /// Returns the processor time of all voters together, in milliseconds.
 fn cpu_ms(lab: &Lab) -> u64 {
+    (0..3).map(|voter| cpu_ms_of(lab, voter)).sum()
+}
+
+/// Returns the processor time of a voter's process, in milliseconds.
+pub(crate) fn cpu_ms_of(lab: &Lab, voter: usize) -> u64 {
     let tick_ms = 1_000 / rustix::param::clock_ticks_per_second().max(1);
-    let of = |voter: usize| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", lab.voter_pid(voter))).unwrap_or_default();
-        let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).to_owned();
-        fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
-    };
-    (0..3).map(of).sum::<u64>() * tick_ms
+    let stat = fs::read_to_string(format!("/proc/{}/stat", lab.voter_pid(voter))).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).to_owned();
+    fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * tick_ms
 }
 
 pub(crate) fn rss_mb(lab: &Lab, voter: usize) -> u64 {

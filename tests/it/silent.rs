@@ -10,6 +10,7 @@ use leaseward_tests::{Lab, Plan};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio::time::Instant;
 
 const MACHINES: usize = 3;
@@ -101,4 +102,40 @@ async fn a_voter_whose_packets_are_lost_keeps_no_version_from_a_member_that_hear
     let lab = Lab::start(Plan { machines: MACHINES, relayed: true, ..Plan::default() }).await;
     let cut = async |lab: &Lab, voter: usize| lab.relays()[voter].set(Who::Client, Link::Silent);
     reaches_everybody(&lab, cut).await;
+}
+
+/// Longer than a second, shorter than any patience of the command line.
+const FOR_A_PERSON: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_costs_the_command_line_a_second_and_no_change_is_made_twice() {
+    let lab = Lab::start(Plan::default()).await;
+    // While the first voter lets the others vote, nobody can go on without it.
+    let settled = async |lab: &Lab| Some(lab.get::<Value>("/v1/events").await?.to_string().contains("voters_changed"));
+    lab.until("the others vote", settled, true).await;
+    // The one that the command line asks first.
+    lab.signal_voter(0, Signal::STOP);
+    let leads = async |lab: &Lab| {
+        let status = lab.get_at(1, "/v1/cluster").await?;
+        status["leader"].as_str().map(|name| name != "n1")
+    };
+    lab.until("another one leads", leads, true).await;
+    let take = r#"{"holder":"person","ttl":"10m"}"#;
+    for words in [&["lease", "ls"][..], &["api", "PUT", "/v1/leases/once", take], &["config", "ls"]] {
+        let began = Instant::now();
+        lab.works(&[words, &["--timeout", "30s"]].concat());
+        let took = began.elapsed();
+        println!("{words:?} took {took:?}");
+        assert!(took < FOR_A_PERSON, "{words:?} took {took:?}");
+    }
+    // Now it finds what it was asked, if it still looks at it.
+    lab.signal_voter(0, Signal::CONT);
+    let caught_up = async |lab: &Lab| {
+        let status = lab.get_at(0, "/v1/cluster").await?;
+        Some(status["health"] == "ok")
+    };
+    lab.until("it takes part again", caught_up, true).await;
+    let sessions = lab.until_some("it answers", async |lab| lab.list_at(0, "/v1/sessions").await).await;
+    let by_person = sessions.iter().filter(|session| session["name"] == "person").count();
+    assert_eq!(by_person, 1, "{sessions:?}");
 }

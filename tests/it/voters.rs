@@ -209,3 +209,31 @@ async fn of_an_even_split_one_side_goes_on_and_the_others_servers_are_dead_befor
     assert_eq!(story.stamps.exclusive().len(), 2, "the ones that came back moved {NAME}");
     assert!(Duration::from_nanos(healed - cut) > TTL);
 }
+
+/// What openraft says of a dead peer is eighty lines a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_peer_is_one_line_of_the_leaders_log_when_it_goes_and_one_when_it_is_back() {
+    let mut lab = Lab::start(Plan { profile: "default", ..Plan::default() }).await;
+    // What is said of the change of voters at the beginning does not count.
+    let settled = async |lab: &Lab| Some(lab.get::<Value>("/v1/events").await?.to_string().contains("voters_changed"));
+    lab.until("the others vote", settled, true).await;
+    let leader = lab.leader().await;
+    let dead = (leader + 1) % 3;
+    let log = lab.dir().join("log").join(format!("n{}.log", leader + 1));
+    let said = move |what: &str| {
+        let text = std::fs::read_to_string(&log).expect("it is there");
+        text.lines().filter(|line| line.contains(what)).count()
+    };
+    let before = said("");
+    lab.kill_voter(dead);
+    lab.until("it is missed", async |_| Some(said("a node is not heard")), 1).await;
+    // The log goes on meanwhile, and each entry is one more to be sent there.
+    for round in 0..50 {
+        commit(&lab, &format!("meanwhile/{round}")).await;
+    }
+    lab.start_voter(dead);
+    lab.until("it is heard", async |_| Some(said("a node is heard again")), 1).await;
+    assert_eq!(said("a node is not heard"), 1);
+    let lines = said("") - before;
+    assert!(lines <= 6, "{lines} lines");
+}

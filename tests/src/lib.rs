@@ -59,6 +59,8 @@ pub struct Plan {
     pub relayed: bool,
     /// More lines of each machine's `[machine]` section.
     pub machine_settings: Vec<String>,
+    /// More lines of every voter's settings, after its `[log]` section.
+    pub voter_settings: &'static str,
 }
 
 impl Default for Plan {
@@ -73,6 +75,7 @@ impl Default for Plan {
             last_voter_data: None,
             relayed: false,
             machine_settings: Vec::new(),
+            voter_settings: "",
         }
     }
 }
@@ -224,12 +227,13 @@ impl Lab {
         let advertise = if plan.relayed { format!("advertise = \"{RELAYS}\"\n") } else { String::new() };
         let text = format!(
             "[node]\nname = \"{name}\"\nrole = \"{role}\"\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata = \"{}\"\n{advertise}[cluster]\njoin = [{join}]\n\
-             [timing]\nprofile = \"{}\"\n[machine]\nenabled = false\n[log]\nformat = \"text\"\nlevel = \"{}\"\n",
+             [timing]\nprofile = \"{}\"\n[machine]\nenabled = false\n[log]\nformat = \"text\"\nlevel = \"{}\"\n{}",
             self.apis[i],
             self.peers[i],
             self.voter_data(i).display(),
             plan.profile,
             plan.log,
+            plan.voter_settings,
         );
         let process = self.process(name, &text);
         self.voters.push(process);
@@ -473,12 +477,20 @@ impl Lab {
     /// Returns a command of the command line against this lab, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let addresses: Vec<String> = self.apis.iter().map(ToString::to_string).collect();
-        let mut command = Command::new(&self.binary);
-        // What a publisher remembers is the lab's own.
-        command.env("LEASEWARD_ADDR", addresses.join(",")).env("XDG_CACHE_HOME", self.dir().join("cache"));
-        command.args(arguments).stdin(Stdio::null());
-        command
+        self.shell()(arguments)
+    }
+
+    /// Returns what makes such commands, without the lab.
+    pub fn shell(&self) -> impl Fn(&[&str]) -> Command + Send + use<> {
+        let addresses = self.apis.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let (binary, cache) = (self.binary.clone(), self.dir().join("cache"));
+        move |arguments| {
+            let mut command = Command::new(&binary);
+            // What a publisher remembers is the lab's own.
+            command.env("LEASEWARD_ADDR", &addresses).env("XDG_CACHE_HOME", &cache);
+            command.args(arguments).stdin(Stdio::null());
+            command
+        }
     }
 
     /// Waits until `look` returns `wanted`.

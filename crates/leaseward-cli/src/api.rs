@@ -1,9 +1,19 @@
 //! The API from the client's side: one node after the other until one answers.
+//!
+//! Must stay true: a node that is silent (its process is stopped, its packets are lost) costs about a second, however much
+//! patience there is for one that answers slowly; the next one is asked beside it. So everything that is sent may arrive
+//! twice: reads and blobs may, and every change has a key.
 
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use leaseward_http::model::{Node, NodeList, Prediction, Problem};
+use leaseward_raft::limits::{QUIET_BEFORE_ASKING, SILENT_AFTER};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +39,8 @@ impl Key {
 pub(crate) struct Api {
     http: reqwest::Client,
     target: Target,
+    /// Whoever answered last is asked first. Clones share it.
+    first: Arc<AtomicUsize>,
     consistency: String,
     /// Nothing is done; what would come of it is shown like this.
     dry_run: Option<Output>,
@@ -38,7 +50,7 @@ impl Api {
     /// Returns a client of the cluster that `target` means.
     pub(crate) fn new(target: &Target) -> Self {
         let http = client(|builder| builder);
-        Self { http, target: target.clone(), consistency: "linearizable".into(), dry_run: None }
+        Self { http, target: target.clone(), first: Arc::default(), consistency: "linearizable".into(), dry_run: None }
     }
 
     /// Sets how fresh reads must be.
@@ -185,7 +197,11 @@ impl Api {
                 }
                 None => (client(|builder| builder.read_timeout(timeout)), address.as_str()),
             };
-            let Ok(mut response) = http.get(format!("http://{host}{path}")).send().await else {
+            let begun = tokio::select! {
+                begun = http.get(format!("http://{host}{path}")).send() => begun.ok(),
+                () = silent(&http, host), if self.target.api.len() > 1 => None,
+            };
+            let Some(mut response) = begun else {
                 last = Diagnostic::new("LW0501", format!("no answer at {address}"));
                 continue;
             };
@@ -207,49 +223,83 @@ impl Api {
         Err(last)
     }
 
-    async fn exchange(
-        &self,
-        method: &Method,
-        path: &str,
-        fill: &(dyn Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder + Sync),
-    ) -> Result<Vec<u8>, Diagnostic> {
+    async fn exchange(&self, method: &Method, path: &str, fill: &Fill<'_>) -> Result<Vec<u8>, Diagnostic> {
+        let (count, first) = (self.target.api.len(), self.first.load(Ordering::Relaxed));
+        let mut waiting = (first..first + count).map(|turn| turn % count);
+        let mut asked = FuturesUnordered::new();
         let mut last = Diagnostic::new("LW0501", "no address is known");
-        for address in &self.target.api {
-            let (http, host) = match address.strip_prefix("unix:") {
-                Some(socket) => (client(|builder| builder.unix_socket(Path::new(socket))), "localhost"),
-                None => (self.http.clone(), address.as_str()),
-            };
-            let request = http.request(method.clone(), format!("http://{host}{path}")).timeout(self.target.timeout);
-            match fill(request).send().await {
-                Ok(response) => {
-                    let status = response.status();
-                    let bytes = match response.bytes().await {
-                        Ok(bytes) => bytes.to_vec(),
-                        Err(error) => {
-                            last = Diagnostic::new("LW0501", format!("{address}: {error}"));
-                            continue;
+        while let Some(turn) = waiting.next() {
+            let address = &self.target.api[turn];
+            asked.push(async move { (turn, self.attempt(address, method, path, fill).await) });
+            let is_last = waiting.len() == 0;
+            let (http, host) = self.way_to(address);
+            let silent = silent(&http, host);
+            tokio::pin!(silent);
+            loop {
+                tokio::select! {
+                    Some((turn, answer)) = asked.next() => match answer {
+                        ControlFlow::Break(answer) => {
+                            self.first.store(turn, Ordering::Relaxed);
+                            return answer;
                         }
-                    };
-                    if status.is_success() {
-                        return Ok(bytes);
-                    }
-                    let diagnostic = problem(status, &bytes);
-                    // This node may be cut off; another one may not be.
-                    if matches!(diagnostic.code.as_str(), "LW0501" | "LW0505") {
-                        last = diagnostic;
-                        continue;
-                    }
-                    return Err(diagnostic);
-                }
-                Err(error) => {
-                    let what = if error.is_connect() { "nobody answers" } else { "no answer" };
-                    last = Diagnostic::new("LW0501", format!("{what} at {address}"))
-                        .hint("leaseward context ls      see which clusters are known")
-                        .hint("--addr host:port          name a node");
+                        // Another one that is asked already may answer yet.
+                        ControlFlow::Continue(why) => {
+                            last = why;
+                            if !is_last || asked.is_empty() {
+                                break;
+                            }
+                        }
+                    },
+                    () = &mut silent, if !is_last => break,
                 }
             }
         }
         Err(last)
+    }
+
+    /// Asks one node. Returns what it said, or why another one should be asked.
+    async fn attempt(
+        &self,
+        address: &str,
+        method: &Method,
+        path: &str,
+        fill: &Fill<'_>,
+    ) -> ControlFlow<Result<Vec<u8>, Diagnostic>, Diagnostic> {
+        let (http, host) = self.way_to(address);
+        let request = http.request(method.clone(), format!("http://{host}{path}")).timeout(self.target.timeout);
+        let response = match fill(request).send().await {
+            Ok(response) => response,
+            Err(error) => {
+                let what = if error.is_connect() { "nobody answers" } else { "no answer" };
+                return ControlFlow::Continue(
+                    Diagnostic::new("LW0501", format!("{what} at {address}"))
+                        .hint("leaseward context ls      see which clusters are known")
+                        .hint("--addr host:port          name a node"),
+                );
+            }
+        };
+        let status = response.status();
+        let bytes = match response.bytes().await {
+            Ok(bytes) => bytes.to_vec(),
+            Err(error) => return ControlFlow::Continue(Diagnostic::new("LW0501", format!("{address}: {error}"))),
+        };
+        if status.is_success() {
+            return ControlFlow::Break(Ok(bytes));
+        }
+        let diagnostic = problem(status, &bytes);
+        // This node may be cut off; another one may not be.
+        if matches!(diagnostic.code.as_str(), "LW0501" | "LW0505") {
+            return ControlFlow::Continue(diagnostic);
+        }
+        ControlFlow::Break(Err(diagnostic))
+    }
+
+    /// Returns what speaks with an address, and which host it asks for.
+    fn way_to<'a>(&self, address: &'a str) -> (reqwest::Client, &'a str) {
+        match address.strip_prefix("unix:") {
+            Some(socket) => (client(|builder| builder.unix_socket(Path::new(socket))), "localhost"),
+            None => (self.http.clone(), address),
+        }
     }
 
     /// Returns the nodes of the cluster.
@@ -261,6 +311,21 @@ impl Api {
     pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<Value, Diagnostic> {
         let wait = wait.min(self.target.timeout / 2).as_millis();
         self.send(Method::GET, &format!("/v1/events?after={after}&wait={wait}ms&limit=1000"), None::<&()>, &[]).await
+    }
+}
+
+/// Fills in a request: once for each node that is asked.
+type Fill<'a> = dyn Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder + Sync + 'a;
+
+/// Waits until a node that owes an answer does not even say that it lives. It may work on a long answer, or wait for
+/// something to happen, for as long as it likes.
+async fn silent(http: &reqwest::Client, host: &str) {
+    loop {
+        tokio::time::sleep(QUIET_BEFORE_ASKING).await;
+        let word = http.get(format!("http://{host}/livez")).timeout(SILENT_AFTER).send();
+        if word.await.is_err() {
+            return;
+        }
     }
 }
 
@@ -282,5 +347,116 @@ fn problem(status: StatusCode, bytes: &[u8]) -> Diagnostic {
             diagnostic
         }
         Err(_) => Diagnostic::new("LW0701", format!("{status}: {}", String::from_utf8_lossy(bytes))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::HeaderMap;
+    use axum::routing::{get, put};
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Returns the address of a node whose process is stopped: the kernel accepts for it, and nobody reads.
+    async fn stopped() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        (listener, address)
+    }
+
+    /// Starts a node that answers after a while, and says meanwhile that it lives. Returns its address and the keys that it
+    /// was asked with.
+    async fn alive(takes: Duration) -> (String, Arc<Mutex<Vec<String>>>) {
+        node(takes, true).await
+    }
+
+    /// As [`alive`], and it does not say that it lives.
+    async fn dumb(takes: Duration) -> (String, Arc<Mutex<Vec<String>>>) {
+        node(takes, false).await
+    }
+
+    async fn node(takes: Duration, lives: bool) -> (String, Arc<Mutex<Vec<String>>>) {
+        let keys: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = Arc::clone(&keys);
+        let change = async move |headers: HeaderMap| {
+            let key = headers["idempotency-key"].to_str().expect("text").to_owned();
+            heard.lock().expect("no panic").push(key);
+            sleep(takes).await;
+            axum::Json(json!({ "done": true }))
+        };
+        let read = async move || {
+            sleep(takes).await;
+            axum::Json(json!({ "read": true }))
+        };
+        let word = async move || {
+            sleep(if lives { Duration::ZERO } else { PATIENCE }).await;
+            "ok"
+        };
+        let router = Router::new().route("/livez", get(word)).route("/read", get(read)).route("/change", put(change));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(axum::serve(listener, router).into_future());
+        (address, keys)
+    }
+
+    fn of(addresses: &[&String]) -> Api {
+        let api = addresses.iter().map(|address| (*address).clone()).collect();
+        Api::new(&Target { api, timeout: PATIENCE })
+    }
+
+    #[tokio::test]
+    async fn a_silent_node_costs_a_second_and_only_once() {
+        let (_listener, silent) = stopped().await;
+        let (alive, keys) = alive(Duration::ZERO).await;
+        let api = of(&[&silent, &alive]);
+        let began = Instant::now();
+        let read: Value = api.get("/read").await.expect("the other one answers");
+        assert_eq!(read["read"], true);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let began = Instant::now();
+        let done: Value = api.call(Method::PUT, "/change", Some(&json!({}))).await.expect("the other one answers");
+        assert_eq!(done["done"], true);
+        assert!(began.elapsed() < QUIET_BEFORE_ASKING + SILENT_AFTER, "{:?}", began.elapsed());
+        assert_eq!(keys.lock().expect("no panic").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_says_that_it_lives_is_waited_for_and_nobody_else_is_asked() {
+        let (slow, slow_keys) = alive(QUIET_BEFORE_ASKING + SILENT_AFTER * 2).await;
+        let (other, other_keys) = alive(Duration::ZERO).await;
+        let api = of(&[&slow, &other]);
+        let done: Value = api.call(Method::PUT, "/change", Some(&json!({}))).await.expect("it answers");
+        assert_eq!(done["done"], true);
+        assert_eq!((slow_keys.lock().expect("no panic").len(), other_keys.lock().expect("no panic").len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_sent_to_two_nodes_has_one_key_and_the_first_answer_counts() {
+        let (first, first_keys) = dumb(Duration::from_secs(2)).await;
+        let (second, second_keys) = alive(PATIENCE).await;
+        let api = of(&[&first, &second]);
+        let done: Value = api.call(Method::PUT, "/change", Some(&json!({}))).await.expect("the first one answers late");
+        assert_eq!(done["done"], true);
+        let keys = (first_keys.lock().expect("no panic").clone(), second_keys.lock().expect("no panic").clone());
+        assert_eq!((keys.0.len(), &keys.0), (1, &keys.1));
+    }
+
+    #[tokio::test]
+    async fn where_all_are_silent_the_patience_of_the_caller_counts() {
+        let (_listener, silent) = stopped().await;
+        let mut api = of(&[&silent, &silent]);
+        api.target.timeout = Duration::from_secs(3);
+        let began = Instant::now();
+        let refused = api.get::<Value>("/read").await.expect_err("nobody answers");
+        assert_eq!(refused.code, "LW0501");
+        assert!(began.elapsed() >= api.target.timeout, "{:?}", began.elapsed());
     }
 }

@@ -24,7 +24,14 @@ pub(crate) struct Settings {
     pub(crate) machine: Machine,
     pub(crate) tls: Tls,
     pub(crate) log: Log,
+    pub(crate) storage: Storage,
 }
+
+/// The least that snapshots and the log behind them may be set to, in bytes: a snapshot for each entry serves nobody.
+const STORAGE_BYTES_MIN: u64 = 1 << 20;
+
+/// The least time that content which no version names yet must stay: a small publication on a slow disk.
+const CONTENT_KEPT_MIN: Duration = Duration::from_secs(30);
 
 /// Where a node that is told nothing else keeps its data. One agent of a machine can.
 const DATA: &str = "/var/lib/leaseward";
@@ -196,6 +203,28 @@ impl Default for Log {
     }
 }
 
+/// What a voter keeps on its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Storage {
+    /// Log bytes after which a snapshot is made.
+    pub(crate) snapshot_after_bytes: u64,
+    /// Log bytes kept behind a snapshot. Less: a voter that was away briefly needs the whole snapshot.
+    pub(crate) log_bytes_kept: u64,
+    /// Content that no version names stays for so long, in case that a publication still builds on it.
+    pub(crate) content_kept: Text,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            snapshot_after_bytes: leaseward_raft::limits::SNAPSHOT_AFTER_BYTES,
+            log_bytes_kept: leaseward_raft::limits::LOG_BYTES_KEPT,
+            content_kept: Text(leaseward::limits::PROMISED_FOR),
+        }
+    }
+}
+
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -267,6 +296,19 @@ impl Settings {
         if self.node.role == Role::Member && self.cluster.join.is_empty() {
             return bad("cluster.join", "a member needs nodes to join".into(), "name at least one voter, host:port");
         }
+        let storage = &self.storage;
+        for (key, bytes) in
+            [("snapshot_after_bytes", storage.snapshot_after_bytes), ("log_bytes_kept", storage.log_bytes_kept)]
+        {
+            if bytes < STORAGE_BYTES_MIN {
+                let fix = format!("set storage.{key} to {STORAGE_BYTES_MIN} or more");
+                return bad(&format!("storage.{key}"), format!("{bytes} bytes are less than one large entry"), &fix);
+            }
+        }
+        if storage.content_kept.0 < CONTENT_KEPT_MIN {
+            let why = format!("{:?} is less than a publication may take", storage.content_kept.0);
+            return bad("storage.content_kept", why, "set it to \"30s\" or more; \"1h\" is usual");
+        }
         for set in self.machine.targets.keys() {
             if let Err(error) = leaseward::SetName::new(set.clone()) {
                 return bad("machine.targets", error.to_string(), "use the config set's name as the key");
@@ -311,6 +353,8 @@ impl Settings {
             settings.standing = Standing::Witness;
         }
         settings.timing = self.timing.profile.timing();
+        settings.snapshot_after_bytes = self.storage.snapshot_after_bytes;
+        settings.log_bytes_kept = self.storage.log_bytes_kept;
         settings.transport = self.transport();
         let start = if self.cluster.join.is_empty() {
             Start::Bootstrap
@@ -388,6 +432,22 @@ mod tests {
         assert_eq!(refused.code, "LW0103");
         assert!(refused.to_string().contains("did you mean `listen`"), "{refused}");
         assert!(refused.to_string().contains("x.toml line 2"), "{refused}");
+    }
+
+    #[test]
+    fn storage_settings_are_taken_on_and_have_a_floor() {
+        let some = "[storage]\nsnapshot_after_bytes = 2097152\nlog_bytes_kept = 1048576\ncontent_kept = \"30s\"\n";
+        let (replica, _) = Settings::parse(some, "x.toml").expect("it parses").replica();
+        assert_eq!((replica.snapshot_after_bytes, replica.log_bytes_kept), (2 << 20, 1 << 20));
+        for (low, key) in [
+            ("snapshot_after_bytes = 1048575", "storage.snapshot_after_bytes"),
+            ("log_bytes_kept = 0", "storage.log_bytes_kept"),
+            ("content_kept = \"29s\"", "storage.content_kept"),
+        ] {
+            let refused = Settings::parse(&format!("[storage]\n{low}\n"), "x.toml").expect_err("refused");
+            assert_eq!(refused.code, "LW0104");
+            assert!(refused.to_string().contains(key), "{refused}");
+        }
     }
 
     #[test]

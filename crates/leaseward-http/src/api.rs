@@ -275,7 +275,8 @@ pub fn router(api: Api) -> Router {
 /// # Errors
 /// Those of the listener; none in practice, as failed connections are skipped.
 pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
-    axum::serve(listener, router(api)).await
+    // Made ready once: a router that is served as it is builds its tables anew for each connection, and keeps them.
+    axum::serve(listener, router(api).into_make_service()).await
 }
 
 impl std::fmt::Debug for Api {

@@ -16,7 +16,7 @@ use crate::api::{Api, router};
 /// # Errors
 /// Those of the listener; none in practice, as failed connections are skipped.
 pub async fn serve_local(listener: UnixListener, api: Api, own: u32) -> io::Result<()> {
-    axum::serve(Guarded { listener, own }, router(api)).await
+    axum::serve(Guarded { listener, own }, router(api).into_make_service()).await
 }
 
 /// A listener that shows only those who may ask.

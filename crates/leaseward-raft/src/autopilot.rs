@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::limits::{ASK_NODES_EACH, GONE_SHARE, STEADY_SHARE};
+use crate::limits::{ASK_NODES_EACH, GONE_SHARE, MISSED_AFTER, STEADY_SHARE};
 use crate::net::wire::{Answer, Ask, NodeStatus, Purpose};
 use crate::replica::{Core, Shared};
 use crate::stored::Membership;
@@ -41,6 +41,8 @@ struct Known {
     faltered: bool,
     /// Since when nothing listens where it was.
     refused: Option<Instant>,
+    /// Whether the log says that it is not heard.
+    missed: bool,
     said: Option<NodeStatus>,
 }
 
@@ -95,6 +97,7 @@ impl Shared {
                 (id, said)
             });
         }
+        let name = |id: &NodeId| membership.nodes.get(id).map_or("", |node| node.name.as_str());
         while let Some(answered) = asked.join_next().await {
             let Ok((id, said)) = answered else { continue };
             let now = Instant::now();
@@ -103,10 +106,14 @@ impl Shared {
                 steady: None,
                 faltered: false,
                 refused: None,
+                missed: false,
                 said: None,
             });
             match said {
                 Said::Status(status) => {
+                    if std::mem::take(&mut node.missed) {
+                        info!(node = id, name = name(&id), after = ?node.heard.elapsed(), "a node is heard again");
+                    }
                     node.heard = now;
                     node.steady.get_or_insert(now);
                     node.refused = None;
@@ -117,6 +124,11 @@ impl Shared {
                     node.faltered |= node.steady.take().is_some();
                     node.said = None;
                     node.refused = matches!(silent, Said::Refused).then(|| node.refused.unwrap_or(now));
+                    if !node.missed && node.heard.elapsed() >= MISSED_AFTER {
+                        node.missed = true;
+                        let gone = node.refused.is_some();
+                        warn!(node = id, name = name(&id), gone, "a node is not heard");
+                    }
                 }
             }
         }

@@ -55,3 +55,7 @@ pub use replica::{Replica, Start, StartError};
 pub use serve::machine_view;
 pub use settings::{Settings, Timing};
 pub use types::{NodeId, NodeInfo, Standing};
+
+/// Targets of log lines in which openraft says of each attempt to reach a dead peer that it failed, dozens of times a second.
+/// What ends the core is said elsewhere.
+pub const REPETITIONS: [&str; 2] = ["openraft::replication", "openraft::engine::handler::replication_handler"];

@@ -121,6 +121,18 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 /// Changes of the state are gathered for so long before they go to the store. A restart replays as much of the log.
 pub const STORE_GATHERS_FOR: Duration = Duration::from_millis(500);
 
+/// Records after which a batch goes to the store without waiting longer, and records in one batch of sled. It keeps every
+/// page that a batch replaces until the batch ends, one for each record: ten kilobytes each, so five megabytes.
+pub const STORE_BATCH_RECORDS: usize = 512;
+
+/// Records that wait for a slow store. Beyond it all of them are written at one go, each once. A crash meanwhile costs the
+/// reading of a snapshot.
+pub const STORE_BACKLOG_RECORDS_MAX: usize = 16_384;
+
+/// sled's cache of pages, in bytes as they are on disk; in memory they are a few times larger. The store is read when a node
+/// starts, and then written only: what is written to lately is enough.
+pub const SLED_CACHE_BYTES: u64 = 8 << 20;
+
 /// Largest value in sled, in bytes. Larger ones leak space there.
 pub const SLED_VALUE_BYTES_MAX: usize = 32 << 10;
 
@@ -142,6 +154,9 @@ pub const DISK_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// The leader asks every node so often how it is.
 pub const ASK_NODES_EACH: Duration = Duration::from_millis(250);
+
+/// A node that was silent for so long is missed by the leader, in its log and once: a pause of a busy machine is no news.
+pub const MISSED_AFTER: Duration = Duration::from_secs(1);
 
 /// A voter where nothing listens any more is gone after this share of the silence after which it is lost: a standby
 /// takes its place, if there is one. A restart takes less.

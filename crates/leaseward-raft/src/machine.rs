@@ -3,9 +3,9 @@
 //! Must stay true: exactly one answer per entry; the state is published only after the whole apply call, so readers
 //! see no half of a batch; the store may lag behind, for commits go first, and is caught up by replaying the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use leaseward_state::{Entry, Revision, State, Term};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::background;
-use crate::limits::STORE_GATHERS_FOR;
+use crate::limits::{STORE_BACKLOG_RECORDS_MAX, STORE_BATCH_RECORDS, STORE_GATHERS_FOR};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::store::{AppliedTo, Change, StateStore};
 use crate::stored::{LogPosition, StoredMembership};
@@ -134,36 +134,15 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, Option<JoinHan
         .name("state-store".into())
         .spawn(move || {
             background::yield_to_commits();
-            let mut next = None;
-            while let Some(job) = next.take().or_else(|| work.recv().ok()) {
-                let outcome = match job {
-                    Keep::Changes(changes, mut applied) => {
-                        // Everything of a moment is one batch, and later changes win: an event that is kept and
-                        // dropped again costs nothing, and a slow store's backlog never outgrows the state itself.
-                        let until = Instant::now() + STORE_GATHERS_FOR;
-                        let mut all: BTreeMap<_, _> = changes.into_iter().collect();
-                        while let Ok(job) = work.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                            match job {
-                                Keep::Changes(changes, newer) => {
-                                    all.extend(changes);
-                                    applied = newer;
-                                }
-                                replace => {
-                                    next = Some(replace);
-                                    break;
-                                }
-                            }
-                            if Instant::now() >= until {
-                                break;
-                            }
-                        }
-                        let all: Vec<Change> = all.into_iter().collect();
-                        store.write(&all, &applied)
-                    }
-                    Keep::Replace(state, applied) => {
+            let mut backlog = Backlog::default();
+            while receive(&work, &mut backlog) {
+                let outcome = match backlog.take() {
+                    Some(Keep::Changes(changes, applied)) => store.write(&changes, &applied),
+                    Some(Keep::Replace(state, applied)) => {
                         let records: Vec<_> = state.records().collect();
                         store.replace(&records, &applied)
                     }
+                    None => Ok(()),
                 };
                 if let Err(error) = outcome {
                     error!(%error, "the state store stopped; it is rebuilt at the next start");
@@ -175,9 +154,79 @@ fn start_keeper(mut store: Box<dyn StateStore>) -> (Sender<Keep>, Option<JoinHan
     (keep, Some(keeper))
 }
 
+/// Gathers the work of a moment, or a batch of it. Returns whether there is any; if not, the machine is gone.
+fn receive(work: &Receiver<Keep>, backlog: &mut Backlog) -> bool {
+    let mut until = Instant::now();
+    if backlog.is_empty() {
+        let Ok(first) = work.recv() else { return false };
+        backlog.push(first);
+        until = Instant::now() + STORE_GATHERS_FOR;
+    }
+    while !backlog.has_batch() {
+        match work.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(job) => backlog.push(job),
+            Err(_) => break,
+        }
+    }
+    // How much there is decides how much is written at once.
+    work.try_iter().for_each(|job| backlog.push(job));
+    true
+}
+
+/// What waits for the store, oldest first.
+#[derive(Default)]
+struct Backlog {
+    replace: Option<(Box<State>, AppliedTo)>,
+    changes: VecDeque<(Vec<Change>, AppliedTo)>,
+    records: usize,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.replace.is_none() && self.changes.is_empty()
+    }
+
+    fn has_batch(&self) -> bool {
+        self.replace.is_some() || self.records >= STORE_BATCH_RECORDS
+    }
+
+    fn push(&mut self, job: Keep) {
+        match job {
+            Keep::Changes(changes, applied) => {
+                self.records += changes.len();
+                self.changes.push_back((changes, applied));
+            }
+            // The whole state holds everything that came before it.
+            Keep::Replace(state, applied) => {
+                *self = Self { replace: Some((state, applied)), ..Self::default() };
+            }
+        }
+    }
+
+    /// Returns what is written next: a batch of whole entries; all that waits, if the store does not keep up. Later changes
+    /// win, so that its backlog never outgrows the state itself: an event that is kept and dropped again costs nothing.
+    fn take(&mut self) -> Option<Keep> {
+        if let Some((state, applied)) = self.replace.take() {
+            return Some(Keep::Replace(state, applied));
+        }
+        let all = self.records > STORE_BACKLOG_RECORDS_MAX;
+        let (mut merged, mut to) = (BTreeMap::new(), None);
+        let mut taken = 0;
+        while (all || taken < STORE_BATCH_RECORDS)
+            && let Some((changes, applied)) = self.changes.pop_front()
+        {
+            taken += changes.len();
+            merged.extend(changes);
+            to = Some(applied);
+        }
+        self.records -= taken;
+        to.map(|applied| Keep::Changes(merged.into_iter().collect(), applied))
+    }
+}
+
 /// The keeper of a simulated host: as late as the thread may be.
 #[cfg(feature = "simulation")]
-async fn keep_simulated(mut store: Box<dyn StateStore>, work: std::sync::mpsc::Receiver<Keep>) {
+async fn keep_simulated(mut store: Box<dyn StateStore>, work: Receiver<Keep>) {
     loop {
         tokio::time::sleep(STORE_GATHERS_FOR).await;
         loop {
@@ -278,5 +327,78 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         };
         info!(revision = %self.state.revision(), bytes = file.size, "wrote a snapshot");
         Ok(Snapshot { meta: meta(&self.applied), snapshot: Box::new(file) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leaseward_state::record::{Record, RecordKey};
+
+    use super::*;
+
+    /// The changes of one entry: so many events from `first` on, gone or not.
+    fn job(index: u64, first: u64, records: usize) -> Keep {
+        let changes = (first..).take(records).map(|n| (RecordKey::Ledger(Revision(n), 0), None::<Record>)).collect();
+        Keep::Changes(changes, at(index))
+    }
+
+    fn at(index: u64) -> AppliedTo {
+        AppliedTo { position: Some(LogPosition { term: 1, node: 1, index }), ..AppliedTo::default() }
+    }
+
+    /// Takes everything. Returns up to which entry, with how many records, each batch went.
+    fn batches(backlog: &mut Backlog) -> Vec<(u64, usize)> {
+        std::iter::from_fn(|| backlog.take())
+            .map(|job| match job {
+                Keep::Changes(changes, to) => (to.position.expect("it has one").index, changes.len()),
+                Keep::Replace(_, to) => (to.position.expect("it has one").index, usize::MAX),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn batches_are_small_and_of_whole_entries() {
+        let mut backlog = Backlog::default();
+        let each = STORE_BATCH_RECORDS / 2 + 1;
+        for index in 0..4 {
+            backlog.push(job(index, index * 1_000, each));
+        }
+        assert_eq!(batches(&mut backlog), [(1, 2 * each), (3, 2 * each)]);
+        assert!(backlog.is_empty());
+        assert_eq!(backlog.records, 0);
+    }
+
+    #[test]
+    fn a_store_that_does_not_keep_up_writes_each_record_once() {
+        let mut backlog = Backlog::default();
+        for index in 0..=(STORE_BACKLOG_RECORDS_MAX / 100) as u64 {
+            backlog.push(job(index, 0, 100));
+        }
+        let last = (STORE_BACKLOG_RECORDS_MAX / 100) as u64;
+        assert_eq!(batches(&mut backlog), [(last, 100)]);
+    }
+
+    #[test]
+    fn a_whole_state_takes_the_place_of_what_came_before_it() {
+        let mut backlog = Backlog::default();
+        backlog.push(job(1, 0, 10));
+        backlog.push(Keep::Replace(Box::default(), at(7)));
+        backlog.push(job(8, 0, 3));
+        assert_eq!(batches(&mut backlog), [(7, usize::MAX), (8, 3)]);
+    }
+
+    #[test]
+    fn what_waits_when_the_machine_goes_is_written() {
+        let (keep, work) = channel();
+        let mut backlog = Backlog::default();
+        for index in 0..3 {
+            keep.send(job(index, index * 10_000, STORE_BATCH_RECORDS)).expect("it is heard");
+        }
+        drop(keep);
+        let mut taken = Vec::new();
+        while receive(&work, &mut backlog) {
+            taken.extend(backlog.take());
+        }
+        assert_eq!(taken.len(), 3);
     }
 }

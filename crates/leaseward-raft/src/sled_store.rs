@@ -2,7 +2,8 @@
 //!
 //! Must stay true: one tree; keys are a kind byte and big-endian parts, so that order on disk is order in memory;
 //! values stay below [`SLED_VALUE_BYTES_MAX`], because sled leaks larger ones; nothing relies on sled's own flush,
-//! which on Linux is no fsync: the barrier is `flush` and our own `fdatasync`. Any trouble at opening moves the
+//! which on Linux is no fsync: the barrier is `flush` and our own `fdatasync`. sled keeps every page that a batch replaces
+//! until the batch ends, so batches are small; what does not fit one is written while the store counts as empty. Any trouble at opening moves the
 //! directory aside, and the state is rebuilt.
 
 use std::collections::BTreeMap;
@@ -19,7 +20,10 @@ use tracing::warn;
 
 use crate::background;
 use crate::codec::{self, Kind};
-use crate::limits::{SLED_LOCK_RETRY, SLED_LOCK_WITHIN, SLED_VALUE_BYTES_MAX, STATE_RECORD_BYTES_MAX};
+use crate::limits::{
+    SLED_CACHE_BYTES, SLED_LOCK_RETRY, SLED_LOCK_WITHIN, SLED_VALUE_BYTES_MAX, STATE_RECORD_BYTES_MAX,
+    STORE_BATCH_RECORDS,
+};
 use crate::store::{AppliedTo, Change, StateStore, Unusable};
 
 const STORED: Kind = Kind { name: "state record", code: 0x20, version: 1, max: STATE_RECORD_BYTES_MAX };
@@ -185,7 +189,14 @@ fn key_bytes(key: &RecordKey) -> Vec<u8> {
 impl StateStore for SledStore {
     fn load(&mut self) -> Result<Option<(AppliedTo, Vec<(RecordKey, Record)>)>, Unusable> {
         let unusable = |what: &dyn std::fmt::Display| Unusable(what.to_string());
-        let Some(applied) = self.db().get(APPLIED_KEY).map_err(|error| unusable(&error))? else { return Ok(None) };
+        let Some(applied) = self.db().get(APPLIED_KEY).map_err(|error| unusable(&error))? else {
+            // What a large change or a replacement left behind when it was cut short must not be mixed with what comes.
+            if !self.db().is_empty() {
+                self.alone(|db| db.clear())?;
+                self.long.clear();
+            }
+            return Ok(None);
+        };
         let applied = codec::open(APPLIED, &applied)
             .and_then(|bytes| codec::decode(APPLIED.name, bytes))
             .map_err(|error| unusable(&error))?;
@@ -221,12 +232,25 @@ impl StateStore for SledStore {
     }
 
     fn write(&mut self, changes: &[Change], applied: &AppliedTo) -> Result<(), Unusable> {
-        let mut batch = sled::Batch::default();
-        for (key, record) in changes {
-            self.put(&mut batch, key, record.as_ref())?;
+        let is_large = changes.len() > STORE_BATCH_RECORDS;
+        if is_large {
+            // Without the marker the store counts as empty, so a crash in between costs a snapshot's reading.
+            self.alone(|db| db.remove(APPLIED_KEY))?;
         }
-        batch.insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied)));
-        self.alone(|db| db.apply_batch(batch))
+        let mut pieces = changes.chunks(STORE_BATCH_RECORDS).peekable();
+        let mut is_first = true;
+        while is_first || pieces.peek().is_some() {
+            is_first = false;
+            let mut batch = sled::Batch::default();
+            for (key, record) in pieces.next().into_iter().flatten() {
+                self.put(&mut batch, key, record.as_ref())?;
+            }
+            if pieces.peek().is_none() {
+                batch.insert(APPLIED_KEY, codec::seal(APPLIED, &codec::encode(applied)));
+            }
+            self.alone(|db| db.apply_batch(batch))?;
+        }
+        Ok(())
     }
 
     fn replace(&mut self, records: &[(RecordKey, Record)], applied: &AppliedTo) -> Result<(), Unusable> {
@@ -235,7 +259,7 @@ impl StateStore for SledStore {
         self.make_durable()?;
         self.alone(|db| db.clear())?;
         self.long.clear();
-        for piece in records.chunks(1_000) {
+        for piece in records.chunks(STORE_BATCH_RECORDS) {
             let mut batch = sled::Batch::default();
             for (key, record) in piece {
                 self.put(&mut batch, key, Some(record))?;
@@ -283,8 +307,11 @@ fn open_patiently(dir: &Path) -> io::Result<sled::Db> {
 }
 
 fn open_guarded(dir: &Path) -> io::Result<sled::Db> {
-    let config =
-        sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(Some(500)).mode(sled::Mode::LowSpace);
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(SLED_CACHE_BYTES)
+        .flush_every_ms(Some(500))
+        .mode(sled::Mode::LowSpace);
     // On a thread of its own, because sled's own threads inherit its priority. A panic at opening is one of its ways
     // to say that it cannot.
     let open = move || {

@@ -1,7 +1,7 @@
 //! The materialised state on disk: a cache that saves replaying the log after a restart.
 //!
-//! Must stay true: it can be thrown away at any time and is rebuilt from a snapshot and the log. Everything that one
-//! entry changed, and how far the log is applied, is written in one batch. `sled_store.rs` is the real one; the one
+//! Must stay true: it can be thrown away at any time and is rebuilt from a snapshot and the log. After a crash it holds
+//! everything up to an entry and nothing of later ones, or counts as empty. `sled_store.rs` is the real one; the one
 //! here lives in memory, for tests and simulation, and both pass the same tests.
 
 use std::collections::BTreeMap;

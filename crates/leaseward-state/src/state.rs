@@ -197,6 +197,18 @@ impl State {
         self.compacted
     }
 
+    /// Returns how many answers are kept for retries that arrive late.
+    #[must_use]
+    pub fn answers_kept(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Returns how many entries of the ledger are kept.
+    #[must_use]
+    pub fn events_kept(&self) -> usize {
+        self.ledger.len()
+    }
+
     /// Returns the policy of the cluster.
     #[must_use]
     pub fn policy(&self) -> &Policy {

@@ -37,7 +37,7 @@ use self::promises::Promises;
 pub use self::ready::Ready;
 pub(crate) use self::ready::chunks;
 use crate::error::{Error, Result};
-use crate::limits::{RECENT_ENTRIES_MAX, RECENT_KEPT, SENDINGS_AT_ONCE};
+use crate::limits::{PROMISED_FOR, RECENT_ENTRIES_MAX, RECENT_KEPT, SENDINGS_AT_ONCE};
 
 /// One question to a peer about blobs; a slow disk has to sync many of them.
 const PEER_WITHIN: Duration = Duration::from_secs(30);
@@ -157,6 +157,8 @@ pub struct QuorumContent {
     replica: Replica,
     store: Arc<BlobStore>,
     promises: Arc<Promises>,
+    /// For how long content that no version names stays.
+    kept_for: Duration,
     deltas: Arc<Deltas>,
     /// Told when somebody asks for what is not here yet.
     asked: Arc<Notify>,
@@ -173,11 +175,18 @@ impl QuorumContent {
             replica,
             store,
             promises: Arc::default(),
+            kept_for: PROMISED_FOR,
             deltas: Arc::default(),
             asked: Arc::default(),
             recent: Arc::default(),
             held: Arc::default(),
         }
+    }
+
+    /// Sets for how long content that no version names stays.
+    #[must_use]
+    pub fn keeping(self, kept_for: Duration) -> Self {
+        Self { kept_for, ..self }
     }
 
     /// Returns what answers peers and clients.

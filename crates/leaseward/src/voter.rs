@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::content::QuorumContent;
 use crate::error::{Error, Result};
+use crate::limits::PROMISED_FOR;
 use crate::{adopt, fence_hook, rollouts};
 
 /// A voter of a cluster.
@@ -34,6 +35,15 @@ impl Voter {
     /// # Errors
     /// [`Error::Start`], with a stable code.
     pub async fn start(settings: Settings, start: Start) -> Result<Self> {
+        Self::start_keeping(settings, start, PROMISED_FOR).await
+    }
+
+    /// As [`Voter::start`]; content that no version names stays for `content_kept` (and less than twice as long). A
+    /// publication that takes longer may have to send again what it sent first.
+    ///
+    /// # Errors
+    /// [`Error::Start`], with a stable code.
+    pub async fn start_keeping(settings: Settings, start: Start, content_kept: Duration) -> Result<Self> {
         let store = open_store(&settings.data.join("blobs"))?;
         let settings_data = settings.data.clone();
         let replica = Replica::start(settings, start)
@@ -44,7 +54,7 @@ impl Voter {
             code: "LW0600".to_owned(),
             why: format!("{}: {error}", fences.display()),
         })?;
-        let content = QuorumContent::new(replica.clone(), store);
+        let content = QuorumContent::new(replica.clone(), store).keeping(content_kept);
         replica.serve_blobs(Arc::new(content.local()));
         let mut tasks = JoinSet::new();
         tasks.spawn(content.clone().catch_up());

@@ -61,7 +61,7 @@ async fn start_voter(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Arc
             .hint("another process may have the port; set node.listen")
     })?;
     let (replica, start) = settings.replica();
-    let voter = Arc::new(Voter::start(replica, start).await?);
+    let voter = Arc::new(Voter::start_keeping(replica, start, settings.storage.content_kept.0).await?);
     let api = Api::new(voter.replica().clone(), Arc::new(crate::content::FromVoter(voter.content().clone())));
     info!(api = %settings.node.listen, peers = %settings.peer_listen(), node = voter.replica().node(), "voter is open");
     if let Some(path) = settings.socket() {

@@ -110,6 +110,8 @@ fn of_state(page: &mut Exposition, state: &Clustered) {
     page.gauge("leaseward_leases", "Leases by state", labelled("state", leases));
     page.gauge("leaseward_servers", "Servers by phase", labelled("phase", servers));
     page.gauge("leaseward_machines", "Machines by state", labelled("state", machines));
+    page.gauge("leaseward_answers_kept", "Answers kept for late retries", [("", state.answers_kept() as u64)]);
+    page.gauge("leaseward_events_kept", "Events kept in the ledger", [("", state.events_kept() as u64)]);
     page.gauge("leaseward_config_sets", "Config sets", [("", state.sets().count() as u64)]);
     let versions = state.sets().map(|(name, set)| (format!("{{set=\"{name}\"}}"), set.head));
     page.gauge("leaseward_config_version", "The newest version", versions);

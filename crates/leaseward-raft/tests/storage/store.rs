@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use leaseward_raft::limits::STORE_BATCH_RECORDS;
 use leaseward_raft::sled_store::SledStore;
 use leaseward_raft::store::{AppliedTo, Change, MemoryStore, StateStore};
 use leaseward_raft::stored::LogPosition;
@@ -145,6 +146,33 @@ fn sled_splits_large_records() {
     large_values(|| sled(&dir.path().join("state")));
     let store = MemoryStore::default();
     large_values(|| Box::new(store.clone()));
+}
+
+/// So many events, from this revision on.
+fn events(from: u64, count: usize) -> Vec<Change> {
+    let record = Record::Answer(Arc::new(Answer { reply: Reply::Done, revision: Revision(1), until: UnixMillis(1) }));
+    (from..).take(count).map(|n| (RecordKey::Ledger(Revision(n), 0), Some(record.clone()))).collect()
+}
+
+#[test]
+fn a_large_change_is_all_there_and_nothing_of_it_if_it_was_cut_short() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let mut store = SledStore::open(temp.path()).expect("it opens");
+    let (few, many) = (3, 3 * STORE_BATCH_RECORDS + 1);
+    store.write(&events(0, few), &applied(1)).expect("usable");
+    store.write(&events(few as u64, many), &applied(2)).expect("usable");
+    let (found, records) = store.load().expect("usable").expect("written before");
+    assert_eq!((found, records.len()), (applied(2), few + many));
+    // Whatever the last piece cannot hold ends the writing there, as a crash would.
+    let mut cut = events(10_000, many);
+    cut.push((RecordKey::Ledger(Revision(99_999), 0), Some(lease(200_000))));
+    store.write(&cut, &applied(3)).expect_err("it is too large");
+    drop(store);
+    let mut store = SledStore::open(temp.path()).expect("it opens");
+    assert_eq!(store.load().expect("usable"), None, "half of a change");
+    store.write(&events(0, few), &applied(4)).expect("usable");
+    let (found, records) = store.load().expect("usable").expect("written before");
+    assert_eq!((found, records.len()), (applied(4), few), "nothing of what was cut short");
 }
 
 #[test]

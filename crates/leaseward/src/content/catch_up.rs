@@ -2,7 +2,7 @@
 //!
 //! Must stay true: a voter that was away serves nothing that it does not have, and says that its content is complete only
 //! when it is, durably. A blob is removed only by a voter whose content is complete, after a read of the state that is as
-//! new as now, if no kept version of any set names it and it was not promised to anybody within the hour.
+//! new as now, if no kept version of any set names it and it was not promised to anybody lately.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::QuorumContent;
 use super::promises::Promises;
 use super::ready::{chunks, make};
 use crate::error::Result;
-use crate::limits::{COLLECT_EACH, MAKE_AFTER, PROMISED_FOR, SETTLE_AFTER};
+use crate::limits::{COLLECT_EACH, MAKE_AFTER, SETTLE_AFTER};
 
 /// A version by its set, its number and its manifest.
 type Seen = BTreeSet<(SetName, u64, Digest)>;
@@ -33,7 +33,7 @@ impl QuorumContent {
         let mut seen = Seen::new();
         let mut unsettled = None;
         let started = Instant::now();
-        let mut collect_at = started + PROMISED_FOR;
+        let mut collect_at = started + self.kept_for;
         loop {
             self.let_members_go_first(&mut published, &seen).await;
             let state = Arc::clone(&published.borrow_and_update().state);
@@ -65,9 +65,9 @@ impl QuorumContent {
                     }
                 }
             }
-            self.promises.grow(PROMISED_FOR, Instant::now());
+            self.promises.grow(self.kept_for, Instant::now());
             if unsettled.is_none() && collect_at <= Instant::now() {
-                collect_at = Instant::now() + COLLECT_EACH;
+                collect_at = Instant::now() + COLLECT_EACH.min(self.kept_for / 2);
                 match self.collect().await {
                     Ok(0) => {}
                     Ok(removed) => info!(removed, "removed blobs that no version names"),
@@ -234,6 +234,7 @@ mod made_later_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PROMISED_FOR;
 
     /// Publishes one file into a store. Returns the names of the manifest and of its only chunk.
     pub(super) fn put(store: &BlobStore, text: &str) -> [Digest; 2] {
