@@ -22,6 +22,7 @@ use crate::autopilot;
 use crate::background;
 use crate::blobs::Blobs;
 use crate::clock::{GrantClock, KernelClock};
+use crate::cluster_time::ClusterTime;
 use crate::confirm::{Confirmer, Rounds, is_quorum};
 use crate::election::{Elections, Heard};
 use crate::housekeeping;
@@ -500,7 +501,7 @@ impl Shared {
             memory: Arc::clone(&self.memory),
         });
         let (reign_sender, reign) = watch::channel(None);
-        let batcher = Batcher::start(raft.clone());
+        let batcher = Batcher::start(raft.clone(), ClusterTime::new(self.published.clone()));
         let elections = Elections {
             node: self.identity.node,
             raft: raft.clone(),

@@ -7,7 +7,7 @@ use leaseward_state::command::OpenMachine;
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::propose::{Committed, NotCommitted};
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Entry, UnixMillis};
+use leaseward_state::{ClusterMillis, Entry, UnixMillis};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, timeout};
 
@@ -51,7 +51,13 @@ fn opened(count: u64) -> Arc<State> {
     let mut state = State::default();
     for revision in 1..=count {
         let request = Command::OpenSession { name: "c".into(), ttl_ms: TTL }.into();
-        state.apply(&Entry { revision: Revision(revision), term: Term(1), at: UnixMillis(0), request });
+        state.apply(&Entry {
+            revision: Revision(revision),
+            term: Term(1),
+            at: UnixMillis(0),
+            elapsed: ClusterMillis(0),
+            request,
+        });
     }
     Arc::new(state)
 }
@@ -59,7 +65,13 @@ fn opened(count: u64) -> Arc<State> {
 fn closed(state: &Arc<State>, session: SessionId) -> Arc<State> {
     let mut state = State::clone(state);
     let request = Command::EndSession { session }.into();
-    state.apply(&Entry { revision: state.revision().next(), term: Term(1), at: UnixMillis(0), request });
+    state.apply(&Entry {
+        revision: state.revision().next(),
+        term: Term(1),
+        at: UnixMillis(0),
+        elapsed: ClusterMillis(0),
+        request,
+    });
     Arc::new(state)
 }
 
@@ -242,7 +254,7 @@ fn with_machine() -> State {
 
 fn apply(state: &mut State, command: Command) {
     let (revision, request) = (state.revision().next(), command.into());
-    state.apply(&Entry { revision, term: Term(1), at: UnixMillis(0), request });
+    state.apply(&Entry { revision, term: Term(1), at: UnixMillis(0), elapsed: ClusterMillis(0), request });
 }
 
 #[test]
