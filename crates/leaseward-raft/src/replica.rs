@@ -288,12 +288,7 @@ impl Replica {
     /// Returns the leader that this node knows of, if any.
     #[must_use]
     pub fn leader(&self) -> Option<(NodeId, NodeInfo)> {
-        let core = self.shared.core.get()?;
-        let metrics = core.raft.metrics();
-        let metrics = metrics.borrow();
-        let leader = metrics.current_leader?;
-        let info = metrics.membership_config.membership().get_node(&leader)?.clone();
-        Some((leader, info))
+        self.shared.leader()
     }
 
     /// Returns how long ago this node heard its leader; on the leader, how long ago a quorum last followed it. `None`

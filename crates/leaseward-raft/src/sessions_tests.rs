@@ -175,6 +175,16 @@ fn r4_after_a_long_election_whoever_lives_is_heard_first() {
 }
 
 #[test]
+fn r4_who_has_little_time_is_listened_for_all_the_same() {
+    needs(Rule::R4Listen, || {
+        let mut table = Table::default();
+        let earlier = Earlier { words: Words::at(at(0)), upto: Revision(1) };
+        table.begin_reign(Some(Term(2)), Some(earlier), at(990));
+        assert_eq!(table.first_deadline(ONE, at(990), ms(200)), at(990 + 250));
+    });
+}
+
+#[test]
 fn r5_a_session_that_is_closing_is_never_answered_again() {
     needs(Rule::R5, || {
         let state = opened(1);
