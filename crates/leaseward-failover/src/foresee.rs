@@ -77,8 +77,8 @@ impl Copy {
     }
 
     fn apply(&mut self, command: Command) -> Reply {
-        let (revision, at) = (self.state.revision().next(), self.state.now());
-        self.state.apply(&Entry { revision, term: TERM, at, request: command.into() }).reply
+        let (revision, at, elapsed) = (self.state.revision().next(), self.state.now(), self.state.elapsed());
+        self.state.apply(&Entry { revision, term: TERM, at, elapsed, request: command.into() }).reply
     }
 
     /// Lets the master and the machines do their work until nothing changes any more.

@@ -12,7 +12,9 @@ use leaseward_state::order::Order;
 use leaseward_state::propose::{Committed, NotCommitted, Propose};
 use leaseward_state::server::{FenceLevel, Placement, ServerSpec, Wanted};
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Command, Entry, MachineName, Reply, Request, ServerName, State, Term, UnixMillis};
+use leaseward_state::{
+    ClusterMillis, Command, Entry, MachineName, Reply, Request, ServerName, State, Term, UnixMillis,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -71,7 +73,8 @@ impl World {
     fn apply(&self, command: Command) -> Committed {
         let mut inner = self.inner();
         let revision = inner.state.revision().next();
-        let entry = Entry { revision, term: Term(1), at: UnixMillis(1), request: command.into() };
+        let entry =
+            Entry { revision, term: Term(1), at: UnixMillis(1), elapsed: ClusterMillis(0), request: command.into() };
         let reply = inner.state.apply(&entry).reply;
         inner.state.check_invariants().expect("whole");
         Committed { revision, reply }

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use openraft::ServerState;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
@@ -22,7 +23,7 @@ use crate::net::links::Links;
 use crate::net::wire::{Answer, Ask, Purpose};
 use crate::random;
 use crate::settings::Timing;
-use crate::stored::{LogPosition, Membership};
+use crate::stored::{LogPosition, Membership, Vote};
 use crate::types::{NodeId, Raft};
 
 /// How long a pre-vote waits for answers.
@@ -36,6 +37,7 @@ const LET_OTHERS_TRY: Duration = Duration::from_millis(150);
 pub struct Heard {
     inner: Mutex<HeardInner>,
     changed: Notify,
+    succeeded: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -44,9 +46,45 @@ struct HeardInner {
     /// The connection to this leader broke, and it was not heard since.
     lost: bool,
     yes_to_other: Option<Instant>,
+    /// The newest leader that spoke to this node: its term and its id. The core may not know of it yet: it takes no
+    /// word while the disk stands still.
+    newest: Option<(u64, NodeId)>,
 }
 
 impl Heard {
+    /// Notes that this node was spoken to under a vote. Only whom a quorum has voted for leads.
+    pub(crate) fn vote(&self, vote: &Vote) {
+        let mut inner = self.lock();
+        if vote.committed && inner.newest.is_none_or(|(term, _)| term < vote.term) {
+            inner.newest = Some((vote.term, vote.node));
+            self.succeeded.notify_waiters();
+        }
+    }
+
+    /// Returns the leader of a later term that spoke to this node, if any did.
+    pub(crate) fn successor(&self, term: u64) -> Option<NodeId> {
+        self.lock().newest.filter(|(newest, _)| *newest > term).map(|(_, node)| node)
+    }
+
+    /// Waits for the next leader of a later term that speaks to this node.
+    pub(crate) fn next(&self) -> Notified<'_> {
+        self.succeeded.notified()
+    }
+
+    /// Waits until a leader of a later term has spoken to this node. Cancel safe.
+    pub(crate) async fn succeeded(&self, term: u64) {
+        loop {
+            let next = self.next();
+            tokio::pin!(next);
+            // Before the look, so that nothing is missed between the two.
+            next.as_mut().enable();
+            if self.successor(term).is_some() {
+                return;
+            }
+            next.await;
+        }
+    }
+
     /// Notes that the leader was heard.
     pub fn leader(&self) {
         let mut inner = self.lock();

@@ -15,12 +15,16 @@ use crate::limits::COMMAND_BYTES_MAX;
 use crate::machine::Published;
 use crate::net::connection::CallError;
 use crate::net::wire::{Answer, Ask, Outcome, Purpose, Renewal, Renewed};
-use crate::replica::{Replica, Shared};
+use crate::replica::{Core, Replica, Shared};
 use crate::rules::{Rule, broken};
 use crate::types::{NodeId, NodeInfo};
 
 /// One attempt with one leader; then the question is asked again, of whoever leads then.
 const ATTEMPT: Duration = Duration::from_millis(1_000);
+
+/// An election that is under way is over within this, nearly always. A renewal waits for it, for it has no time to go from
+/// node to node instead.
+const ELECTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Pause while nobody leads.
 const NO_LEADER_PAUSE: Duration = Duration::from_millis(10);
@@ -89,10 +93,11 @@ impl Shared {
         *self.core.get()?.reign.borrow()
     }
 
-    fn leader(&self) -> Option<(NodeId, NodeInfo)> {
+    /// Returns the leader as this node knows it, also while its core stands still with its disk and believes in another.
+    pub(crate) fn leader(&self) -> Option<(NodeId, NodeInfo)> {
         let metrics = self.core.get()?.raft.metrics();
         let metrics = metrics.borrow();
-        let id = metrics.current_leader?;
+        let id = self.heard.successor(metrics.current_term).or(metrics.current_leader)?;
         Some((id, metrics.membership_config.membership().get_node(&id)?.clone()))
     }
 
@@ -114,6 +119,34 @@ impl Shared {
         timeout(ATTEMPT, submit).await.unwrap_or(Err(NotCommitted::Unknown))
     }
 
+    /// As [`Shared::propose_here`], until another node is heard to lead: that one knows more.
+    async fn propose_while_leading(&self, request: Request) -> Result<Committed, NotCommitted> {
+        let Some(core) = self.core.get() else { return Err(NotCommitted::NoLeader) };
+        let term = core.raft.metrics().borrow().current_term;
+        tokio::select! {
+            biased;
+            outcome = self.propose_here(request) => outcome,
+            () = self.heard.succeeded(term) => Err(NotCommitted::Unknown),
+        }
+    }
+
+    /// Returns once no quorum has said for an election timeout that this node leads: whoever waits for its word had better
+    /// ask another one. Most answers come long before it asks the first time. Cancel safe.
+    async fn unconfirmed(&self) {
+        let Some(core) = self.core.get() else { return };
+        let timing = self.settings.timing;
+        let mut since = None;
+        loop {
+            sleep(timing.election_min).await;
+            let asked = Instant::now();
+            if core.confirmer.confirm().await.is_some() {
+                since = None;
+            } else if since.get_or_insert(asked).elapsed() >= timing.election_max {
+                return;
+            }
+        }
+    }
+
     pub(crate) async fn propose(&self, mut request: Request, may_forward: bool) -> Result<Committed, NotCommitted> {
         if crate::codec::encoded_len(&request) > COMMAND_BYTES_MAX {
             return Err(NotCommitted::Overloaded(format!("LW0105: a command has at most {COMMAND_BYTES_MAX} bytes")));
@@ -126,9 +159,15 @@ impl Shared {
         }
         let deadline = Instant::now() + self.settings.propose_within;
         let mut maybe_appended = false;
+        let unconfirmed = self.unconfirmed();
+        tokio::pin!(unconfirmed);
         loop {
             let outcome = match self.leader() {
-                Some((id, _)) if id == self.identity.node => self.propose_here(request.clone()).await,
+                Some((id, _)) if id == self.identity.node => tokio::select! {
+                    biased;
+                    outcome = self.propose_while_leading(request.clone()) => outcome,
+                    () = &mut unconfirmed => return Err(NotCommitted::Unknown),
+                },
                 Some((id, info)) if may_forward => {
                     let needs = request.command.feature_level();
                     match self.may_forward_level(needs).await {
@@ -167,25 +206,83 @@ impl Shared {
         }
     }
 
-    /// Waits until this node has applied what was committed elsewhere, so that its callers read their own writes.
+    /// Waits until this node has applied what was committed elsewhere, so that its callers read their own writes. Not for
+    /// a disk that stands still: their answer is known, and what they ask next is asked of the leader, too.
     async fn catch_up(&self, committed: &Committed, deadline: Instant) {
         let mut published = self.published();
         let applied = published.wait_for(|published| published.state.revision() >= committed.revision);
-        timeout_at(deadline, applied).await.ok();
+        let stands_still = async {
+            let timing = self.settings.timing;
+            while self.core.get().is_none_or(|core| core.log.waits_for_disk() < timing.election_max) {
+                sleep(timing.heartbeat).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = timeout_at(deadline, applied) => {}
+            () = stands_still => {}
+        }
     }
 
     pub(crate) async fn renew(&self, renewals: Vec<Renewal>, may_forward: bool) -> Option<Vec<Renewed>> {
         let core = self.core.get()?;
-        match self.leader()? {
-            (id, _) if id == self.identity.node => core.sessions.renew(&renewals).await,
-            (id, info) if may_forward => {
-                let ask = Ask::Renew(renewals);
-                match self.links.call(id, &info.peer_address, Purpose::Control, &ask, ATTEMPT).await {
-                    Ok(Answer::Renewed(renewed)) => renewed,
-                    Ok(_) | Err(_) => None,
+        let asked = async {
+            let mut waited = false;
+            loop {
+                match self.leader() {
+                    Some((id, _)) if id == self.identity.node => {
+                        // It was elected a moment ago, and applies what came before.
+                        let mut reign = core.reign.clone();
+                        let begun = async { reign.wait_for(Option::is_some).await.is_ok() };
+                        tokio::select! {
+                            biased;
+                            begun = begun => {
+                                return if begun { core.sessions.renew(&renewals).await } else { None };
+                            }
+                            () = self.leads_no_more(core, Some(id)) => {}
+                        }
+                    }
+                    Some((id, info)) if may_forward => {
+                        let ask = Ask::Renew(renewals.clone());
+                        tokio::select! {
+                            biased;
+                            answer = self.links.call(id, &info.peer_address, Purpose::Control, &ask, ATTEMPT) => {
+                                return match answer {
+                                    Ok(Answer::Renewed(renewed)) => renewed,
+                                    Ok(_) | Err(_) => None,
+                                };
+                            }
+                            // Whoever asked has little time: it is not for waiting for somebody who is dead.
+                            () = self.leads_no_more(core, Some(id)) => {}
+                        }
+                    }
+                    None if may_forward && !waited => {
+                        waited = true;
+                        timeout(ELECTED_WITHIN, self.leads_no_more(core, None)).await.ok();
+                    }
+                    _ => return None,
                 }
             }
-            _ => None,
+        };
+        timeout(ATTEMPT, asked).await.ok().flatten()
+    }
+
+    /// Waits until this node knows of another leader than this one, or of none. Cancel safe.
+    async fn leads_no_more(&self, core: &Core, id: Option<NodeId>) {
+        let mut metrics = core.raft.metrics();
+        loop {
+            metrics.borrow_and_update();
+            let next = self.heard.next();
+            tokio::pin!(next);
+            // Before the look, so that nothing is missed between the two.
+            next.as_mut().enable();
+            if self.leader().map(|(leader, _)| leader) != id {
+                return;
+            }
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { std::future::pending().await },
+                () = next => {}
+            }
         }
     }
 

@@ -228,7 +228,7 @@ impl Ballots {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use leaseward_state::{Command, Request, UnixMillis};
+    use leaseward_state::{ClusterMillis, Command, Request, UnixMillis};
 
     use super::*;
     use crate::stored::{LogPosition, Membership};
@@ -346,7 +346,8 @@ mod tests {
     fn entries_give_what_can_be_believed_in_because_of_them() {
         let entry = |payload| Entry { position: LogPosition { term: 1, node: 1, index: 1 }, payload };
         let commands = |commands: Vec<Command>| {
-            entry(Payload::Commands { at: UnixMillis(0), requests: commands.into_iter().map(Request::from).collect() })
+            let requests = commands.into_iter().map(Request::from).collect();
+            entry(Payload::Commands { at: UnixMillis(0), requests, elapsed: ClusterMillis(0) })
         };
         let open = || Command::OpenSession { name: "a".into(), ttl_ms: 1_000 };
         let end = || Command::EndSession { session: ONE };

@@ -10,6 +10,7 @@ mod autopilot;
 mod background;
 mod blobs;
 pub mod clock;
+mod cluster_time;
 pub mod codec;
 pub mod confirm;
 pub mod disk;

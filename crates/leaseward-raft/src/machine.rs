@@ -94,7 +94,8 @@ impl Machine {
                 let mut replies = Vec::with_capacity(batch.requests.len());
                 for request in batch.requests {
                     let revision = self.state.revision().next();
-                    let entry = Entry { revision, term: Term(position.term), at: batch.at, request };
+                    let (term, at, elapsed) = (Term(position.term), batch.at, batch.elapsed);
+                    let entry = Entry { revision, term, at, elapsed, request };
                     let applied = self.state.apply(&entry);
                     for event in &applied.events {
                         debug!(%revision, ?event, "applied");

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leaseward_state::{ClusterMillis, UnixMillis};
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::autopilot::CAUGHT_UP;
-use crate::clock;
 use crate::net::wire::{Answer, Ask, MemberChange, Purpose};
 use crate::replica::Shared;
 use crate::stored::Membership;
@@ -63,9 +63,9 @@ impl Shared {
                 return answer;
             }
         }
-        let reserve = core
-            .raft
-            .client_write(Batch { at: leaseward_state::UnixMillis(clock::wall_millis()), requests: Vec::new() });
+        // Nothing is asked of the state, so the entry says no time.
+        let nothing = Batch { at: UnixMillis(0), elapsed: ClusterMillis(0), requests: Vec::new() };
+        let reserve = core.raft.client_write(nothing);
         let node = match timeout(CHANGE_WITHIN, reserve).await {
             Ok(Ok(reserved)) => {
                 let response: openraft::raft::ClientWriteResponse<crate::types::TypeConfig> = reserved;

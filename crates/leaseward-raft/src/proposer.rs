@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
 
 use crate::clock;
+use crate::cluster_time::ClusterTime;
 use crate::codec;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, BATCHES_IN_FLIGHT_MAX, PROPOSALS_WAITING_MAX};
 use crate::types::{Answers, Batch, Raft};
@@ -34,9 +35,9 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    pub(crate) fn start(raft: Raft) -> Self {
+    pub(crate) fn start(raft: Raft, time: ClusterTime) -> Self {
         let (proposals, queue) = mpsc::channel(PROPOSALS_WAITING_MAX);
-        tokio::spawn(run(raft, queue));
+        tokio::spawn(run(raft, time, queue));
         Self { proposals }
     }
 
@@ -52,7 +53,7 @@ impl Batcher {
     }
 }
 
-async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
+async fn run(raft: Raft, time: ClusterTime, mut queue: mpsc::Receiver<Proposal>) {
     let in_flight = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX));
     let mut held_back = VecDeque::new();
     loop {
@@ -65,9 +66,9 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
             }
         }
         let batch = gather(&mut queue, &mut held_back);
-        let raft = raft.clone();
+        let (raft, time) = (raft.clone(), time.clone());
         tokio::spawn(async move {
-            commit(&raft, batch).await;
+            commit(&raft, &time, batch).await;
             drop(turn);
         });
     }
@@ -90,10 +91,10 @@ fn gather(queue: &mut mpsc::Receiver<Proposal>, held_back: &mut VecDeque<Proposa
     batch
 }
 
-async fn commit(raft: &Raft, batch: Vec<Proposal>) {
+async fn commit(raft: &Raft, time: &ClusterTime, batch: Vec<Proposal>) {
     let (requests, responds): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|proposal| (proposal.request, proposal.respond)).unzip();
-    let data = Batch { at: UnixMillis(clock::wall_millis()), requests };
+    let data = Batch { at: UnixMillis(clock::wall_millis()), elapsed: time.now(), requests };
     match raft.client_write(data).await {
         Ok(response) => answer(responds, response.data),
         Err(error) => {

@@ -22,6 +22,7 @@ use crate::autopilot;
 use crate::background;
 use crate::blobs::Blobs;
 use crate::clock::{GrantClock, KernelClock};
+use crate::cluster_time::ClusterTime;
 use crate::confirm::{Confirmer, Rounds, is_quorum};
 use crate::election::{Elections, Heard};
 use crate::housekeeping;
@@ -287,12 +288,7 @@ impl Replica {
     /// Returns the leader that this node knows of, if any.
     #[must_use]
     pub fn leader(&self) -> Option<(NodeId, NodeInfo)> {
-        let core = self.shared.core.get()?;
-        let metrics = core.raft.metrics();
-        let metrics = metrics.borrow();
-        let leader = metrics.current_leader?;
-        let info = metrics.membership_config.membership().get_node(&leader)?.clone();
-        Some((leader, info))
+        self.shared.leader()
     }
 
     /// Returns how long ago this node heard its leader; on the leader, how long ago a quorum last followed it. `None`
@@ -500,7 +496,7 @@ impl Shared {
             memory: Arc::clone(&self.memory),
         });
         let (reign_sender, reign) = watch::channel(None);
-        let batcher = Batcher::start(raft.clone());
+        let batcher = Batcher::start(raft.clone(), ClusterTime::new(self.published.clone()));
         let elections = Elections {
             node: self.identity.node,
             raft: raft.clone(),

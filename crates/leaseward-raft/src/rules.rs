@@ -1,5 +1,5 @@
-//! The rules that a test can switch off, to show that it would notice: R1 to R6 with their parts, and the one of reads (`sessions.rs`,
-//! `forward.rs`, `leaseward::keeper`).
+//! The rules that a test can switch off, to show that it would notice: R1 to R6 with their parts, the one of reads and the one of
+//! cluster time (`sessions.rs`, `forward.rs`, `cluster_time.rs`, `leaseward::keeper`).
 //!
 //! Must stay true: only a build for tests can switch anything off, and only on the thread that asks for it.
 
@@ -28,6 +28,8 @@ pub enum Rule {
     R6,
     /// A read is answered after a confirmation round that started after it arrived.
     Read,
+    /// How long answers are kept depends on nobody's wall clock.
+    ClusterTime,
 }
 
 /// Returns whether a test has switched this rule off.

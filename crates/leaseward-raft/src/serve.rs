@@ -163,12 +163,14 @@ impl Shared {
         let may_forward = from.node.is_none();
         match ask {
             Ask::Append { vote, previous, entries, committed } => {
+                self.heard.vote(&vote);
                 self.append(core, vote, previous, entries, committed).await
             }
             Ask::Vote { vote, last } => vote_answer(core, vote, last).await,
             Ask::PreVote { last, .. } => Answer::Yes(core.elections.would_vote(last)),
             Ask::Confirm { vote, acknowledged, renewed } => {
                 self.memory.learn(&acknowledged);
+                self.heard.vote(&vote);
                 let allowed = core.log.promise().confirms(&vote, core.log.word(), renewed.as_deref());
                 if allowed {
                     self.heard.leader();
@@ -218,16 +220,16 @@ impl Shared {
 
     /// Answers here if this node leads, else asks the leader, once.
     pub(crate) async fn on_leader(&self, may_forward: bool, ask: &Ask, here: impl Future<Output = Answer>) -> Answer {
-        if self.leading().is_some() {
+        let leader = self.leader();
+        let me = self.identity.node;
+        if self.leading().is_some() && leader.as_ref().is_none_or(|(id, _)| *id == me) {
             return here.await;
         }
-        let leader = self.status().leader.filter(|leader| *leader != self.identity.node);
-        let address = leader.and_then(|id| Some((id, self.status().membership.nodes.get(&id)?.peer_address.clone())));
-        match address {
-            Some((id, address)) if may_forward => {
+        match leader.filter(|(id, _)| *id != me) {
+            Some((id, info)) if may_forward => {
                 let within = Duration::from_secs(12);
                 self.links
-                    .call(id, &address, Purpose::Control, ask, within)
+                    .call(id, &info.peer_address, Purpose::Control, ask, within)
                     .await
                     .unwrap_or_else(|error| failed("LW0501", error.to_string()))
             }

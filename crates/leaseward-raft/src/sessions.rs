@@ -5,7 +5,7 @@
 //!   which begins when everything that was in the log at its start is applied.
 //! - R3: a renewal sets the deadline to a whole time to live after a reading taken after it arrived.
 //! - R4: a new reign gives every session of an earlier term a whole time to live after the newest word that its voters
-//!   gave for it to an earlier leader, and half of one after it began; if that word is not known, or for anything else, a
+//!   gave for it to an earlier leader, and half of one after it began (a quarter of a second at least); if that word is not known, or for anything else, a
 //!   whole time after a reading taken after it began.
 //! - R5: a session is marked closing before its end is proposed; from then on it is never answered again. The
 //!   proposal counts only in the term in which it was made.
@@ -41,6 +41,10 @@ const CLOSE_RETRY: Duration = Duration::from_millis(50);
 /// In a new reign nobody is ended, whatever the voters heard, before this part of its time to live: who lives renews
 /// twice in it.
 const LISTEN_SHARE: u32 = 2;
+
+/// And not before this, however short its time to live is: who has to find the leader first may meet two nodes without power
+/// on the way, each of which costs a client a tenth of a second.
+const LISTEN_MIN: Duration = Duration::from_millis(250);
 
 /// A machine is suspected after so many eighths of its time to live: it renews after each quarter, so two renewals are
 /// missing, and have had an eighth to arrive.
@@ -188,7 +192,8 @@ impl Table {
         match &self.earlier {
             Some(earlier) if self.is_earlier(id, earlier) || broken(Rule::R4Own) => {
                 let word = if broken(Rule::R4Word) { Reading::default() } else { earlier.words.of(id) };
-                word.after(ttl).max(now.after(if broken(Rule::R4Listen) { Duration::ZERO } else { ttl / LISTEN_SHARE }))
+                let listen = if broken(Rule::R4Listen) { Duration::ZERO } else { (ttl / LISTEN_SHARE).max(LISTEN_MIN) };
+                word.after(ttl).max(now.after(listen))
             }
             _ => now.after(ttl),
         }

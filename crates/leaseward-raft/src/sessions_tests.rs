@@ -7,7 +7,7 @@ use leaseward_state::command::OpenMachine;
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::propose::{Committed, NotCommitted};
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Entry, UnixMillis};
+use leaseward_state::{ClusterMillis, Entry, UnixMillis};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, timeout};
 
@@ -51,7 +51,13 @@ fn opened(count: u64) -> Arc<State> {
     let mut state = State::default();
     for revision in 1..=count {
         let request = Command::OpenSession { name: "c".into(), ttl_ms: TTL }.into();
-        state.apply(&Entry { revision: Revision(revision), term: Term(1), at: UnixMillis(0), request });
+        state.apply(&Entry {
+            revision: Revision(revision),
+            term: Term(1),
+            at: UnixMillis(0),
+            elapsed: ClusterMillis(0),
+            request,
+        });
     }
     Arc::new(state)
 }
@@ -59,7 +65,13 @@ fn opened(count: u64) -> Arc<State> {
 fn closed(state: &Arc<State>, session: SessionId) -> Arc<State> {
     let mut state = State::clone(state);
     let request = Command::EndSession { session }.into();
-    state.apply(&Entry { revision: state.revision().next(), term: Term(1), at: UnixMillis(0), request });
+    state.apply(&Entry {
+        revision: state.revision().next(),
+        term: Term(1),
+        at: UnixMillis(0),
+        elapsed: ClusterMillis(0),
+        request,
+    });
     Arc::new(state)
 }
 
@@ -163,6 +175,16 @@ fn r4_after_a_long_election_whoever_lives_is_heard_first() {
 }
 
 #[test]
+fn r4_who_has_little_time_is_listened_for_all_the_same() {
+    needs(Rule::R4Listen, || {
+        let mut table = Table::default();
+        let earlier = Earlier { words: Words::at(at(0)), upto: Revision(1) };
+        table.begin_reign(Some(Term(2)), Some(earlier), at(990));
+        assert_eq!(table.first_deadline(ONE, at(990), ms(200)), at(990 + 250));
+    });
+}
+
+#[test]
 fn r5_a_session_that_is_closing_is_never_answered_again() {
     needs(Rule::R5, || {
         let state = opened(1);
@@ -242,7 +264,7 @@ fn with_machine() -> State {
 
 fn apply(state: &mut State, command: Command) {
     let (revision, request) = (state.revision().next(), command.into());
-    state.apply(&Entry { revision, term: Term(1), at: UnixMillis(0), request });
+    state.apply(&Entry { revision, term: Term(1), at: UnixMillis(0), elapsed: ClusterMillis(0), request });
 }
 
 #[test]

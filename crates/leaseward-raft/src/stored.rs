@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leaseward_state::{Request, UnixMillis};
+use leaseward_state::{ClusterMillis, Request, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Batch, NodeId, NodeInfo, TypeConfig};
@@ -70,6 +70,8 @@ pub enum Payload {
         at: UnixMillis,
         /// The commands.
         requests: Vec<Request>,
+        /// The proposer's cluster time.
+        elapsed: ClusterMillis,
     },
     /// A change of members.
     Membership(Membership),
@@ -134,7 +136,7 @@ impl From<&openraft::Entry<TypeConfig>> for Entry {
         let payload = match &entry.payload {
             openraft::EntryPayload::Blank => Payload::Blank,
             openraft::EntryPayload::Normal(batch) => {
-                Payload::Commands { at: batch.at, requests: batch.requests.clone() }
+                Payload::Commands { at: batch.at, requests: batch.requests.clone(), elapsed: batch.elapsed }
             }
             openraft::EntryPayload::Membership(membership) => Payload::Membership(membership.into()),
         };
@@ -146,7 +148,9 @@ impl From<Entry> for openraft::Entry<TypeConfig> {
     fn from(entry: Entry) -> Self {
         let payload = match entry.payload {
             Payload::Blank => openraft::EntryPayload::Blank,
-            Payload::Commands { at, requests } => openraft::EntryPayload::Normal(Batch { at, requests }),
+            Payload::Commands { at, requests, elapsed } => {
+                openraft::EntryPayload::Normal(Batch { at, elapsed, requests })
+            }
             Payload::Membership(membership) => openraft::EntryPayload::Membership(membership.into()),
         };
         Self { log_id: entry.position.into(), payload }

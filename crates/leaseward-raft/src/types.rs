@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
-use leaseward_state::{Reply, Request, Revision, UnixMillis};
+use leaseward_state::{ClusterMillis, Reply, Request, Revision, UnixMillis};
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +43,10 @@ pub enum Standing {
 /// The commands of one log entry. Each is one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// The proposer's wall clock, for people and retention.
+    /// The proposer's wall clock, for people.
     pub at: UnixMillis,
+    /// The proposer's cluster time (`cluster_time.rs`).
+    pub elapsed: ClusterMillis,
     /// The commands.
     pub requests: Vec<Request>,
 }

@@ -298,6 +298,7 @@ fn a_snapshot() {
             revision: state.revision().next(),
             term: leaseward_state::Term(1),
             at: leaseward_state::UnixMillis(5),
+            elapsed: leaseward_state::ClusterMillis(4),
             request: command.into(),
         };
         state.apply(&entry);

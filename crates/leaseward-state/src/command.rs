@@ -20,7 +20,7 @@ use crate::policy::{Pause, Policy};
 use crate::refusal::Refusal;
 use crate::server::{Cause, Certificate, Connection, Destination, FenceProof, ServerSpec, ServerStatus, Wanted};
 use crate::session::{Incarnation, Owner};
-use crate::token::{FencingToken, RequestKey, Revision, SessionId, Term, UnixMillis};
+use crate::token::{ClusterMillis, FencingToken, RequestKey, Revision, SessionId, Term, UnixMillis};
 
 /// One committed entry as the state sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +29,10 @@ pub struct Entry {
     pub revision: Revision,
     /// The Raft term in which it was appended.
     pub term: Term,
-    /// The proposer's wall clock. For people and retention only.
+    /// The proposer's wall clock. For people, and for what people set to a time of day.
     pub at: UnixMillis,
+    /// The proposer's cluster time. For how long answers are kept.
+    pub elapsed: ClusterMillis,
     /// What is asked.
     pub request: Request,
 }

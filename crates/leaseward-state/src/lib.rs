@@ -35,4 +35,4 @@ pub use event::Event;
 pub use name::{BadName, LeaseName, MachineName, ServerName, SetName};
 pub use refusal::Refusal;
 pub use state::{Applied, State};
-pub use token::{FencingToken, Generation, RequestKey, Revision, SessionId, Term, UnixMillis};
+pub use token::{ClusterMillis, FencingToken, Generation, RequestKey, Revision, SessionId, Term, UnixMillis};

@@ -82,7 +82,7 @@ pub const ANSWERS_KEPT_MAX: usize = 131_072;
 /// How long the answer to a client's retry is kept, in milliseconds of cluster time: longer than any deadline.
 pub const ANSWER_KEPT_MS: u64 = 120_000;
 
-/// How long the answer under a caller's own `Idempotency-Key` is kept, in milliseconds: a day.
+/// How long the answer under a caller's own `Idempotency-Key` is kept, in milliseconds of cluster time: a day.
 pub const NAMED_ANSWER_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Commands in one atomic command: a transaction people can still read.

@@ -23,7 +23,7 @@ use crate::policy::Policy;
 use crate::server::Server;
 use crate::session::{Owner, Session};
 use crate::state::{ConfigSet, State};
-use crate::token::{Generation, RequestKey, Revision, SessionId, UnixMillis};
+use crate::token::{ClusterMillis, Generation, RequestKey, Revision, SessionId, UnixMillis};
 
 /// The name of a record. Grows at the end only: it is stored by position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,6 +96,8 @@ pub struct Meta {
     pub feature_level: u32,
     /// The newest revision whose events are no longer all kept.
     pub compacted: Revision,
+    /// The newest cluster time.
+    pub elapsed: ClusterMillis,
 }
 
 /// A session as it is stored. Its leases are not: they know their session, and a session may hold thousands.
@@ -141,8 +143,8 @@ pub struct Answer {
     pub reply: Reply,
     /// The entry that made it.
     pub revision: Revision,
-    /// Until when it is kept, in cluster time.
-    pub until: UnixMillis,
+    /// Until when it is kept.
+    pub until: ClusterMillis,
 }
 
 /// The records do not make a state.
@@ -161,6 +163,7 @@ impl State {
                 generation: self.generation,
                 feature_level: self.feature_level,
                 compacted: self.compacted,
+                elapsed: self.elapsed,
             }),
             RecordKey::Machine(name) => Record::Machine(self.machines.get(name)?.clone()),
             RecordKey::Session(id) => {
@@ -243,6 +246,7 @@ impl State {
                     state.generation = meta.generation;
                     state.feature_level = meta.feature_level;
                     state.compacted = meta.compacted;
+                    state.elapsed = meta.elapsed;
                 }
                 (RecordKey::Machine(name), Record::Machine(machine)) => {
                     state.machines.insert(name, machine);
@@ -322,7 +326,7 @@ impl State {
 
     pub(crate) fn remember_answer(&mut self, key: RequestKey, named: bool, reply: &Reply) {
         let kept = if named { NAMED_ANSWER_KEPT_MS } else { ANSWER_KEPT_MS };
-        let until = UnixMillis(self.now.0.saturating_add(kept));
+        let until = ClusterMillis(self.elapsed.0.saturating_add(kept));
         let answer = Answer { reply: reply.clone(), revision: self.revision, until };
         self.answers.insert(key, Arc::new(answer));
         self.answers_by_expiry.insert((until, key), ());
@@ -331,7 +335,7 @@ impl State {
 
     pub(crate) fn forget_old_answers(&mut self) {
         while let Some((until, key)) = self.answers_by_expiry.get_min().map(|(place, ())| *place) {
-            if until > self.now && self.answers.len() < ANSWERS_KEPT_MAX {
+            if until > self.elapsed && self.answers.len() < ANSWERS_KEPT_MAX {
                 break;
             }
             self.answers_by_expiry.remove(&(until, key));

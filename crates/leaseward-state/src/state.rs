@@ -22,7 +22,7 @@ use crate::policy::{Pause, Policy};
 use crate::record::{Answer, RecordKey};
 use crate::server::Server;
 use crate::session::Session;
-use crate::token::{FencingToken, Generation, RequestKey, Revision, SessionId, UnixMillis};
+use crate::token::{ClusterMillis, FencingToken, Generation, RequestKey, Revision, SessionId, UnixMillis};
 
 /// What an entry did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,7 @@ impl ConfigSet {
 pub struct State {
     pub(crate) revision: Revision,
     pub(crate) now: UnixMillis,
+    pub(crate) elapsed: ClusterMillis,
     pub(crate) generation: Generation,
     pub(crate) feature_level: u32,
     pub(crate) compacted: Revision,
@@ -109,7 +110,7 @@ pub struct State {
     pub(crate) syncs: OrdMap<(SetName, MachineName), Arc<MemberSync>>,
     pub(crate) programs: OrdMap<SessionId, Arc<ProgramSync>>,
     pub(crate) answers: OrdMap<RequestKey, Arc<Answer>>,
-    pub(crate) answers_by_expiry: OrdMap<(UnixMillis, RequestKey), ()>,
+    pub(crate) answers_by_expiry: OrdMap<(ClusterMillis, RequestKey), ()>,
     pub(crate) ledger: OrdMap<(Revision, u32), Arc<Recorded>>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) touched: BTreeSet<RecordKey>,
@@ -130,6 +131,7 @@ impl State {
         assert_eq!(entry.revision, self.revision.next(), "entries are applied in order, each once");
         self.revision = entry.revision;
         self.now = self.now.max(entry.at);
+        self.elapsed = self.elapsed.max(entry.elapsed);
         self.touched.insert(RecordKey::Meta);
         self.forget_old_answers();
 
@@ -177,6 +179,12 @@ impl State {
     #[must_use]
     pub fn now(&self) -> UnixMillis {
         self.now
+    }
+
+    /// Returns the newest cluster time of any applied entry.
+    #[must_use]
+    pub fn elapsed(&self) -> ClusterMillis {
+        self.elapsed
     }
 
     /// Returns how often this cluster was restored from a backup.

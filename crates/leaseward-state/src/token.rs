@@ -39,9 +39,14 @@ number!(
     /// A session: the revision that opened it, so it is never used again.
     SessionId);
 number!(
-    /// Wall-clock milliseconds since 1970, stamped by the proposer. For people and for retention only: no lease is
-    /// ever granted or ended by it.
+    /// Wall-clock milliseconds since 1970, stamped by the proposer. For people, and for what people set to a time of day:
+    /// no lease is ever granted or ended by it, and no answer forgotten.
     UnixMillis);
+number!(
+    /// Milliseconds of cluster time: how long the cluster was led, as far as anybody counted. Each leader goes on from the
+    /// newest entry by a clock of its own that nobody sets, so it never runs backwards and is never ahead of the time that
+    /// really passed; while nobody proposes and nobody leads it may stand still.
+    ClusterMillis);
 
 impl Revision {
     /// Returns the revision after this one.

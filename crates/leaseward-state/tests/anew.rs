@@ -11,14 +11,22 @@ use leaseward_state::machine::MachineProfile;
 use leaseward_state::server::{Cause, Placement, ServerSpec};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
-    Command, Entry, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey, ServerName, SessionId,
-    SetName, State, Term, UnixMillis,
+    ClusterMillis, Command, Entry, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey, ServerName,
+    SessionId, SetName, State, Term, UnixMillis,
 };
 
 fn apply(state: &mut State, command: Command) -> Reply {
     let key = Some(RequestKey { client: 1, sequence: state.revision().0 });
     let request = Request { key, named: false, command };
-    state.apply(&Entry { revision: state.revision().next(), term: Term(1), at: UnixMillis(5), request }).reply
+    state
+        .apply(&Entry {
+            revision: state.revision().next(),
+            term: Term(1),
+            at: UnixMillis(5),
+            elapsed: ClusterMillis(0),
+            request,
+        })
+        .reply
 }
 
 fn acquire(session: SessionId) -> Command {
@@ -129,7 +137,13 @@ fn a_write_of_the_old_life_that_is_sent_again_is_not_answered_with_an_old_grant(
     let mut new = old.anew(UnixMillis(9)).unwrap();
     let key = Some(RequestKey { client: 1, sequence: 0 });
     let again = Request { key, named: false, command: Command::OpenSession { name: "one".into(), ttl_ms: 3_000 } };
-    let entry = Entry { revision: new.revision().next(), term: Term(1), at: UnixMillis(9), request: again };
+    let entry = Entry {
+        revision: new.revision().next(),
+        term: Term(1),
+        at: UnixMillis(9),
+        elapsed: ClusterMillis(0),
+        request: again,
+    };
     assert_eq!(new.apply(&entry).reply, Reply::Session(SessionId(entry.revision.0)));
 }
 

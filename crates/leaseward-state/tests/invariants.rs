@@ -12,8 +12,8 @@ use leaseward_state::record::{Record, RecordKey};
 use leaseward_state::server::{Cause, Expired, FenceEarned, FenceLevel, Placement, ServerSpec};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
-    Command, Entry, FencingToken, LeaseName, MachineName, Reply, Revision, ServerName, SessionId, SetName, State, Term,
-    UnixMillis,
+    ClusterMillis, Command, Entry, FencingToken, LeaseName, MachineName, Reply, Revision, ServerName, SessionId,
+    SetName, State, Term, UnixMillis,
 };
 
 type Records = BTreeMap<RecordKey, Record>;
@@ -89,8 +89,13 @@ fn whole() -> Records {
     ];
     let mut state = State::default();
     for command in commands {
-        let entry =
-            Entry { revision: state.revision().next(), term: Term(1), at: UnixMillis(0), request: command.into() };
+        let entry = Entry {
+            revision: state.revision().next(),
+            term: Term(1),
+            at: UnixMillis(0),
+            elapsed: ClusterMillis(0),
+            request: command.into(),
+        };
         let reply = state.apply(&entry).reply;
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
     }

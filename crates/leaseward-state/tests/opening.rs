@@ -2,7 +2,9 @@
 
 use leaseward_state::apply::feature::FEATURE_LEVEL;
 use leaseward_state::command::{Acquire, Reply};
-use leaseward_state::{Command, Entry, LeaseName, Refusal, Revision, SessionId, State, Term, UnixMillis};
+use leaseward_state::{
+    ClusterMillis, Command, Entry, LeaseName, Refusal, Revision, SessionId, State, Term, UnixMillis,
+};
 
 fn apply(state: &mut State, name: &str, ttl_ms: u64, wait: bool) -> Reply {
     let acquire = Acquire {
@@ -16,7 +18,8 @@ fn apply(state: &mut State, name: &str, ttl_ms: u64, wait: bool) -> Reply {
     };
     let command = Command::AcquireOpening { name: name.into(), ttl_ms, acquire };
     let revision = state.revision().next();
-    let entry = Entry { revision, term: Term(1), at: UnixMillis(0), request: command.into() };
+    let entry =
+        Entry { revision, term: Term(1), at: UnixMillis(0), elapsed: ClusterMillis(0), request: command.into() };
     let reply = state.apply(&entry).reply;
     state.check_invariants().expect("whole");
     reply
@@ -26,7 +29,7 @@ fn apply(state: &mut State, name: &str, ttl_ms: u64, wait: bool) -> Reply {
 fn raised() -> State {
     let mut state = State::default();
     let request = Command::RaiseFeatureLevel { to: FEATURE_LEVEL, term: Term(1) }.into();
-    state.apply(&Entry { revision: Revision(1), term: Term(1), at: UnixMillis(0), request });
+    state.apply(&Entry { revision: Revision(1), term: Term(1), at: UnixMillis(0), elapsed: ClusterMillis(0), request });
     state
 }
 
@@ -50,6 +53,7 @@ fn the_feature_level_only_rises_and_only_by_the_leader_of_that_term() {
             revision: state.revision().next(),
             term: Term(2),
             at: UnixMillis(0),
+            elapsed: ClusterMillis(0),
             request: Command::RaiseFeatureLevel { to, term: Term(term) }.into(),
         };
         let reply = state.apply(&entry).reply;

@@ -6,11 +6,19 @@ use leaseward_state::command::PublishSet;
 use leaseward_state::config::Digest;
 use leaseward_state::config::program::{ProgramReport, RejectedVersion};
 use leaseward_state::limits::{PROGRAMS_MAX, TEXT_BYTES_MAX};
-use leaseward_state::{Command, Entry, Refusal, Reply, SessionId, SetName, State, Term, UnixMillis};
+use leaseward_state::{ClusterMillis, Command, Entry, Refusal, Reply, SessionId, SetName, State, Term, UnixMillis};
 
 fn apply(state: &mut State, command: Command) -> Reply {
     let revision = state.revision().next();
-    state.apply(&Entry { revision, term: Term(1), at: UnixMillis(5), request: command.into() }).reply
+    state
+        .apply(&Entry {
+            revision,
+            term: Term(1),
+            at: UnixMillis(5),
+            elapsed: ClusterMillis(0),
+            request: command.into(),
+        })
+        .reply
 }
 
 fn open(state: &mut State) -> SessionId {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use leaseward_state::record::{Record, RecordKey};
 use leaseward_state::{
-    Applied, Entry, Event, FencingToken, LeaseName, Reply, Request, RequestKey, ServerName, State, Term, UnixMillis,
+    Applied, ClusterMillis, Entry, Event, FencingToken, LeaseName, Reply, Request, RequestKey, ServerName, State, Term,
+    UnixMillis,
 };
 use walk_commands::{Dice, command};
 
@@ -73,7 +74,13 @@ fn walk(seed: u64) {
         clock += dice.below(3_000);
         let key = (dice.below(3) == 0).then(|| RequestKey { client: 1, sequence: dice.below(step / 2 + 1) });
         let request = Request { key, named: dice.below(4) == 0, command: command(&mut dice, &state, term) };
-        let entry = Entry { revision: state.revision().next(), term, at: UnixMillis(clock), request };
+        let entry = Entry {
+            revision: state.revision().next(),
+            term,
+            at: UnixMillis(clock),
+            elapsed: ClusterMillis(clock),
+            request,
+        };
         let before = state.clone();
 
         let applied = state.apply(&entry);

@@ -7,7 +7,7 @@ use leaseward_state::config::Digest;
 use leaseward_state::config::spec::SetSpec;
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Command, Entry, Request, SessionId, Term, UnixMillis};
+use leaseward_state::{ClusterMillis, Command, Entry, Request, SessionId, Term, UnixMillis};
 
 use super::*;
 
@@ -44,7 +44,13 @@ impl Cluster {
 
     fn done(&mut self, command: Command) -> Reply {
         let revision = self.state.revision().next();
-        let entry = Entry { revision, term: Term(1), at: UnixMillis(0), request: Request::from(command) };
+        let entry = Entry {
+            revision,
+            term: Term(1),
+            at: UnixMillis(0),
+            elapsed: ClusterMillis(0),
+            request: Request::from(command),
+        };
         let reply = self.state.apply(&entry).reply;
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
         reply

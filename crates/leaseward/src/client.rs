@@ -240,7 +240,11 @@ impl Client {
             match self.ask_heard(&ask, left).await {
                 Ok(Answer::Proposed(outcome)) => match Outcome::into(outcome) {
                     Ok(committed) => return refused_or(committed),
-                    Err(NotCommitted::Unknown) => maybe_applied = true,
+                    Err(NotCommitted::Unknown) => {
+                        // This node cannot find out; another one may.
+                        maybe_applied = true;
+                        self.rotate().await;
+                    }
                     Err(NotCommitted::NoLeader) => {
                         self.rotate().await;
                     }

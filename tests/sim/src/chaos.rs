@@ -7,6 +7,9 @@ use leaseward_state::Command;
 use crate::clocks::{At, MS, SECOND};
 use crate::stage::{Errand, Stage};
 
+/// Wall clocks are set by so much at most: three hours.
+const WALL_STEP_MAX: At = 3 * 3_600 * SECOND;
+
 /// What ends a fault.
 enum Undo {
     Cuts(Vec<(usize, usize)>),
@@ -16,12 +19,16 @@ enum Undo {
     Sleep(usize),
     Promote(u64),
     Full(usize),
+    Pause(usize),
+    Narrow(Vec<(usize, usize)>),
 }
 
 /// Draws faults for as long as it is asked.
 pub struct Chaos {
     /// The longest time from one fault to the next.
     pace: At,
+    /// Clocks may do what is assumed that they do not.
+    breaks_clocks: bool,
     /// What is to be undone, and when.
     undo: Vec<(At, Undo)>,
 }
@@ -30,7 +37,13 @@ impl Chaos {
     /// Returns faults that come at this pace: the longest time from one to the next.
     #[must_use]
     pub fn new(pace: At) -> Self {
-        Self { pace, undo: Vec::new() }
+        Self { pace, breaks_clocks: false, undo: Vec::new() }
+    }
+
+    /// Returns the same with virtual machines that are paused, and clocks whose rates are far beyond what is assumed.
+    #[must_use]
+    pub fn with_broken_clocks(self) -> Self {
+        Self { breaks_clocks: true, ..self }
     }
 
     /// Does as it pleases with a cluster for so long.
@@ -73,8 +86,10 @@ impl Chaos {
     }
 
     fn rates(&self, stage: &mut Stage, id: usize) {
-        // Within a tenth of a percent, as is assumed.
-        let (raw, others) = (stage.world.draw(0, 1_800) as i64 - 900, stage.world.draw(0, 1_800) as i64 - 900);
+        // Within a tenth of a percent, as is assumed; or by up to five percent.
+        let most = if self.breaks_clocks { 50_000 } else { 900 };
+        let (raw, others) = (stage.world.draw(0, 2 * most) as i64, stage.world.draw(0, 2 * most) as i64);
+        let (raw, others) = (raw - most as i64, others - most as i64);
         stage.world.machines[id].host.change_clocks(|clocks, now| clocks.set_rates(now, raw, others));
     }
 
@@ -84,7 +99,7 @@ impl Chaos {
     }
 
     fn fault(&mut self, stage: &mut Stage) {
-        match stage.world.draw(0, 28) {
+        match stage.world.draw(0, if self.breaks_clocks { 40 } else { 30 }) {
             0..=2 => self.partition(stage),
             3 | 4 => self.one_way(stage),
             5 => self.flap(stage),
@@ -142,7 +157,7 @@ impl Chaos {
             23 => {
                 let id = self.anybody(stage);
                 self.rates(stage, id);
-                let by = stage.world.draw(0, 20 * SECOND) as i64 - 10 * SECOND as i64;
+                let by = stage.world.draw(0, 2 * WALL_STEP_MAX) as i64 - WALL_STEP_MAX as i64;
                 stage.world.machines[id].host.change_clocks(|clocks, now| clocks.step_wall(now, by));
             }
             24 => stage.errand(Errand::Ask(Ask::Members(MemberChange::Transfer(None)))),
@@ -153,7 +168,19 @@ impl Chaos {
                 stage.world.machines[voter].host.disk().leave_room(Some(0));
                 self.end(stage, 500, 5_000, Undo::Full(voter));
             }
-            _ => self.operate(stage),
+            27 => self.narrow(stage),
+            28..=30 => self.operate(stage),
+            31..=36 => {
+                let id = self.anybody(stage);
+                let now = stage.world.now;
+                stage.world.say(&format!("the virtual machine of {id} is paused"));
+                stage.world.machines[id].pause(now, true);
+                self.end(stage, 100, 6_000, Undo::Pause(id));
+            }
+            _ => {
+                let id = self.anybody(stage);
+                self.rates(stage, id);
+            }
         }
     }
 
@@ -208,6 +235,17 @@ impl Chaos {
         self.end(stage, 200, 4_000, Undo::Delay(pairs));
     }
 
+    fn narrow(&mut self, stage: &mut Stage) {
+        let id = self.anybody(stage);
+        let pairs = both_ways(id, 0..stage.ops());
+        let each_ms = stage.world.draw(10, 2_000);
+        stage.world.say(&format!("links of {id} carry {each_ms} bytes in a millisecond"));
+        for (from, to) in &pairs {
+            stage.world.net.link(*from, *to, |link| link.carries = Some(each_ms));
+        }
+        self.end(stage, 500, 6_000, Undo::Narrow(pairs));
+    }
+
     fn members(&mut self, stage: &mut Stage) {
         let voter = self.voter(stage);
         if let Some(node) = stage.replica(voter).map(|replica| replica.node()) {
@@ -257,6 +295,12 @@ impl Chaos {
                         stage.world.net.link(from, to, |link| link.delay = (MS, 2 * MS));
                     }
                 }
+                Undo::Narrow(pairs) => {
+                    for (from, to) in pairs {
+                        stage.world.net.link(from, to, |link| link.carries = None);
+                    }
+                }
+                Undo::Pause(id) => stage.world.machines[id].pause(now, false),
                 Undo::Hold(id) => stage.world.machines[id].hold(false),
                 Undo::Sleep(id) => stage.world.machines[id].sleep(now, false),
                 Undo::Full(id) => stage.world.machines[id].host.disk().leave_room(None),

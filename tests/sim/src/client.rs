@@ -1,9 +1,11 @@
 //! A client on a simulated host: the real library, used as a program would, stubbornly.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use leaseward::client::Client;
+use leaseward::keeper::Standing;
 use leaseward::{Cluster, Lease, LeaseName, SetName};
 use leaseward_raft::net::transport::Transport;
 use leaseward_raft::net::wire::{Answer, Ask};
@@ -12,6 +14,7 @@ use leaseward_state::command::{Condition, PublishSet};
 use leaseward_state::config::Digest;
 use leaseward_state::{Command, Reply};
 use rand::RngCore;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clocks::MS;
@@ -31,6 +34,8 @@ pub struct Habits {
     pub holds: (Duration, Duration),
     /// Effects are on their way for so long, at most.
     pub effects_take: Duration,
+    /// It gives a lease up only once its session is over, as an agent does: it goes on renewing while nobody answers.
+    pub clings: bool,
     /// The registers that it reads and writes.
     pub registers: Vec<SetName>,
 }
@@ -84,12 +89,15 @@ async fn hold(host: &Arc<Host>, habits: &Habits, judge: &Judge, client: &Client,
     let lease = Arc::new(lease);
     let number = judge.took(host, &lease);
     let watched = lease.standing();
-    tokio::spawn(watch_session(Arc::clone(host), judge.clone(), watched));
+    let gives = Arc::new(AtomicBool::new(false));
+    tokio::spawn(watch_session(Arc::clone(host), judge.clone(), watched, Arc::clone(&gives)));
     let until = Instant::now() + between(habits.holds.0, habits.holds.1);
     // Whoever hears that a lease is all but lost should stop. These go on for as long as they may.
-    let stubborn = !chance(4);
+    let stubborn = habits.clings || !chance(4);
+    let standing = lease.standing();
     while Instant::now() < until && !judge.is_stopped() {
-        if lease.check().is_err() || (judge.is_hurried() && chance(3)) {
+        let lost = if habits.clings { standing.borrow().over } else { lease.check().is_err() };
+        if lost || (judge.is_hurried() && chance(3)) {
             break;
         }
         if !habits.effects_take.is_zero() {
@@ -108,6 +116,7 @@ async fn hold(host: &Arc<Host>, habits: &Habits, judge: &Judge, client: &Client,
         }
     }
     judge.gave(number);
+    gives.store(true, Ordering::Relaxed);
     if chance(3) {
         // Dropped: given back in the background.
     } else if let Some(lease) = Arc::into_inner(lease) {
@@ -115,13 +124,10 @@ async fn hold(host: &Arc<Host>, habits: &Habits, judge: &Judge, client: &Client,
     }
 }
 
-/// Says when the cluster has ended a session of somebody who lives.
-async fn watch_session(
-    host: Arc<Host>,
-    judge: Judge,
-    mut standing: tokio::sync::watch::Receiver<leaseward::keeper::Standing>,
-) {
-    if standing.wait_for(|standing| standing.over).await.is_ok() {
+/// Says when the cluster has ended a session of somebody who lives, and did not ask for it: a renewal may be told so before
+/// the one who gave the lease back is.
+async fn watch_session(host: Arc<Host>, judge: Judge, mut standing: watch::Receiver<Standing>, gives: Arc<AtomicBool>) {
+    if standing.wait_for(|standing| standing.over).await.is_ok() && !gives.load(Ordering::Relaxed) {
         judge.session_over(host.now(), host.name());
     }
 }

@@ -1,7 +1,8 @@
 //! The clocks of a simulated host, as functions of true time.
 //!
 //! Must stay true: a reading is exact at each true instant, whatever the timers of the host do; the raw and the
-//! disciplined clock have rates of their own; in a suspend those two stand still, and the boot clock goes on.
+//! disciplined clock have rates of their own; in a suspend those two stand still, and the boot clock goes on;
+//! in a paused virtual machine all of them stand still.
 
 use std::time::Duration;
 
@@ -93,6 +94,13 @@ impl Clocks {
     pub fn suspend(&mut self, now: At, asleep: bool) {
         for line in [&mut self.raw, &mut self.monotonic] {
             line.change(now, |line| line.stopped = asleep);
+        }
+    }
+
+    /// The virtual machine is paused, or goes on: no clock of it knows.
+    pub fn pause(&mut self, now: At, paused: bool) {
+        for line in [&mut self.raw, &mut self.monotonic, &mut self.boot, &mut self.wall] {
+            line.change(now, |line| line.stopped = paused);
         }
     }
 

@@ -242,6 +242,7 @@ pub struct Machine {
     local_ms: u64,
     held: bool,
     asleep: bool,
+    paused: bool,
     jump: bool,
     /// Steps that were made.
     pub steps: u64,
@@ -251,7 +252,17 @@ impl Machine {
     /// Returns a machine that is off.
     #[must_use]
     pub fn new(host: Arc<Host>, program: Program) -> Self {
-        Self { host, program, runtime: None, local_ms: 0, held: false, asleep: false, jump: false, steps: 0 }
+        Self {
+            host,
+            program,
+            runtime: None,
+            local_ms: 0,
+            held: false,
+            asleep: false,
+            paused: false,
+            jump: false,
+            steps: 0,
+        }
     }
 
     /// Returns whether a process runs on it.
@@ -263,7 +274,7 @@ impl Machine {
     /// Returns whether it stands still or sleeps.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.held || self.asleep
+        self.held || self.asleep || self.paused
     }
 
     /// Starts its process; with power, if it had none.
@@ -315,8 +326,8 @@ impl Machine {
             inner.asleep = false;
             inner.stalled_until = 0;
         }
-        (self.held, self.asleep) = (false, false);
-        self.host.change_clocks(|clocks, now| clocks.suspend(now, false));
+        (self.held, self.asleep, self.paused) = (false, false, false);
+        self.host.change_clocks(|clocks, now| clocks.pause(now, false));
         let _here = simulation::enter(Arc::clone(&self.host) as Arc<dyn simulation::Host>);
         self.runtime = None;
     }
@@ -329,7 +340,7 @@ impl Machine {
 
     /// The machine sleeps, or wakes.
     pub fn sleep(&mut self, now: At, asleep: bool) {
-        if self.asleep != asleep {
+        if self.asleep != asleep && !self.paused {
             self.asleep = asleep;
             let mut inner = self.host.lock();
             (inner.now, inner.asleep) = (now, asleep);
@@ -337,10 +348,20 @@ impl Machine {
         }
     }
 
+    /// The virtual machine is paused, or goes on.
+    pub fn pause(&mut self, now: At, paused: bool) {
+        if self.paused != paused && !self.asleep {
+            self.paused = paused;
+            let mut inner = self.host.lock();
+            inner.now = now;
+            inner.clocks.pause(now, paused);
+        }
+    }
+
     /// Lets it run from one true instant to another.
     pub fn step(&mut self, from: At, to: At) {
         self.host.lock().now = from;
-        if self.held || self.asleep {
+        if self.is_held() {
             return;
         }
         let Some(runtime) = &self.runtime else { return };

@@ -35,6 +35,8 @@ struct Inner {
     hurried: bool,
     keep_sessions: bool,
     blind_receiver: bool,
+    clocks_broken: bool,
+    granted: BTreeMap<(LeaseName, FencingToken), usize>,
     next: u64,
     holds: BTreeMap<u64, Hold>,
     holder: Option<usize>,
@@ -116,6 +118,27 @@ impl Judge {
     /// From now on, no session of whoever lives may end: there is no fault that would excuse it.
     pub fn keep_sessions(&self, keep: bool) {
         self.lock().keep_sessions = keep;
+    }
+
+    /// From now on clocks are not what is assumed of them, or are again. What depends on them is not judged meanwhile: that
+    /// one at a time believes in a lease, and that a server executes once.
+    pub fn break_clocks(&self, broken: bool) {
+        self.lock().clocks_broken = broken;
+    }
+
+    /// Returns whether clocks are not what is assumed of them.
+    #[must_use]
+    pub fn are_clocks_broken(&self) -> bool {
+        self.lock().clocks_broken
+    }
+
+    /// Learns of something that must never be as long as clocks are what is assumed of them.
+    fn violated_unless_clocks_are_broken(&self, now: At, what: &str) {
+        if self.are_clocks_broken() {
+            self.count("beliefs that clocks broke");
+        } else {
+            self.violated(now, what);
+        }
     }
 
     /// Learns that a session is over although its owner lives.

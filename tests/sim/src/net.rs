@@ -3,7 +3,7 @@
 //! Must stay true: bytes of a stream arrive in order and once, or the stream breaks; bytes that meet a cut wait and are
 //! sent again; a machine that lost its power closes nothing, and whoever speaks to it learns of it after the same time
 //! as from a kernel; a process that ends closes its streams. Loss, duplication and reordering of packets are delays
-//! here, for a stream shows no more of them. Left out: bandwidth, and windows that fill.
+//! here, for a stream shows no more of them; all streams that go the same way share what it carries. Left out: windows that fill.
 
 mod stream;
 
@@ -38,6 +38,8 @@ struct Inner {
     nodes: Vec<Node>,
     /// From one host to another.
     links: Vec<Vec<Link>>,
+    /// When what each of them carries is through.
+    busy_until: Vec<Vec<At>>,
     events: BinaryHeap<Reverse<(At, u64, Event)>>,
     sequence: u64,
     streams: BTreeMap<u64, Pair>,
@@ -65,6 +67,8 @@ pub struct Link {
     pub cut: bool,
     /// The shortest and the longest way of a packet.
     pub delay: (At, At),
+    /// Bytes that it carries in a millisecond; more have to wait. `None`: as many as there are.
+    pub carries: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,12 +119,13 @@ impl Net {
     #[must_use]
     pub fn new(seed: u64, addresses: &[SocketAddr], trace: Trace) -> Self {
         let nodes = addresses.iter().map(|address| Node { address: *address, powered: false, listening: None });
-        let usual = Link { cut: false, delay: (MS, 2 * MS) };
+        let usual = Link { cut: false, delay: (MS, 2 * MS), carries: None };
         let inner = Inner {
             random: SmallRng::seed_from_u64(seed),
             trace,
             nodes: nodes.collect(),
             links: vec![vec![usual; addresses.len()]; addresses.len()],
+            busy_until: vec![vec![0; addresses.len()]; addresses.len()],
             events: BinaryHeap::new(),
             sequence: 0,
             streams: BTreeMap::new(),
@@ -217,11 +222,19 @@ impl Inner {
         self.random.gen_range(low..=high)
     }
 
+    /// Returns when so many bytes have left, behind all others that go the same way.
+    fn carried(&mut self, from: usize, to: usize, now: At, bytes: usize) -> At {
+        let Some(each_ms) = self.links[from][to].carries.filter(|_| from != to) else { return now };
+        let busy = &mut self.busy_until[from][to];
+        *busy = now.max(*busy) + bytes as At * MS / each_ms.max(1);
+        *busy
+    }
+
     /// Sends one packet of a stream on its way, behind those before it.
     fn send(&mut self, id: u64, side: usize, now: At, piece: Option<Vec<u8>>) {
         let Some(pair) = self.streams.get(&id) else { return };
         let (from, to) = (pair.ends[side].host, pair.ends[1 - side].host);
-        let at = now + self.delay(from, to);
+        let at = self.carried(from, to, now, piece.as_ref().map_or(0, Vec::len)) + self.delay(from, to);
         let Some(pair) = self.streams.get_mut(&id) else { return };
         let end = &mut pair.ends[side];
         end.last_at = end.last_at.max(at);

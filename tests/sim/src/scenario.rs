@@ -4,10 +4,13 @@ mod aimed;
 
 use std::time::Duration;
 
+use leaseward_raft::net::wire::{Ask, MemberChange};
+use leaseward_state::apply::feature::FEATURE_LEVEL;
+
 use crate::chaos::Chaos;
 use crate::clocks::{MS, SECOND};
 use crate::mutant::Mutant;
-use crate::stage::{Cast, Stage};
+use crate::stage::{Cast, Errand, Stage};
 
 /// A play.
 pub struct Scenario {
@@ -34,6 +37,8 @@ fn everybody() -> Cast {
         registers: 1,
         ttl: Duration::from_millis(1_500),
         holds: (Duration::from_millis(300), Duration::from_secs(6)),
+        clings: false,
+        old_release: false,
         effects_take: Duration::from_secs(2),
     }
 }
@@ -67,6 +72,39 @@ fn calm(stage: &mut Stage) {
 fn chaos(stage: &mut Stage) {
     let pace = stage.world.draw(150, 3_000) * MS;
     Chaos::new(pace).run(stage, 20 * SECOND);
+}
+
+/// As chaos, with clocks that nobody should have: virtual machines are paused, rates are five percent apart. Whatever
+/// does not depend on clocks holds all the same.
+fn broken_clocks(stage: &mut Stage) {
+    let pace = stage.world.draw(150, 1_500) * MS;
+    stage.judge.break_clocks(true);
+    Chaos::new(pace).with_broken_clocks().run(stage, 20 * SECOND);
+}
+
+/// A cluster of the release before gets the newer one, voter by voter, while faults come as they please.
+fn upgrade(stage: &mut Stage) {
+    let pace = stage.world.draw(300, 3_000) * MS;
+    let mut chaos = Chaos::new(pace);
+    let mut old: Vec<usize> = stage.voters().collect();
+    while !old.is_empty() && stage.goes_on() {
+        let time = stage.world.draw(200, 4_000) * MS;
+        chaos.run(stage, time);
+        // Too early: somebody cannot read it yet.
+        stage.errand(Errand::Ask(Ask::Members(MemberChange::FinishUpgrade)));
+        let next = stage.world.draw(0, old.len() as u64 - 1) as usize;
+        stage.upgrade(old.swap_remove(next));
+    }
+    let time = stage.world.draw(200, 4_000) * MS;
+    chaos.run(stage, time);
+    stage.end_faults();
+    let finished = |stage: &mut Stage| {
+        if stage.world.now.is_multiple_of(SECOND) {
+            stage.errand(Errand::Ask(Ask::Members(MemberChange::FinishUpgrade)));
+        }
+        stage.feature_level() == Some(FEATURE_LEVEL)
+    };
+    stage.until("the upgrade is finished", 60 * SECOND, finished);
 }
 
 impl Scenario {

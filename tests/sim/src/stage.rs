@@ -1,6 +1,7 @@
 //! A cluster on a stage: who is there, what is done to them, and the judge who looks on after each step.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,10 +10,11 @@ use leaseward::client::Client;
 use leaseward::{LeaseName, MachineName, ServerName, SetName};
 use leaseward_raft::Replica;
 use leaseward_raft::net::transport::Transport;
-use leaseward_raft::net::wire::Ask;
+use leaseward_raft::net::wire::{Answer, Ask, Outcome};
 use leaseward_raft::simulation::SimDisk;
 use leaseward_raft::store::MemoryStore;
 use leaseward_state::Command;
+use leaseward_state::apply::feature::FEATURE_LEVEL;
 use leaseward_state::propose::Propose;
 use leaseward_state::server::{ServerSpec, Wanted};
 use rand::Rng;
@@ -48,6 +50,10 @@ pub struct Cast {
     pub ttl: Duration,
     /// Clients hold a lease for a time between these.
     pub holds: (Duration, Duration),
+    /// They give one up only once its session is over.
+    pub clings: bool,
+    /// The voters begin with a release that reads one feature level less.
+    pub old_release: bool,
     /// Effects under a lease are on their way for so long at most; zero: nobody sends any.
     pub effects_take: Duration,
 }
@@ -59,6 +65,8 @@ pub enum Errand {
     Write(Command),
     /// Anything else.
     Ask(Ask),
+    /// A command, asked of one voter, once. What it answers is counted.
+    WriteAt(usize, Command),
 }
 
 /// A cluster, and what is known of it.
@@ -70,6 +78,7 @@ pub struct Stage {
     /// Who is there.
     pub cast: Cast,
     replicas: voter::Replicas,
+    levels: voter::Levels,
     mutant: Option<Mutant>,
     errands: Arc<Mutex<VecDeque<Errand>>>,
     /// Hosts that start again then.
@@ -79,21 +88,37 @@ pub struct Stage {
     dir: TempDir,
 }
 
-fn operator(voters: Vec<String>, errands: Arc<Mutex<VecDeque<Errand>>>) -> Program {
+fn operator(voters: Vec<String>, errands: Arc<Mutex<VecDeque<Errand>>>, judge: Judge) -> Program {
     Arc::new(move |_| {
         let client = Client::new(voters.clone(), Transport::PlainAnywhere);
-        let errands = Arc::clone(&errands);
+        let (errands, judge) = (Arc::clone(&errands), judge.clone());
         Box::pin(async move {
             loop {
                 let next = errands.lock().expect("no holder of this lock panics").pop_front();
                 match next {
                     Some(Errand::Write(command)) => drop(client.write(command).await),
+                    Some(Errand::WriteAt(voter, command)) => {
+                        drop(tokio::spawn(write_at(voter, command, judge.clone())));
+                    }
                     Some(Errand::Ask(ask)) => drop(client.ask(&ask, Duration::from_secs(5)).await),
                     None => sleep(Duration::from_millis(20)).await,
                 }
             }
         })
     })
+}
+
+/// Asks one voter for a write, and waits for as long as anybody would.
+async fn write_at(voter: usize, command: Command, judge: Judge) {
+    let client = Client::new(vec![address(voter).to_string()], Transport::PlainAnywhere);
+    // The first attempt gets a quarter of it: longer than a voter takes for any answer.
+    let answer = client.ask(&Ask::Propose(command.into()), Duration::from_secs(32)).await;
+    if let Ok(Answer::Proposed(outcome)) = answer {
+        judge.count("answers of one voter");
+        if matches!(outcome, Outcome::Committed { .. }) {
+            judge.count("writes through one voter");
+        }
+    }
 }
 
 impl Stage {
@@ -119,8 +144,10 @@ impl Stage {
             judge.blind_receiver();
         }
         let (replicas, errands) = Default::default();
+        let level = if cast.old_release { FEATURE_LEVEL - 1 } else { FEATURE_LEVEL };
+        let levels = Arc::new(Mutex::new((0..cast.voters).map(|id| (id, level)).collect()));
         let (reboots, rolled_back) = Default::default();
-        let mut stage = Self { world, judge, cast, replicas, mutant, errands, reboots, rolled_back, dir };
+        let mut stage = Self { world, judge, cast, replicas, levels, mutant, errands, reboots, rolled_back, dir };
         stage.begin();
         stage
     }
@@ -128,7 +155,7 @@ impl Stage {
     fn begin(&mut self) {
         for id in self.voters() {
             let first = (id > 0).then(|| address(0));
-            self.world.install(id, voter::program(first, false, Arc::clone(&self.replicas), self.mutant));
+            self.install_voter(id, first, false);
             self.boot(id);
         }
         let count = self.cast.voters;
@@ -139,7 +166,7 @@ impl Stage {
         self.until("all vote", 60 * SECOND, all_vote);
         let voters: Vec<String> = self.voters().map(|id| address(id).to_string()).collect();
         let ops = self.ops();
-        self.world.install(ops, operator(voters.clone(), Arc::clone(&self.errands)));
+        self.world.install(ops, operator(voters.clone(), Arc::clone(&self.errands), self.judge.clone()));
         self.world.boot(ops);
         for i in 0..self.cast.servers {
             let Ok(server) = ServerName::new(format!("s{i}")) else { continue };
@@ -157,6 +184,7 @@ impl Stage {
             ttl: self.cast.ttl,
             holds: self.cast.holds,
             effects_take: self.cast.effects_take,
+            clings: self.cast.clings,
             registers: (0..self.cast.registers).filter_map(|i| SetName::new(format!("r{i}")).ok()).collect(),
         };
         for id in self.clients() {
@@ -165,6 +193,46 @@ impl Stage {
         }
         let servers = self.cast.servers;
         self.until("servers run", 60 * SECOND, |stage| stage.judge.executing() == servers);
+    }
+
+    fn install_voter(&mut self, id: usize, first: Option<SocketAddr>, replace: bool) {
+        let (replicas, levels) = (Arc::clone(&self.replicas), Arc::clone(&self.levels));
+        self.world.install(id, voter::program(first, replace, replicas, levels, self.mutant));
+    }
+
+    /// Puts the newer release in the place of the older one.
+    pub fn upgrade(&mut self, id: usize) {
+        let power = self.world.draw(0, 1) == 0;
+        self.crash(id, power);
+        self.levels.lock().expect("no holder of this lock panics").insert(id, FEATURE_LEVEL);
+        self.world.say(&format!("n{id} gets the newer release"));
+        let after = self.world.draw(0, 1_000) * MS;
+        self.boot_after(id, after);
+    }
+
+    /// Returns the feature level of the cluster, as its leader knows it.
+    #[must_use]
+    pub fn feature_level(&self) -> Option<u32> {
+        let published = self.replica(self.leader()?)?.published();
+        let level = published.borrow().state.feature_level();
+        Some(level)
+    }
+
+    /// Looks whether anybody has what its release cannot read.
+    fn look_at_releases(&self) {
+        let levels = self.levels.lock().expect("no holder of this lock panics");
+        let replicas = self.replicas.lock().expect("no holder of this lock panics");
+        for (id, replica) in &*replicas {
+            let level = levels.get(id).copied().unwrap_or(FEATURE_LEVEL);
+            let state = Arc::clone(&replica.published().borrow().state);
+            // Programs take their leases by a command that came with the newest level.
+            let newer = (0..self.cast.leases).filter_map(|i| LeaseName::new(format!("l{i}")).ok());
+            let met = newer.filter(|name| state.lease(name).is_some()).count() > 0;
+            if state.feature_level() > level || (met && level < FEATURE_LEVEL) {
+                let what = format!("n{id} reads feature level {level}, and has met {}", state.feature_level());
+                self.judge.violated(self.world.now, &what);
+            }
+        }
     }
 
     /// Returns the voters' hosts.
@@ -262,6 +330,13 @@ impl Stage {
             }
         }
         if now.is_multiple_of(100 * MS) {
+            if let Some(replica) = self.leader().and_then(|id| self.replica(id)) {
+                let state = Arc::clone(&replica.published().borrow().state);
+                self.judge.look_at_contents(now, &state);
+            }
+            if self.cast.old_release {
+                self.look_at_releases();
+            }
             for (id, replica) in replicas {
                 if let Some(why) = replica.status().quarantined
                     && !self.rolled_back.contains(&id)
@@ -366,8 +441,7 @@ impl Stage {
         std::fs::remove_dir_all(host.data()).ok();
         host.put_disk(SimDisk::default(), MemoryStore::default());
         self.rolled_back.retain(|other| *other != id);
-        let program = voter::program(Some(address(by)), true, Arc::clone(&self.replicas), self.mutant);
-        self.world.install(id, program);
+        self.install_voter(id, Some(address(by)), true);
         self.world.say(&format!("{} begins anew", host.name()));
         self.boot(id);
     }
@@ -381,6 +455,7 @@ impl Stage {
                 self.world.net.link(from, to, |link| {
                     link.cut = false;
                     link.delay = (MS, 2 * MS);
+                    link.carries = None;
                 });
             }
         }
@@ -389,6 +464,7 @@ impl Stage {
             let machine = &mut self.world.machines[id];
             machine.hold(false);
             machine.sleep(now, false);
+            machine.pause(now, false);
             machine.host.stall_disk(0);
             machine.host.disk().break_syncs(None);
             machine.host.disk().leave_room(None);
@@ -406,6 +482,7 @@ impl Stage {
             return;
         }
         self.end_faults();
+        self.trust_clocks_again();
         if let Some(by) = self.voters().find(|id| !self.rolled_back.contains(id)) {
             for id in self.rolled_back.clone() {
                 self.replace(id, by);
@@ -435,6 +512,18 @@ impl Stage {
         });
         self.until("everybody agrees", 60 * SECOND, Self::agree);
         self.compare();
+    }
+
+    /// Has every clock run as it should, and judges again what depends on them once nobody believes what they said before.
+    fn trust_clocks_again(&mut self) {
+        if !self.judge.are_clocks_broken() {
+            return;
+        }
+        for machine in &self.world.machines {
+            machine.host.change_clocks(|clocks, now| clocks.set_rates(now, 0, 0));
+        }
+        self.run_for(self.cast.ttl.as_nanos() as At * 2);
+        self.judge.break_clocks(false);
     }
 
     /// What the master holds against machines that were lost again and again, and servers that were lost with them, is

@@ -10,6 +10,7 @@ use leaseward_failover::master::{self, ReignClock};
 use leaseward_raft::clock::{GrantClock, KernelClock, Reading};
 use leaseward_raft::net::transport::Transport;
 use leaseward_raft::{Replica, Settings, Start, Timing};
+use leaseward_state::apply::feature::FEATURE_LEVEL;
 use leaseward_state::order::Order;
 use leaseward_state::{MachineName, UnixMillis};
 use tokio::sync::watch;
@@ -20,9 +21,12 @@ use crate::mutant::Mutant;
 /// The replicas that run, by host.
 pub type Replicas = Arc<Mutex<BTreeMap<usize, Replica>>>;
 
-/// Returns the settings of a voter.
+/// The feature level that the release on each host reads.
+pub type Levels = Arc<Mutex<BTreeMap<usize, u32>>>;
+
+/// Returns the settings of a voter whose release reads this feature level.
 #[must_use]
-pub fn settings(host: &Arc<Host>) -> Settings {
+pub fn settings(host: &Arc<Host>, feature_level: u32) -> Settings {
     let dying = Arc::downgrade(host);
     Settings {
         timing: Timing::fast(),
@@ -31,6 +35,7 @@ pub fn settings(host: &Arc<Host>) -> Settings {
         snapshot_after_bytes: 48 << 10,
         log_bytes_kept: 24 << 10,
         free_bytes_min: 0,
+        feature_level,
         fatal: Arc::new(move |why| {
             if let Some(host) = dying.upgrade() {
                 host.die(why);
@@ -42,18 +47,25 @@ pub fn settings(host: &Arc<Host>) -> Settings {
 
 /// Returns the program of a voter that begins a cluster, or joins that of `first`.
 #[must_use]
-pub fn program(first: Option<SocketAddr>, replace: bool, replicas: Replicas, mutant: Option<Mutant>) -> Program {
+pub fn program(
+    first: Option<SocketAddr>,
+    replace: bool,
+    replicas: Replicas,
+    levels: Levels,
+    mutant: Option<Mutant>,
+) -> Program {
     Arc::new(move |host| {
         let start = match first {
             None => Start::Bootstrap,
             Some(address) => Start::Join { addresses: vec![address.to_string()], replace },
         };
-        Box::pin(run(host, start, Arc::clone(&replicas), mutant))
+        let level = levels.lock().expect("no holder of this lock panics").get(&host.id()).copied();
+        Box::pin(run(host, start, level.unwrap_or(FEATURE_LEVEL), Arc::clone(&replicas), mutant))
     })
 }
 
-async fn run(host: Arc<Host>, start: Start, replicas: Replicas, mutant: Option<Mutant>) {
-    let replica = match Replica::start(settings(&host), start).await {
+async fn run(host: Arc<Host>, start: Start, level: u32, replicas: Replicas, mutant: Option<Mutant>) {
+    let replica = match Replica::start(settings(&host, level), start).await {
         Ok(replica) => replica,
         Err(error) => return host.die(&format!("{}: {error}", error.code())),
     };

@@ -13,7 +13,9 @@ use leaseward_state::server::{
     Certificate, Exit, FenceEarned, FenceLevel, FenceProof, Placement, ServerSpec, ServerStatus, Wanted,
 };
 use leaseward_state::session::Incarnation;
-use leaseward_state::{Command, Entry, FencingToken, MachineName, Reply, ServerName, State, Term, UnixMillis};
+use leaseward_state::{
+    ClusterMillis, Command, Entry, FencingToken, MachineName, Reply, ServerName, State, Term, UnixMillis,
+};
 
 #[derive(Clone, Default)]
 pub(crate) struct World {
@@ -59,6 +61,7 @@ impl World {
             revision: self.state.revision().next(),
             term: Term(1),
             at: UnixMillis(self.clock),
+            elapsed: ClusterMillis(self.clock),
             request: command.into(),
         };
         let reply = self.state.apply(&entry).reply;

@@ -1,7 +1,7 @@
 //! Streams over a state without a cluster.
 
 use leaseward_state::command::Entry;
-use leaseward_state::{Command, state::State as Clustered};
+use leaseward_state::{ClusterMillis, Command, state::State as Clustered};
 use leaseward_state::{Term, UnixMillis};
 
 use super::*;
@@ -10,7 +10,13 @@ fn state(entries: u64) -> Clustered {
     let mut state = Clustered::default();
     for i in 1..=entries {
         let command = Command::OpenSession { name: format!("c{i}"), ttl_ms: 3_000 };
-        state.apply(&Entry { revision: Revision(i), term: Term(1), at: UnixMillis(i), request: command.into() });
+        state.apply(&Entry {
+            revision: Revision(i),
+            term: Term(1),
+            at: UnixMillis(i),
+            elapsed: ClusterMillis(0),
+            request: command.into(),
+        });
     }
     state
 }

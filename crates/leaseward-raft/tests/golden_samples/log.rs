@@ -34,7 +34,7 @@ pub(crate) fn applied_to() -> AppliedTo {
 pub(crate) fn payloads() -> Vec<Payload> {
     vec![
         Payload::Blank,
-        Payload::Commands { at: UnixMillis(5), requests: requests() },
+        Payload::Commands { at: UnixMillis(5), requests: requests(), elapsed: ClusterMillis(6) },
         Payload::Membership(membership()),
     ]
 }

@@ -28,8 +28,8 @@ use leaseward_state::server::{
 };
 use leaseward_state::session::{Incarnation, Owner, SessionEnd};
 use leaseward_state::{
-    Command, FencingToken, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey, Revision,
-    ServerName, SessionId, SetName, Term, UnixMillis,
+    ClusterMillis, Command, FencingToken, Generation, LeaseName, MachineName, Refusal, Reply, Request, RequestKey,
+    Revision, ServerName, SessionId, SetName, Term, UnixMillis,
 };
 pub(crate) use log::*;
 pub(crate) use sets::*;
@@ -471,6 +471,7 @@ pub(crate) fn records() -> Vec<Record> {
             generation: Generation(3),
             feature_level: 4,
             compacted: Revision(5),
+            elapsed: ClusterMillis(6),
         }),
         Record::Machine(Arc::new(Machine {
             created: Revision(1),
@@ -549,7 +550,7 @@ pub(crate) fn records() -> Vec<Record> {
             reported: Revision(2),
             at: UnixMillis(3),
         })),
-        Record::Answer(Arc::new(Answer { reply: Reply::Done, revision: Revision(1), until: UnixMillis(2) })),
+        Record::Answer(Arc::new(Answer { reply: Reply::Done, revision: Revision(1), until: ClusterMillis(2) })),
         Record::Ledger(Arc::new(Recorded {
             revision: Revision(1),
             part: 2,

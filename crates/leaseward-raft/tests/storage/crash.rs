@@ -7,7 +7,7 @@ use leaseward_raft::codec;
 use leaseward_raft::disk::Disk;
 use leaseward_raft::stored::{Entry, LogPosition, Membership, Payload, Vote};
 use leaseward_raft::wal::{Record, RecordKind, Recovered, Wal, WalIdentity};
-use leaseward_state::{Command, Request, SessionId, UnixMillis};
+use leaseward_state::{ClusterMillis, Command, Request, SessionId, UnixMillis};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -83,7 +83,7 @@ fn entry(term: u64, index: u64, random: &mut SmallRng) -> Entry {
         _ => {
             let command = Command::EndSession { session: SessionId(index) };
             let requests = vec![Request::from(command); random.gen_range(1..30)];
-            Payload::Commands { at: UnixMillis(index), requests }
+            Payload::Commands { at: UnixMillis(index), requests, elapsed: ClusterMillis(index) }
         }
     };
     Entry { position: LogPosition { term, node: 1, index }, payload }
@@ -223,7 +223,7 @@ fn an_entry_larger_than_a_segment_has_a_segment_of_its_size() {
     let handle: Arc<dyn Disk> = Arc::new(disk.clone());
     let (mut wal, _) = Wal::open(Arc::clone(&handle), WHOSE, SEGMENT).expect("a log");
     let requests = vec![Request::from(Command::EndSession { session: SessionId(1) }); 1_000];
-    let payload = Payload::Commands { at: UnixMillis(1), requests };
+    let payload = Payload::Commands { at: UnixMillis(1), requests, elapsed: ClusterMillis(1) };
     let large = Entry { position: LogPosition { term: 1, node: 1, index: 1 }, payload };
     let acts = [Act::Append(vec![large]), Act::Append(vec![entry(1, 2, &mut SmallRng::seed_from_u64(1))])];
     let mut model = Model::default();

@@ -5,13 +5,19 @@ use std::path::Path;
 use leaseward_raft::snapshot::{SnapshotError, Snapshots};
 use leaseward_raft::store::AppliedTo;
 use leaseward_raft::stored::LogPosition;
-use leaseward_state::{Command, Entry, Revision, State, Term, UnixMillis};
+use leaseward_state::{ClusterMillis, Command, Entry, Revision, State, Term, UnixMillis};
 
 fn state(entries: u64) -> State {
     let mut state = State::default();
     for revision in 1..=entries {
         let request = Command::OpenSession { name: "c".into(), ttl_ms: 1_000 }.into();
-        state.apply(&Entry { revision: Revision(revision), term: Term(1), at: UnixMillis(revision), request });
+        state.apply(&Entry {
+            revision: Revision(revision),
+            term: Term(1),
+            at: UnixMillis(revision),
+            elapsed: ClusterMillis(0),
+            request,
+        });
     }
     state
 }

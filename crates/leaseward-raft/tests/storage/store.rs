@@ -11,7 +11,7 @@ use leaseward_raft::stored::LogPosition;
 use leaseward_state::lease::{Lease, LeaseState, Waiter};
 use leaseward_state::record::{Answer, Record, RecordKey};
 use leaseward_state::{
-    FencingToken, LeaseName, MachineName, Reply, RequestKey, Revision, SessionId, SetName, UnixMillis,
+    ClusterMillis, FencingToken, LeaseName, MachineName, Reply, RequestKey, Revision, SessionId, SetName,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -61,7 +61,7 @@ fn record(random: &mut SmallRng) -> Record {
         return lease(random.gen_range(0..1_500));
     }
     let revision = Revision(random.gen_range(0..1_000));
-    Record::Answer(Arc::new(Answer { reply: Reply::Done, revision, until: UnixMillis(1) }))
+    Record::Answer(Arc::new(Answer { reply: Reply::Done, revision, until: ClusterMillis(1) }))
 }
 
 fn check(store: &mut dyn StateStore, model: &Model, index: u64) {

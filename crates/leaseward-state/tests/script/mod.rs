@@ -7,7 +7,9 @@ mod show;
 use std::error::Error;
 
 use goldenscript::{Argument, Context, Runner};
-use leaseward_state::{Entry, FencingToken, Generation, MachineName, Request, RequestKey, Revision, State, Term};
+use leaseward_state::{
+    ClusterMillis, Entry, FencingToken, Generation, MachineName, Request, RequestKey, Revision, State, Term,
+};
 use leaseward_state::{ServerName, SetName, UnixMillis};
 
 use parse::Words;
@@ -17,7 +19,10 @@ use parse::Words;
 pub(crate) struct Story {
     state: State,
     term: Term,
+    /// Cluster time.
     clock: u64,
+    /// How far the leader's wall clock is ahead of it.
+    wall_ahead: i64,
 }
 
 type Outcome = Result<String, Box<dyn Error>>;
@@ -34,6 +39,7 @@ impl Runner for Story {
         let mut words = Words::new(command.name.clone(), command.args.iter().map(word));
         let output = match command.name.as_str() {
             "clock" => self.set_clock(&mut words)?,
+            "wall" => self.set_wall(&mut words)?,
             "term" => self.set_term(&mut words)?,
             "generation" => {
                 self.state = State::new(Generation(words.next_number("generation")? as u16));
@@ -74,11 +80,24 @@ impl Story {
 
     fn apply(&mut self, request: Request) -> leaseward_state::Applied {
         let revision = self.state.revision().next();
-        self.state.apply(&Entry { revision, term: self.term, at: UnixMillis(self.clock), request })
+        let at = UnixMillis(self.clock.saturating_add_signed(self.wall_ahead));
+        let elapsed = ClusterMillis(self.clock);
+        self.state.apply(&Entry { revision, term: self.term, at, elapsed, request })
     }
 
     fn set_clock(&mut self, words: &mut Words) -> Outcome {
         self.clock = parse::millis(&words.next("time")?)?;
+        Ok(String::new())
+    }
+
+    /// The leader's wall clock is so far ahead, or behind.
+    fn set_wall(&mut self, words: &mut Words) -> Outcome {
+        let (way, far) = (words.next("ahead or behind")?, parse::millis(&words.next("time")?)? as i64);
+        self.wall_ahead = match way.as_str() {
+            "ahead" => far,
+            "behind" => -far,
+            _ => return Err("wall ahead|behind TIME".into()),
+        };
         Ok(String::new())
     }
 

@@ -12,7 +12,7 @@ pub(crate) fn plain(value: &impl Debug) -> String {
     for name in ["LeaseName", "MachineName", "ServerName", "SetName"] {
         text = unwrap(&text, name);
     }
-    for name in ["FencingToken", "SessionId", "Revision", "UnixMillis", "Term"] {
+    for name in ["FencingToken", "SessionId", "Revision", "UnixMillis", "ClusterMillis", "Term"] {
         text = unwrap(&text, name);
     }
     text

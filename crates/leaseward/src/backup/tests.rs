@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use leaseward_state::command::PublishSet;
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode};
-use leaseward_state::{Command, Entry, Generation, Revision, SetName, State, Term, UnixMillis};
+use leaseward_state::{ClusterMillis, Command, Entry, Generation, Revision, SetName, State, Term, UnixMillis};
 use leaseward_sync::{digest_of, frame, manifest};
 use tempfile::TempDir;
 
@@ -38,7 +38,13 @@ fn sample() -> Sample {
         delta: None,
     };
     let command = Command::Publish { sets: vec![publish], author: "ann".into(), message: "m".into() };
-    state.apply(&Entry { revision: Revision(1), term: Term(1), at: UnixMillis(1), request: command.into() });
+    state.apply(&Entry {
+        revision: Revision(1),
+        term: Term(1),
+        at: UnixMillis(1),
+        elapsed: ClusterMillis(0),
+        request: command.into(),
+    });
     let blobs = [encoded, b"one".to_vec(), vec![7; 70_000]].map(|bytes| (digest_of(&bytes), bytes));
     Sample { state, blobs: blobs.into() }
 }

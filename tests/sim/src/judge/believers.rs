@@ -39,6 +39,12 @@ impl Judge {
         inner.next += 1;
         let number = inner.next;
         inner.holds.insert(number, Hold { host: Arc::clone(host), lease: Arc::clone(lease) });
+        let before = inner.granted.insert((lease.name().clone(), lease.token()), host.id());
+        drop(inner);
+        if let Some(before) = before {
+            let (name, token) = (lease.name(), lease.token());
+            self.violated(host.now(), &format!("{token} of {name} was granted twice: to {before} and {}", host.id()));
+        }
         number
     }
 
@@ -87,11 +93,12 @@ impl Judge {
             let (name, token) = (hold.lease.name().clone(), hold.lease.token());
             let newest = self.lock().believed.get(&name).copied();
             if newest.is_some_and(|newest| newest > token) {
-                self.violated(now, &format!("{} believes in {name} under {token}, after {newest:?}", hold.host.name()));
+                let what = format!("{} believes in {name} under {token}, after {newest:?}", hold.host.name());
+                self.violated_unless_clocks_are_broken(now, &what);
             }
-            self.lock().believed.insert(name.clone(), token);
+            self.lock().believed.insert(name.clone(), newest.map_or(token, |newest| newest.max(token)));
             if let Some((other, host)) = believers.insert(name.clone(), (token, Arc::clone(&hold.host))) {
-                self.violated(
+                self.violated_unless_clocks_are_broken(
                     now,
                     &format!(
                         "two believe in {name} at once: {} under {other} and {} under {token}",

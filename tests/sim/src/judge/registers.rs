@@ -22,6 +22,8 @@ pub(super) struct Register {
     /// Answers that are complete: when, and which revision they reflect.
     complete: Vec<(At, u64)>,
     acknowledged: u64,
+    /// The version of each content that counted.
+    counted: BTreeMap<Digest, u64>,
 }
 
 impl Judge {
@@ -69,6 +71,22 @@ impl Judge {
         }
         for what in wrong {
             self.violated(ended, &what);
+        }
+    }
+
+    /// Looks whether each publish counted once, also those of which nobody was told.
+    pub fn look_at_contents(&self, now: At, state: &State) {
+        let mut wrong = Vec::new();
+        for (set, register) in &mut self.lock().registers {
+            for version in state.set(set).into_iter().flat_map(|set| set.versions.values()) {
+                let before = *register.counted.entry(version.manifest).or_insert(version.number);
+                if before != version.number {
+                    wrong.push(format!("one publish of {set} counted twice: as {before} and as {}", version.number));
+                }
+            }
+        }
+        for what in wrong {
+            self.violated(now, &what);
         }
     }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use leaseward_raft::net::wire::{Ask, MemberChange};
 use leaseward_raft::rules::Rule;
+use leaseward_state::Command;
 
-use super::{Cast, Scenario, calm, chaos, everybody, machines, rivals};
+use super::{Cast, Scenario, broken_clocks, calm, chaos, everybody, machines, rivals, upgrade};
 use crate::clocks::{At, MS, SECOND};
 use crate::mutant::Mutant;
 use crate::stage::{Errand, Stage};
@@ -14,6 +15,8 @@ use crate::stage::{Errand, Stage};
 pub const ALL: &[Scenario] = &[
     Scenario { name: "calm", cast: everybody, play: calm, notices: &[Mutant::Lease(Rule::R3)] },
     Scenario { name: "chaos", cast: everybody, play: chaos, notices: &[] },
+    Scenario { name: "broken-clocks", cast: everybody, play: broken_clocks, notices: &[Mutant::Receiver] },
+    Scenario { name: "upgrade", cast: older, play: upgrade, notices: &[] },
     Scenario { name: "crowd", cast: crowd, play: chaos, notices: &[] },
     Scenario { name: "late-answers", cast: rivals, play: late_answers, notices: &[Mutant::Lease(Rule::R1)] },
     Scenario { name: "deposed", cast: rivals, play: deposed, notices: &[Mutant::Lease(Rule::R2)] },
@@ -25,7 +28,7 @@ pub const ALL: &[Scenario] = &[
         notices: &[Mutant::Lease(Rule::R4Word), Mutant::Lease(Rule::R4Names)],
     },
     Scenario { name: "new-holder-cut", cast: rivals, play: new_holder_cut, notices: &[Mutant::Lease(Rule::R4Own)] },
-    Scenario { name: "nobody-leads", cast: rivals, play: nobody_leads, notices: &[Mutant::Lease(Rule::R4Listen)] },
+    Scenario { name: "nobody-leads", cast: clinging, play: nobody_leads, notices: &[Mutant::Lease(Rule::R4Listen)] },
     Scenario { name: "slow-end", cast: rivals, play: slow_end, notices: &[Mutant::Lease(Rule::R5)] },
     Scenario { name: "deaf", cast: alone, play: deaf, notices: &[Mutant::Lease(Rule::R6)] },
     Scenario { name: "late-effects", cast: hasty, play: late_effects, notices: &[Mutant::Receiver] },
@@ -34,6 +37,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "machine-late", cast: machines, play: machine_late, notices: &[Mutant::Sending] },
     Scenario { name: "late-orders", cast: machines, play: late_orders, notices: &[Mutant::Grant] },
     Scenario { name: "stale-reads", cast: readers, play: stale_reads, notices: &[Mutant::Lease(Rule::Read)] },
+    Scenario { name: "wall-clocks", cast: readers, play: wall_clocks, notices: &[Mutant::Lease(Rule::ClusterTime)] },
+    Scenario { name: "stalled-leader", cast: readers, play: stalled_leader, notices: &[] },
     Scenario { name: "lights-out", cast: readers, play: lights_out, notices: &[Mutant::Sync] },
     Scenario { name: "behind", cast: publishers, play: behind, notices: &[] },
     Scenario { name: "old-disk", cast: everybody, play: old_disk, notices: &[] },
@@ -56,6 +61,16 @@ fn publishers() -> Cast {
 /// Programs that read and write registers.
 fn readers() -> Cast {
     Cast { leases: 0, agents: 0, servers: 0, clients: 3, registers: 2, ..everybody() }
+}
+
+/// Everybody, with voters of a release that reads one feature level less.
+fn older() -> Cast {
+    Cast { old_release: true, ..everybody() }
+}
+
+/// Rivals that never give up by themselves, and have little time to find whoever leads.
+fn clinging() -> Cast {
+    Cast { clings: true, ttl: Duration::from_millis(400), ..rivals() }
 }
 
 fn alone() -> Cast {
@@ -334,6 +349,64 @@ fn stale_reads(stage: &mut Stage) {
         stage.run_for(5 * SECOND);
         stage.end_faults();
         stage.run_for(SECOND);
+    }
+}
+
+/// Retries: answers are lost with the leader, and the next one's wall clock is hours ahead, or behind.
+fn wall_clocks(stage: &mut Stage) {
+    for _ in 0..4 {
+        let led = leader(stage);
+        for voter in stage.voters() {
+            let by = (stage.world.draw(3_600, 3 * 3_600) * SECOND) as i64;
+            let ahead = stage.world.draw(0, 2) > 0;
+            let host = &stage.world.machines[voter].host;
+            host.change_clocks(|clocks, now| clocks.step_wall(now, if ahead { by } else { -by }));
+        }
+        let pairs: Vec<_> =
+            stage.voters().flat_map(|voter| stage.clients().map(move |client| (voter, client))).collect();
+        for (voter, client) in &pairs {
+            stage.cut(*voter, *client, true);
+        }
+        // What is asked counts, and nobody is told.
+        let time = stage.world.draw(100, 400) * MS;
+        stage.run_for(time);
+        stage.crash(led, true);
+        stage.boot_after(led, 3 * SECOND);
+        // Until whoever waits for an answer asks elsewhere.
+        stage.run_for(1_300 * MS);
+        for (voter, client) in &pairs {
+            stage.cut(*voter, *client, false);
+        }
+        stage.run_for(4 * SECOND);
+    }
+}
+
+/// Writes: the leader's disk stands still, and another one leads. Whoever asked the old one is not left waiting.
+fn stalled_leader(stage: &mut Stage) {
+    // Not in the middle of the last change of members.
+    stage.run_for(SECOND);
+    for alone in [false, true, false] {
+        let led = leader(stage);
+        let voters: Vec<usize> = stage.voters().collect();
+        if alone {
+            stage.isolate(led, voters, true);
+        }
+        let until = stage.world.now + 30 * SECOND;
+        stage.world.machines[led].host.stall_disk(until);
+        let answers = stage.judge.counted("answers of one voter");
+        let writes = stage.judge.counted("writes through one voter");
+        let command = Command::OpenSession { name: "ops".into(), ttl_ms: 60_000 };
+        stage.errand(Errand::WriteAt(led, command));
+        stage.until("another one leads", 10 * SECOND, |stage| stage.leader().is_some_and(|leader| leader != led));
+        stage.until("whoever asked the old leader is answered", SECOND, |stage| {
+            stage.judge.counted("answers of one voter") > answers
+        });
+        // It knows of the new leader if it hears anybody, and asks it.
+        if !alone && stage.judge.counted("writes through one voter") == writes {
+            stage.judge.violated(stage.world.now, "the old leader knows who leads, and did not ask");
+        }
+        stage.end_faults();
+        stage.run_for(2 * SECOND);
     }
 }
 
