@@ -150,7 +150,8 @@ fn sled_splits_large_records() {
 
 /// So many events, from this revision on.
 fn events(from: u64, count: usize) -> Vec<Change> {
-    let record = Record::Answer(Arc::new(Answer { reply: Reply::Done, revision: Revision(1), until: UnixMillis(1) }));
+    let record =
+        Record::Answer(Arc::new(Answer { reply: Reply::Done, revision: Revision(1), until: ClusterMillis(1) }));
     (from..).take(count).map(|n| (RecordKey::Ledger(Revision(n), 0), Some(record.clone()))).collect()
 }
 
