@@ -142,7 +142,7 @@ fn the_head_is_stored_as_it_was() {
              05000000000000000000000000000000\
              0000010000000000000000000000\
              0100000000000000\
-             4c51000100000026"
+             4c5100010000002e"
         ),
         "envelope; program's version; cluster; generation, revision and feature level; time; the next envelope"
     );
