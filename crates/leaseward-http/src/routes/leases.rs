@@ -1,7 +1,7 @@
 //! Leases: list, get, acquire, release, revoke.
 //!
 //! Must stay true: whoever gives up waiting does not stay in the queue; a session that was opened for a grant ends if
-//! there is no grant.
+//! there is no grant, or nobody to whom it can be told: who has a key may ask again, of any node.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -164,7 +164,8 @@ fn unexpected(reply: &Reply) -> Fault {
     problem::with_code("LW0607", format!("an answer that does not fit: {reply:?}")).into()
 }
 
-/// Somebody's wish for a lease while its request lives. A caller that hangs up withdraws it.
+/// Somebody's wish for a lease while its request lives. A caller that hangs up withdraws it, unless it was granted under a
+/// key.
 struct Claim {
     api: Api,
     lease: LeaseName,
@@ -173,6 +174,8 @@ struct Claim {
     /// The session was opened for this request.
     is_ours: bool,
     queued: bool,
+    /// The caller has a key under which to ask for the answer again, of any node.
+    is_named: bool,
     /// The entry that granted it, or put it into the queue.
     committed: Revision,
     /// Nobody has been told yet how it ended.
@@ -215,8 +218,8 @@ impl Claim {
             Reply::Queued { .. } => true,
             other => return Err(unexpected(&other)),
         };
-        let is_ours = named.is_none();
-        Ok(Self { api, lease, session, holder: body.holder, is_ours, queued, committed, open: true })
+        let (is_ours, is_named) = (named.is_none(), write.is_named());
+        Ok(Self { api, lease, session, holder: body.holder, is_ours, queued, is_named, committed, open: true })
     }
 
     /// Waits for the grant. Renews a session of its own meanwhile, as its owner does not know it yet.
@@ -312,7 +315,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.open {
+        // Whoever has a key may have asked another node as well, and been told there; if not, nobody renews the session.
+        if !self.open || self.is_named && !self.queued {
             return;
         }
         let claim = Self {

@@ -191,6 +191,29 @@ async fn who_stops_waiting_leaves_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_granted_under_a_key_stays_though_somebody_hung_up_for_it_can_be_asked_again() {
+    let cluster = Cluster::of(1).await;
+    let body = json!({ "holder": "person", "ttl": "1m" });
+    let put = |i: u64| {
+        let request = cluster.request("PUT", &format!("/v1/leases/a{i}")).json(&body);
+        request.header("idempotency-key", format!("key-{i}"))
+    };
+    for i in 0..40 {
+        // At some moment while it is under way.
+        let hung_up = tokio::spawn(ask(put(i)));
+        tokio::time::sleep(Duration::from_micros(i * 100)).await;
+        hung_up.abort();
+        ask(put(i)).await.ok(200);
+    }
+    // Whatever the ones who hung up left behind is done by now.
+    cluster.session("last").await;
+    for i in 0..40 {
+        let lease = cluster.get(&format!("/v1/leases/a{i}")).await.ok(200);
+        assert_eq!((&lease["state"], &lease["holder"]), (&"held".into(), &"person".into()), "a{i}: {lease}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_lease_waits_until_its_holder_cannot_believe_in_it() {
     let cluster = Cluster::of(1).await;
     let session = cluster.session("job").await;
