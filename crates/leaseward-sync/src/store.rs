@@ -236,8 +236,10 @@ impl BlobStore {
             // It may have been removed meanwhile, or have come again under another name.
             let mut still = self.loose();
             if still.get(digest) == Some(temporary) {
-                // Not affirmed before its name is durable, too.
-                self.unsynced().insert(*digest);
+                // Not affirmed before its name is durable, too; unless it is already, and this is another copy.
+                if !self.contains(*digest)? {
+                    self.unsynced().insert(*digest);
+                }
                 self.name(*digest, temporary)?;
                 named.insert(*digest);
                 still.remove(digest);

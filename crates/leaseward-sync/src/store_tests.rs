@@ -230,3 +230,26 @@ fn a_loose_copy_does_not_hide_a_damaged_one() {
     drop(store);
     assert_eq!(BlobStore::open(temp.path()).unwrap().get(digest).unwrap(), bytes);
 }
+
+#[test]
+fn whoever_brought_and_settled_finds_it_durable_though_others_bring_it_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    let start = std::sync::Barrier::new(3);
+    for round in 0..50 {
+        let blobs: Vec<_> = (round * 10..round * 10 + 10).map(blob).collect();
+        let digests: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    start.wait();
+                    store.put_plain(blobs.iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
+                    store.settle().unwrap();
+                    assert_eq!(store.missing(&digests).unwrap(), [], "round {round}");
+                });
+            }
+        });
+    }
+    store.settle().unwrap();
+    assert_eq!(store.temporary.names().unwrap().len(), 0, "twins are removed");
+}
