@@ -456,9 +456,20 @@ async fn layers_templates_and_secrets_are_made_for_this_member_alone() {
     world.applied("keys", 2).await;
     assert_eq!(world.read("keys/p"), "secret");
     assert_eq!(fs::metadata(world.path("keys/p")).unwrap().permissions().mode() & 0o777, 0o600);
-    // Nothing that Leaseward keeps besides holds it.
+    // Nothing that Leaseward keeps besides holds it, nor what waits for its turn.
+    fs::write(temp.path().join("p"), key.seal("p", b"next secret").unwrap()).unwrap();
+    let next = world.voter.publish_dir(9, temp.path());
+    world.order("keys", |wanted| wanted.staged = Some(next));
+    world.until(|report| report.state == SyncState::OnDisk { version: 9 }).await;
+    world.stop().await;
     let state = leaseward_sync::BlobStore::open_cache(&world.temp.path().join("state/sets/keys/blobs")).unwrap();
-    assert!(state.get(digest_of(b"secret")).is_err(), "the plain text is in the cache");
+    assert!(state.get(next.manifest).is_ok(), "what came is put down");
+    for secret in ["secret", "next secret"] {
+        assert!(state.get(digest_of(secret.as_bytes())).is_err(), "the plain text is in the cache");
+    }
+    drop(state);
+    let config = MemberConfig { keys: Keys::new([key.clone()]), ..world.config() };
+    world.start_with(config);
     world.want("keys", world.voter.publish(3, &[("p", "plain")]));
     assert!(world.rejected(3).await.contains("not encrypted"));
     assert_eq!(world.read("keys/p"), "secret");

@@ -247,6 +247,41 @@ fn a_plan_may_be_old_when_it_is_carried_out() {
 }
 
 #[test]
+fn a_plan_from_before_the_next_tree_was_begun_is_not_trusted_either() {
+    for by_hand in [hidden as ByHand, opened_to_all] {
+        let machine = Machine::new();
+        let mut applier = machine.open();
+        put(&mut applier, 1, &numbered(10, 1)).unwrap();
+        stage(&mut applier, 2, &numbered(10, 2));
+        applier.switch().unwrap();
+        let three = numbered(10, 3);
+        let name = digest_of(&crate::manifest::encode(&three.manifest));
+        applier.plan_for(name, &three.manifest, &|_| false).unwrap();
+        // At the end of what the switch left to be done: the tree that is begun has the file already.
+        let (stays, mut once) = (machine.path("d0/f5"), true);
+        applier.steps.hook = Some(Box::new(move |step| {
+            if step == Step::SaveRecord && std::mem::take(&mut once) {
+                by_hand(&stays);
+            }
+            true
+        }));
+        put(&mut applier, 3, &three).unwrap();
+        assert_eq!(machine.tree(), three.manifest);
+    }
+}
+
+#[test]
+fn another_tree_of_the_same_number_is_staged_anew() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let (one, two) = (numbered(10, 1), numbered(10, 2));
+    stage(&mut applier, 1, &one);
+    stage(&mut applier, 1, &two);
+    applier.switch().unwrap();
+    assert_eq!(machine.tree(), two.manifest, "as when a member's own words changed");
+}
+
+#[test]
 fn what_is_staged_for_another_owner_is_forgotten() {
     let machine = Machine::new();
     let mut applier = machine.open();
