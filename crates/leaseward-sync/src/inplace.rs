@@ -3,8 +3,9 @@
 //!
 //! Must stay true: whole new files are staged and a journal of what will be done is durable before the first file is
 //! replaced; after a death the journal is played to its end, so the set is the old or the new version once it is opened
-//! again. Nothing is replaced or removed that was not proven to be ours. Readers may see old and new files side by side
-//! for the moment that the renames take: that is what [`crate::Applier`] is better at.
+//! again. Nothing is replaced or removed that was not proven to be ours. What only its owner may read, as secrets are, is
+//! copied into no other file. Readers may see old and new files side by side for the moment that the renames take: that is
+//! what [`crate::Applier`] is better at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -16,10 +17,11 @@ use rustix::fs::Mode;
 use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
 use crate::dir::{Dir, Kind, Parents, give, kind};
 use crate::error::{Error, Result, at};
-use crate::limits::{DRIFTS_MAX, RESERVE_BYTES, SYNC_EACH_MAX};
+use crate::limits::{DRIFTS_MAX, RENDERED_BYTES_MAX, RESERVE_BYTES, SYNC_EACH_MAX};
 use crate::manifest::{check, decode, encode};
 use crate::patterns::Patterns;
 use crate::space;
+use crate::tables::DigestMap;
 use crate::xattr;
 use crate::{Applied, BlobStore, SetDirs, digest_of};
 
@@ -39,7 +41,16 @@ pub struct InPlace {
     ignore: Patterns,
     owner: Option<Owner>,
     reserve: u64,
+    /// What was replaced and only its owner may read, by chunks: secrets are in no other file than their own.
+    back: Back,
     _lock: Lock,
+}
+
+/// Chunks that are held in memory for the way back, and their bytes together.
+#[derive(Debug, Default)]
+struct Back {
+    chunks: DigestMap<Vec<u8>>,
+    bytes: u64,
 }
 
 /// One step of a switch. Each may be taken twice.
@@ -74,6 +85,7 @@ impl InPlace {
             ignore: Patterns::default(),
             owner: None,
             reserve: RESERVE_BYTES,
+            back: Back::default(),
             _lock: lock,
         };
         if let Some((version, manifest, ops)) = this.read_journal() {
@@ -92,10 +104,16 @@ impl InPlace {
         Self { reserve: bytes, ..self }
     }
 
-    /// Says which paths programs write themselves, and whom everything belongs to. Holds from the next apply on.
+    /// Says which paths programs write themselves, and whom everything belongs to. Holds from the next apply on; what
+    /// is staged for another owner is forgotten.
     pub fn keep(&mut self, ignore: Patterns, owner: Option<Owner>) {
         self.ignore = ignore;
-        self.owner = owner;
+        if self.owner != owner {
+            self.owner = owner;
+            if let Err(error) = self.unstage() {
+                tracing::warn!(target = %self.target.display(), %error, "what was staged for another owner is not removed");
+            }
+        }
     }
 
     /// Returns the version that is live.
@@ -217,11 +235,14 @@ impl InPlace {
             return Ok(());
         }
         self.ready = None;
+        // Of the version before: if that is what is staged now, it is the way back.
+        let held = std::mem::take(&mut self.back);
         self.needs(manifest)?;
         let root = self.root()?;
         root.remove_tree(STAGE)?;
         let stage = root.mkdir(STAGE)?;
-        let staged = self.stage_into(&root, &stage, manifest, source, cache);
+        let mut source = |digest| held.chunks.get(&digest).cloned().map_or_else(|| source(digest), Ok);
+        let staged = self.stage_into(&root, &stage, manifest, &mut source, cache);
         match staged {
             Ok((ops, done)) => self.ready = Some((version, manifest.clone(), ops, done)),
             Err(error) => {
@@ -254,6 +275,11 @@ impl InPlace {
         Ok(done)
     }
 
+    /// Forgets what is in memory for the way back: the version that is live stays.
+    pub fn finish(&mut self) {
+        self.back = Back::default();
+    }
+
     fn root(&self) -> Result<Dir> {
         Dir::open(&self.target)
     }
@@ -282,7 +308,7 @@ impl InPlace {
     }
 
     fn stage_into(
-        &self,
+        &mut self,
         root: &Dir,
         stage: &Dir,
         manifest: &Manifest,
@@ -291,6 +317,7 @@ impl InPlace {
     ) -> Result<(Vec<Op>, Applied)> {
         let mut ops = Vec::new();
         let mut done = Applied::default();
+        let mut back = Back::default();
         let changed = self.changed(root, manifest)?;
         let each = changed.len() <= SYNC_EACH_MAX;
         for entry in changed {
@@ -327,7 +354,7 @@ impl InPlace {
                         file.sync_all().map_err(at("sync", &path))?;
                     }
                     done.written += 1;
-                    self.remember(root, &entry.path, cache)?;
+                    self.remember(root, &entry.path, cache, &mut back)?;
                 }
             }
             ops.push(Op::Put(number, entry.path.clone()));
@@ -338,7 +365,7 @@ impl InPlace {
             match (&entry.node, difference(root, entry, live)?) {
                 (ManifestNode::Directory { .. }, _) => ops.push(Op::RemoveDirectory(entry.path.clone())),
                 (_, None | Some(DriftKind::Mode | DriftKind::Xattr)) => {
-                    self.remember(root, &entry.path, cache)?;
+                    self.remember(root, &entry.path, cache, &mut back)?;
                     ops.push(Op::Remove(entry.path.clone()));
                 }
                 // Somebody made it his own.
@@ -351,20 +378,28 @@ impl InPlace {
             stage.sync_file_system()?;
         }
         done.linked = manifest.totals().0.saturating_sub(done.written);
+        self.back = back;
         Ok((ops, done))
     }
 
-    /// Keeps the chunks of a file that will be replaced.
-    fn remember(&self, root: &Dir, path: &str, cache: &BlobStore) -> Result<()> {
+    /// Keeps the chunks of a file that will be replaced: in the cache, or in memory if it may be a secret, as those are for
+    /// their owner alone. Those of one version fit there.
+    fn remember(&self, root: &Dir, path: &str, cache: &BlobStore, back: &mut Back) -> Result<()> {
         let old = self.live.iter().flat_map(|(_, manifest)| &manifest.entries).find(|entry| entry.path == path);
-        let Some(ManifestNode::File { chunks, .. }) = old.map(|entry| &entry.node) else { return Ok(()) };
+        let Some(ManifestNode::File { mode, chunks, .. }) = old.map(|entry| &entry.node) else { return Ok(()) };
         let Ok(mut file) = root.file(path) else { return Ok(()) };
         let mut offset = 0;
         for chunk in chunks {
             let bytes = crate::dir::read_piece(&mut file, offset, chunk.size, Path::new(path))?;
             offset += u64::from(chunk.size);
-            if digest_of(&bytes) == chunk.digest {
+            if digest_of(&bytes) != chunk.digest {
+                continue;
+            }
+            if mode & 0o077 != 0 {
                 cache.put(chunk.digest, &bytes)?;
+            } else if back.bytes + u64::from(chunk.size) <= RENDERED_BYTES_MAX {
+                back.bytes += u64::from(chunk.size);
+                back.chunks.insert(chunk.digest, bytes);
             }
         }
         Ok(())

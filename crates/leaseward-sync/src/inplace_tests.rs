@@ -168,3 +168,42 @@ fn a_torn_journal_counts_as_none() {
     assert_eq!(place.open().live().unwrap().version, 1);
     place.has(&[("a", "1")]);
 }
+
+#[test]
+fn what_is_staged_for_another_owner_is_forgotten() {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = Place::new();
+    let mut set = place.open();
+    let (tree, chunks) = published(&[("a", "1")]);
+    let mut give = |digest| chunks.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+    set.stage(1, &tree, &mut give, &place.cache()).unwrap();
+    set.keep(Patterns::default(), None);
+    assert!(set.staged().is_some(), "nothing changed");
+    let me = fs::metadata(place.temp.path()).unwrap();
+    set.keep(Patterns::default(), Some(Owner { user: me.uid(), group: me.gid() }));
+    assert_eq!(set.staged(), None);
+    assert!(!place.dirs.target.join(STAGE).exists());
+}
+
+#[test]
+fn what_only_its_owner_may_read_goes_back_and_is_copied_nowhere() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let private = |text: &str| {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("p"), text).unwrap();
+        fs::set_permissions(temp.path().join("p"), fs::Permissions::from_mode(0o600)).unwrap();
+        let scanned = scan(temp.path()).unwrap();
+        let chunks: Chunks = scanned.digests().map(|digest| (digest, scanned.read(digest).unwrap())).collect();
+        (scanned.manifest().clone(), chunks)
+    };
+    let place = Place::new();
+    let mut set = place.open();
+    let one = private("one");
+    place.apply(&mut set, 1, &one).unwrap();
+    place.apply(&mut set, 2, &private("two")).unwrap();
+    place.apply(&mut set, 3, &(one.0.clone(), Chunks::new())).unwrap();
+    assert_eq!(fs::read_to_string(place.dirs.target.join("p")).unwrap(), "one", "from this machine alone");
+    assert_eq!(place.cache().digests().unwrap().count(), 0);
+    set.finish();
+    assert!(set.back.chunks.is_empty());
+}

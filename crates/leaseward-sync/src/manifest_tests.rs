@@ -3,7 +3,7 @@
 use expect_test::expect;
 use leaseward_state::config::{Chunk, Manifest, ManifestEntry, ManifestNode};
 
-use super::{check, decode, encode};
+use super::{check, decode, encode, encode_entry, octal};
 use crate::{Error, digest_of};
 
 fn entry(path: &str, node: ManifestNode) -> ManifestEntry {
@@ -131,4 +131,22 @@ fn deep_trees_are_refused() {
     assert!(matches!(check(&manifest), Err(Error::IllegalTree { .. })));
     manifest.entries.pop();
     assert!(check(&manifest).is_ok());
+}
+
+#[test]
+fn modes_and_sizes_are_spelled_as_formatting_spells_them() {
+    let around = |bit: u32| [1u32 << bit, (1 << bit) - 1, (1 << bit) | 1];
+    for mode in (0..=0o7777).chain((0..32).flat_map(around)).chain([u32::MAX]) {
+        let mut text = String::new();
+        octal(&mut text, mode);
+        assert_eq!(text, format!("{mode:o}"));
+    }
+    let digest = crate::digest_of(b"x");
+    for (size, piece) in [(0, 0), (1, 9), (10, 10), (u64::from(u32::MAX), u32::MAX), (u64::MAX, 1_000_000)] {
+        let node = |chunks| ManifestNode::File { mode: 0o644, size, digest, chunks };
+        let mut text = String::new();
+        let chunk = Chunk { digest, size: piece };
+        encode_entry(&mut text, &entry("a", node(vec![chunk, chunk])));
+        assert_eq!(text, format!("f 644 {size} {digest} {digest}:{piece},{digest}:{piece} a\n"));
+    }
 }

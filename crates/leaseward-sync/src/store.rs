@@ -36,8 +36,9 @@ pub struct BlobStore {
     unsynced: Mutex<BTreeSet<Digest>>,
     /// Blobs that stand whole among the temporary files, by their names there: each gets its own name when it settles.
     loose: Mutex<BTreeMap<Digest, String>>,
-    /// Held while loose blobs settle: whoever asks for it meanwhile must find them durable afterwards.
-    settling: Mutex<()>,
+    /// Held while loose blobs settle: whoever asks for it meanwhile must find them durable afterwards. Blobs that were named
+    /// then, and whose names could not be synced yet.
+    settling: Mutex<BTreeSet<Digest>>,
     next: AtomicU64,
 }
 
@@ -87,7 +88,8 @@ impl BlobStore {
     /// # Errors
     /// [`Error::Io`].
     pub fn contains(&self, digest: Digest) -> Result<bool> {
-        Ok(!self.unsynced().contains(&digest) && self.stands(digest)?)
+        // In this order: it may get its name meanwhile, and is among the unsynced before that.
+        Ok(self.stands(digest)? && !self.unsynced().contains(&digest))
     }
 
     fn stands(&self, digest: Digest) -> Result<bool> {
@@ -222,30 +224,33 @@ impl BlobStore {
     /// Makes every loose blob durable, also those that another thread has begun with.
     ///
     /// # Errors
-    /// [`Error::Io`]; what is not durable then stays loose.
+    /// [`Error::Io`]; what is not durable then is done by the next one.
     pub fn settle(&self) -> Result<()> {
-        let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         let loose = self.loose().clone();
-        if loose.is_empty() {
+        if loose.is_empty() && named.is_empty() {
             return Ok(());
         }
         self.root.sync_file_system()?;
-        // Not affirmed before its name is durable, too.
-        self.unsynced().extend(loose.keys());
-        let mut shards = BTreeSet::new();
         for (digest, temporary) in &loose {
             // It may have been removed meanwhile, or have come again under another name.
             let mut still = self.loose();
             if still.get(digest) == Some(temporary) {
-                shards.insert(self.name(*digest, temporary)?);
+                // Not affirmed before its name is durable, too; unless it is already, and this is another copy.
+                if !self.contains(*digest)? {
+                    self.unsynced().insert(*digest);
+                }
+                self.name(*digest, temporary)?;
+                named.insert(*digest);
                 still.remove(digest);
             }
         }
+        let shards: BTreeSet<String> = named.iter().map(|digest| names(*digest).0).collect();
         self.sync_names(&shards, shards.len() <= STORE_SYNC_EACH_MAX)?;
         let mut unsynced = self.unsynced();
-        loose.keys().for_each(|digest| {
-            unsynced.remove(digest);
-        });
+        for digest in std::mem::take(&mut *named) {
+            unsynced.remove(&digest);
+        }
         Ok(())
     }
 
@@ -337,7 +342,9 @@ impl BlobStore {
         let mut here = BTreeSet::new();
         for item in frames {
             let (digest, bytes) = item?;
-            if self.stands(digest)? && self.get(digest).is_ok() {
+            // A loose copy is read first, and would hide that the other one is damaged.
+            let is_loose = self.loose().contains_key(&digest);
+            if !is_loose && self.stands(digest)? && self.get(digest).is_ok() {
                 here.insert(digest);
             } else {
                 staged.write(digest, &bytes, each && self.durable)?;

@@ -185,3 +185,71 @@ fn whoever_settles_finds_everything_durable_though_another_one_began_with_it() {
         });
     }
 }
+
+#[test]
+fn what_could_not_be_settled_is_settled_by_the_next_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    let mut blobs: Vec<_> = (0..5).map(blob).collect();
+    blobs.sort_unstable();
+    blobs.dedup_by_key(|(digest, _)| digest.0[0]);
+    let digests: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
+    let put = || store.put_plain(blobs.iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
+    put();
+    // The last of them cannot get its name.
+    let in_the_way = temp.path().join(names(*digests.last().unwrap()).0);
+    fs::write(&in_the_way, "").unwrap();
+    assert!(store.settle().is_err());
+    assert_eq!(store.missing(&digests[..1]).unwrap(), digests[..1], "its name is not durable");
+    fs::remove_file(&in_the_way).unwrap();
+    put();
+    store.settle().unwrap();
+    assert_eq!(store.missing(&digests).unwrap(), [], "all are here, and nobody may count on some of them");
+    // One that went away meanwhile is in nobody's way.
+    let (digest, bytes) = blob(9);
+    store.put_plain(std::iter::once((digest, bytes.as_slice()))).unwrap();
+    let in_the_way = temp.path().join(names(digest).0);
+    fs::write(&in_the_way, "").unwrap();
+    assert!(store.settle().is_err());
+    fs::remove_file(&in_the_way).unwrap();
+    store.remove(digest).unwrap();
+    store.settle().unwrap();
+}
+
+#[test]
+fn a_loose_copy_does_not_hide_a_damaged_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    let (digest, bytes) = blob(1);
+    store.put(digest, &bytes).unwrap();
+    fs::write(file_of(&temp, digest), "damaged").unwrap();
+    store.put_loose(&[(digest, frame::pack(&bytes).unwrap())]).unwrap();
+    assert_eq!(store.get(digest).unwrap(), bytes);
+    store.put(digest, &bytes).unwrap();
+    // A crash forgets the loose one.
+    drop(store);
+    assert_eq!(BlobStore::open(temp.path()).unwrap().get(digest).unwrap(), bytes);
+}
+
+#[test]
+fn whoever_brought_and_settled_finds_it_durable_though_others_bring_it_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(0);
+    let start = std::sync::Barrier::new(3);
+    for round in 0..50 {
+        let blobs: Vec<_> = (round * 10..round * 10 + 10).map(blob).collect();
+        let digests: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    start.wait();
+                    store.put_plain(blobs.iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
+                    store.settle().unwrap();
+                    assert_eq!(store.missing(&digests).unwrap(), [], "round {round}");
+                });
+            }
+        });
+    }
+    store.settle().unwrap();
+    assert_eq!(store.temporary.names().unwrap().len(), 0, "twins are removed");
+}

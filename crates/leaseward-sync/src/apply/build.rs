@@ -86,15 +86,21 @@ impl Build<'_> {
         };
         self.unsynced = (kept.fresh(&self.plan.actions) < SYNC_EACH_MAX).then(Vec::new);
         let mut expected = vec![Stamp::default(); manifest.entries.len()];
-        let mut untouched = vec![false; manifest.entries.len()];
+        let mut stood = vec![false; manifest.entries.len()];
         let mut parents = Parents::new(self.root);
         let lenders = self.lenders;
         let mut from: Vec<Parents<'_>> = lenders.iter().map(|lender| Parents::new(&lender.root)).collect();
         for (i, entry) in manifest.entries.iter().enumerate() {
             if kept.stands(i) {
+                stood[i] = true;
                 if let Action::Link(origin) = self.plan.actions[i] {
-                    expected[i] = lenders[origin.tree].proven[origin.entry].unwrap_or_default();
-                    untouched[i] = lenders[origin.tree].assumed[origin.entry];
+                    let lender = &lenders[origin.tree];
+                    // What is not as it was any more is found by the look before the switch.
+                    let proven = match lender.assumed[origin.entry] {
+                        true => lender.proven[origin.entry],
+                        false => lender.prove_again(origin.entry, &mut parents, &entry.path, self.owner),
+                    };
+                    expected[i] = proven.unwrap_or_default();
                     self.done.linked += 1;
                 }
                 continue;
@@ -119,6 +125,7 @@ impl Build<'_> {
                         _ => (None, None),
                     };
                     let xattrs = manifest.xattrs_of(&entry.path);
+                    stood[i] = linked.is_some();
                     expected[i] = linked.map_or_else(|| self.write(dir, name, (&entry.node, xattrs), twin), Ok)?;
                 }
             }
@@ -137,7 +144,7 @@ impl Build<'_> {
         } else {
             self.root.sync_file_system()?;
         }
-        Ok(Expected { stamps: expected, untouched })
+        Ok(Expected { stamps: expected, stood })
     }
 
     /// Writes the record of the tree; durable when the tree is.
@@ -168,21 +175,20 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Links the proven file at `origin`. `None` if it cannot be linked or is no longer what was proven.
+    /// Links the proven file at `origin` and returns how it looks then. `None` if it cannot be linked or is no longer what was
+    /// proven: the plan may be old, and to link moves what would tell it.
     fn link(&mut self, dir: &Dir, name: &str, origin: Origin, from: &mut Parents<'_>) -> Result<Option<Stamp>> {
         let lender = &self.lenders[origin.tree];
-        let Some(proven) = lender.proven[origin.entry] else { return Ok(None) };
-        let Ok((from, from_name)) = from.of(&lender.record.manifest.entries[origin.entry].path) else {
-            return Ok(None);
-        };
+        let path = &lender.record.manifest.entries[origin.entry].path;
+        let Some(proven) = lender.prove_again(origin.entry, from, path, self.owner) else { return Ok(None) };
+        let Ok((from, from_name)) = from.of(path) else { return Ok(None) };
         self.steps.before(Step::LinkFile)?;
         if !self.steps.can_link() || !dir.hard_link(name, from, from_name)? {
             return Ok(None);
         }
-        let stat = dir.stat(name)?;
-        if stat.is_some_and(|stat| Stamp::of(&stat).same_data(&proven)) {
+        if let Some(linked) = dir.stat(name)?.as_ref().map(Stamp::of).filter(|linked| linked.same_data(&proven)) {
             self.done.linked += 1;
-            return Ok(Some(proven));
+            return Ok(Some(linked));
         }
         dir.unlink(name)?;
         Ok(None)

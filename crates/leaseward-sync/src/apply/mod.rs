@@ -194,13 +194,17 @@ impl Applier {
     }
 
     /// Says which paths programs write themselves, and whom everything belongs to (`None`: whoever this is). Holds from
-    /// the next apply on.
+    /// the next apply on; what is staged for another owner is forgotten.
     pub fn keep(&mut self, ignore: Patterns, owner: Option<Owner>) {
         self.ignore = ignore;
         if self.owner != owner {
             (self.planned, self.ahead) = (None, None);
+            self.owner = owner;
+            // It belongs to whom it should have belonged before.
+            if let Err(error) = self.unstage() {
+                tracing::warn!(target = %self.names.live, %error, "what was staged for another owner is not removed");
+            }
         }
-        self.owner = owner;
     }
 
     /// Returns the version that is live, as verified when the set was opened or last applied.

@@ -104,12 +104,28 @@ impl Lender {
             let ManifestNode::File { digest, mode, chunks, .. } = &entry.node else { continue };
             let lends = || wanted.contains(digest) || chunks.iter().any(|chunk| wanted.contains(&chunk.digest));
             if stays[i] || lends() {
+                let looks = (*mode, owner, self.record.manifest.xattrs_of(&entry.path));
                 let stamp = &self.record.stamps[i];
-                let xattrs = self.record.manifest.xattrs_of(&entry.path);
-                let looks = (*mode, owner, xattrs);
                 self.proven[i] = prove_file(&mut parents, &entry.path, looks, *digest, stamp).ok().flatten();
             }
         }
+    }
+
+    /// Returns how a file that was proven looks now, at `path` of a tree that has the same inode there, if it still is what it
+    /// was. Reads it only if it looks otherwise. Errors mean "not proven".
+    pub(crate) fn prove_again(
+        &self,
+        entry: usize,
+        parents: &mut Parents<'_>,
+        path: &str,
+        owner: Option<Owner>,
+    ) -> Option<Stamp> {
+        let proven = self.proven[entry]?;
+        let found = &self.record.manifest.entries[entry];
+        let ManifestNode::File { digest, mode, .. } = &found.node else { return None };
+        let looks = (*mode, owner, self.record.manifest.xattrs_of(&found.path));
+        let now = prove_file(parents, path, looks, *digest, &proven).ok().flatten()?;
+        (now.inode == proven.inode).then_some(now)
     }
 }
 

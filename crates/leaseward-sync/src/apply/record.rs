@@ -15,7 +15,7 @@ use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Owner;
 use super::slot::Standing;
-use crate::dir::{Dir, Parents};
+use crate::dir::{Dir, Kind, Parents, kind, link_target};
 use crate::error::{Error, Result, at};
 use crate::limits::{SETTLE_TRIES, STAMP_OLD_ENOUGH};
 use crate::manifest;
@@ -155,36 +155,45 @@ fn decode_stamp(bytes: &[u8]) -> Stamp {
     Stamp { inode: word(0), size: word(1), mtime: time(2), ctime: time(4) }
 }
 
-/// How the files of a tree should look.
+/// How a tree should look just before it becomes live, however long ago it was built.
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
-    /// How each looked when its content was known.
+    /// How each file looked when its content, mode and attributes were known. Nothing of ours moves it any more, so any other
+    /// look is somebody's doing.
     pub(crate) stamps: Vec<Stamp>,
-    /// Those that nobody looked at since, and that nothing of ours moved: then any difference is somebody's doing.
-    pub(crate) untouched: Vec<bool>,
+    /// What was not made for this tree, but stood there or was linked: it must still bear the mode and the owner.
+    pub(crate) stood: Vec<bool>,
 }
 
-/// Returns the stamps of the tree at `root`, or an error unless every file is the one that was put there, with its data, and
-/// with its mode and owner where nobody looked at these since.
+/// Returns the stamps of the tree at `root`, or an error unless everything in it is what was put there: every file the same
+/// inode and touched by nobody, every link with its target, and what stood before with its mode and owner.
 pub(crate) fn check_tree(root: &Dir, tree: &Manifest, expected: &Expected, owner: Option<Owner>) -> Result<Vec<Stamp>> {
     let mut parents = Parents::new(root);
     let mut stamps = Vec::with_capacity(tree.entries.len());
     for (i, entry) in tree.entries.iter().enumerate() {
-        let ManifestNode::File { mode, .. } = entry.node else {
-            stamps.push(Stamp::default());
-            continue;
+        let mut stamp = Stamp::default();
+        let mut look = || -> Result<bool> {
+            let (dir, name) = parents.of(&entry.path)?;
+            if let ManifestNode::Symlink { target } = &entry.node {
+                return Ok(link_target(dir, name.as_ref())? == *target);
+            }
+            let Some(stat) = dir.stat(name)? else { return Ok(false) };
+            let is_ours = |mode| {
+                stat.st_mode & 0o7777 == mode
+                    && owner.is_none_or(|owner| (stat.st_uid, stat.st_gid) == (owner.user, owner.group))
+            };
+            let (mode, same) = match entry.node {
+                ManifestNode::Directory { mode } => (mode, kind(&stat) == Kind::Directory),
+                ManifestNode::File { mode, .. } => {
+                    stamp = Stamp::of(&stat);
+                    (mode, kind(&stat) == Kind::File && stamp == expected.stamps[i])
+                }
+                ManifestNode::Symlink { .. } => unreachable!("it was looked at above"),
+            };
+            Ok(same && (!expected.stood[i] || is_ours(mode)))
         };
-        let stat = parents.of(&entry.path).and_then(|(dir, name)| dir.stat(name)).ok().flatten();
-        let stamp = stat.as_ref().map_or_else(Stamp::default, Stamp::of);
-        let is_ours = |stat: &Stat| {
-            stat.st_mode & 0o7777 == mode
-                && owner.is_none_or(|owner| (stat.st_uid, stat.st_gid) == (owner.user, owner.group))
-        };
-        let same = match expected.untouched[i] {
-            true => stamp == expected.stamps[i] && stat.as_ref().is_some_and(is_ours),
-            false => stamp.same_data(&expected.stamps[i]),
-        };
-        if !same {
+        // What cannot be looked at is not as it was, either.
+        if !look().unwrap_or(false) {
             return Err(Error::Changed { path: root.path().join(&entry.path) });
         }
         stamps.push(stamp);

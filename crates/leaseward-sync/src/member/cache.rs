@@ -104,6 +104,9 @@ impl Cache {
     pub(crate) fn put_down(&self) -> Result<()> {
         let held: Vec<(Digest, Arc<[u8]>)> =
             self.held().iter().map(|(digest, bytes)| (*digest, Arc::clone(bytes))).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
         let written = self.files.put_plain(held.iter().map(|(digest, bytes)| (*digest, &**bytes)));
         self.let_go();
         written

@@ -142,7 +142,10 @@ impl Disk {
     pub(crate) fn finish(&mut self) -> Result<()> {
         match self {
             Self::Tree(disk) => disk.finish(),
-            Self::Files(_) => Ok(()),
+            Self::Files(disk) => {
+                disk.finish();
+                Ok(())
+            }
         }
     }
 

@@ -121,7 +121,10 @@ impl SetTask {
                         }
                         continue;
                     }
-                    Ok(Outcome::Settled) => look = want.live.map(|_| Duration::from_millis(want.spec.scan_each_ms)),
+                    Ok(Outcome::Settled) => {
+                        look = want.live.map(|_| Duration::from_millis(want.spec.scan_each_ms));
+                        self.put_down().await;
+                    }
                     Ok(Outcome::Failed(failure)) | Err(failure) => {
                         self.failed(want, &failure).await;
                         let for_ever = matches!(&failure, Failure::Local(error) if !error.is_retryable());
@@ -264,11 +267,13 @@ impl SetTask {
             let within = if self.now.live.is_some() { want.spec.drain_ms } else { 0 };
             self.gate.leave(&self.set, Duration::from_millis(within)).await;
         }
-        let switched = self.switch_or_again(want, goal, &prepared, opened).await;
+        let switched = self.switch_or_again(want, goal, opened).await;
         if self.drains(want) || self.now.live.is_some() {
             self.gate.come_back(&self.set);
         }
-        switched?;
+        if let Outcome::Superseded = switched? {
+            return Ok(Outcome::Superseded);
+        }
         tracing::info!(set = %self.set, version = goal.number, "version applied");
         self.now.said = None;
         self.now.refused = None;
@@ -310,7 +315,6 @@ impl SetTask {
         }
         self.now.said = None;
         self.report(SyncState::OnDisk { version: staged.number }).await;
-        self.put_down().await;
         Ok(Outcome::Settled)
     }
 
@@ -368,21 +372,22 @@ impl SetTask {
     }
 
     /// As [`Self::switch`]. If somebody changed the live tree meanwhile, the version is made once more, from files that are
-    /// looked at anew.
+    /// looked at anew, and from what is fetched in place of those.
     async fn switch_or_again(
         &mut self,
         want: &WantedSet,
         goal: WantedVersion,
-        prepared: &Prepared,
         opened: &Opened,
-    ) -> Result<(), Failure> {
+    ) -> Result<Outcome, Failure> {
         match self.switch(want, goal, opened).await {
-            Err(Failure::Local(Error::Changed { .. })) => {
-                self.stage(want, prepared, opened).await?;
-                self.switch(want, goal, opened).await
-            }
-            done => done,
+            Err(Failure::Local(Error::Changed { .. })) => {}
+            done => return done.map(|()| Outcome::Settled),
         }
+        // What was changed may have been the only copy on this machine.
+        let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(Outcome::Superseded) };
+        self.stage(want, &prepared, opened).await?;
+        self.switch(want, goal, opened).await?;
+        Ok(Outcome::Settled)
     }
 
     /// Makes what is staged live and has it loaded; takes it back if that fails.

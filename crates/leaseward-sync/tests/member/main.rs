@@ -44,19 +44,58 @@ async fn a_file_that_was_changed_by_hand_right_before_a_version_is_put_right_and
     };
     world.want("app", world.voter.publish(1, &files("1")));
     world.applied("app", 1).await;
-    let begun = world.path(".app.leaseward-next/f69");
-    let is_begun = async {
-        while !begun.exists() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(BOUND, is_begun).await.expect("the next tree is begun");
+    world.at_rest("app").await;
     fs::remove_file(world.path("app/f50")).unwrap();
     fs::write(world.path("app/f50"), "by hand").unwrap();
     world.want("app", world.voter.publish(2, &files("2")));
     world.applied("app", 2).await;
     assert_eq!((world.read("app/f00"), world.read("app/f50")), ("2".into(), "stays".into()));
     assert!(!world.story().iter().any(|word| word.contains("rejected")), "{:?}", world.story());
+}
+
+#[tokio::test]
+async fn the_only_copy_of_a_file_that_was_edited_in_place_right_before_a_version_is_fetched_and_refuses_nothing() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..70).map(|i| format!("f{i:02}")).collect();
+    let files = |first| -> Vec<(&str, &str)> {
+        names.iter().map(|name| (name.as_str(), if name == "f00" { first } else { name.as_str() })).collect()
+    };
+    world.want("app", world.voter.publish(1, &files("1")));
+    world.applied("app", 1).await;
+    world.at_rest("app").await;
+    fs::write(world.path("app/f50"), "by hand").unwrap();
+    world.want("app", world.voter.publish(2, &files("2")));
+    world.applied("app", 2).await;
+    assert_eq!((world.read("app/f00"), world.read("app/f50")), ("2".into(), "f50".into()));
+    assert!(!world.story().iter().any(|word| word.contains("rejected")), "{:?}", world.story());
+}
+
+#[tokio::test]
+async fn what_came_for_a_version_that_nobody_wants_any_more_takes_no_memory() {
+    let mut world = World::new();
+    let one = world.voter.publish(1, &[("a", "1")]);
+    world.want("app", one);
+    world.applied("app", 1).await;
+    for given_up in ["back", "out"] {
+        let (came, stuck) = (format!("came, {given_up}"), format!("stuck, {given_up}"));
+        let two = world.voter.publish(2, &[("a", &came), ("b", &stuck)]);
+        world.voter.stuck.lock().unwrap().insert(digest_of(stuck.as_bytes()));
+        world.want("app", two);
+        tokio::time::timeout(BOUND, world.voter.asked_stuck.notified()).await.unwrap();
+        match given_up {
+            "back" => world.want("app", one),
+            _ => world.order("app", |wanted| wanted.live = None),
+        }
+        // The manifest came before anything that is stuck, and is in a file now.
+        let hex = two.manifest.to_string();
+        let file = world.temp.path().join("state/sets/app/blobs").join(&hex[..2]).join(&hex[2..]);
+        let is_put_down = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, is_put_down).await.expect(given_up);
+    }
 }
 
 #[tokio::test]
@@ -417,12 +456,53 @@ async fn layers_templates_and_secrets_are_made_for_this_member_alone() {
     world.applied("keys", 2).await;
     assert_eq!(world.read("keys/p"), "secret");
     assert_eq!(fs::metadata(world.path("keys/p")).unwrap().permissions().mode() & 0o777, 0o600);
-    // Nothing that Leaseward keeps besides holds it.
+    // Nothing that Leaseward keeps besides holds it, nor what waits for its turn.
+    fs::write(temp.path().join("p"), key.seal("p", b"next secret").unwrap()).unwrap();
+    let next = world.voter.publish_dir(9, temp.path());
+    world.order("keys", |wanted| wanted.staged = Some(next));
+    world.until(|report| report.state == SyncState::OnDisk { version: 9 }).await;
+    world.stop().await;
     let state = leaseward_sync::BlobStore::open_cache(&world.temp.path().join("state/sets/keys/blobs")).unwrap();
-    assert!(state.get(digest_of(b"secret")).is_err(), "the plain text is in the cache");
+    assert!(state.get(next.manifest).is_ok(), "what came is put down");
+    for secret in ["secret", "next secret"] {
+        assert!(state.get(digest_of(secret.as_bytes())).is_err(), "the plain text is in the cache");
+    }
+    drop(state);
+    let config = MemberConfig { keys: Keys::new([key.clone()]), ..world.config() };
+    world.start_with(config);
     world.want("keys", world.voter.publish(3, &[("p", "plain")]));
     assert!(world.rejected(3).await.contains("not encrypted"));
     assert_eq!(world.read("keys/p"), "secret");
+}
+
+#[tokio::test]
+async fn a_secret_among_files_of_others_goes_back_and_stands_nowhere_else() {
+    let mut world = World::new();
+    world.stop().await;
+    let key = Key::create(&world.temp.path().join("key")).unwrap();
+    let config = MemberConfig { keys: Keys::new([key.clone()]), ..world.config() };
+    world.start_with(config);
+    world.keep("keys", |spec| {
+        (spec.layout, spec.key) = (Layout::Files, Some(key.fingerprint()));
+        spec.reload = script("! grep -q bad $LEASEWARD_TARGET/p");
+    });
+    let publish = |world: &World, number, secret: &str| {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("p"), key.seal("p", secret.as_bytes()).unwrap()).unwrap();
+        world.voter.publish_dir(number, temp.path())
+    };
+    world.want("keys", publish(&world, 1, "first"));
+    world.applied("keys", 1).await;
+    world.want("keys", publish(&world, 2, "bad"));
+    world.rejected(2).await;
+    assert_eq!(world.read("keys/p"), "first", "taken back, from this machine alone");
+    world.want("keys", publish(&world, 3, "third"));
+    world.applied("keys", 3).await;
+    world.stop().await;
+    let cache = leaseward_sync::BlobStore::open_cache(&world.temp.path().join("state/sets/keys/blobs")).unwrap();
+    for secret in ["first", "bad", "third"] {
+        assert!(cache.get(digest_of(secret.as_bytes())).is_err(), "{secret} is in the cache");
+    }
 }
 
 #[tokio::test(start_paused = true)]

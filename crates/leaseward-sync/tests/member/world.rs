@@ -199,6 +199,23 @@ impl World {
         self.wanted.send_modify(|wanted| change(wanted.get_mut(&set(name)).unwrap()));
     }
 
+    /// Waits until a switch has left nothing to be done: the record of the live tree says how its last file looks.
+    pub(crate) async fn at_rest(&self, name: &str) {
+        let state = self.temp.path().join("state/sets").join(name);
+        let records = || fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+        let is_proven = |path: std::path::PathBuf| {
+            let is_record = path.extension().is_some_and(|ending| ending == "tree");
+            // Its last stamp stands before its checksum.
+            is_record && fs::read(path).is_ok_and(|bytes| bytes[bytes.len() - 52..bytes.len() - 4] != [0; 48])
+        };
+        let rest = async {
+            while !records().any(is_proven) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, rest).await.expect("what a switch left is done");
+    }
+
     pub(crate) async fn rejected(&mut self, number: u64) -> String {
         let is = |report: &Report| matches!(report.state, SyncState::Rejected { version, .. } if version == number);
         match self.until(is).await.state {

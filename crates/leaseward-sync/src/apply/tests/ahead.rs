@@ -176,6 +176,128 @@ fn what_somebody_did_to_a_file_that_stays_is_found_before_the_switch_and_put_rig
     }
 }
 
+/// Puts another content of the same length there, with the old mtime.
+fn hidden(path: &Path) {
+    let times = fs::metadata(path).unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    fs::write(path, text.replace(|c: char| c.is_ascii_alphanumeric(), "x")).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_modified(times.modified().unwrap()).unwrap();
+}
+
+fn opened_to_all(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+fn lead_elsewhere(path: &Path) {
+    fs::remove_file(path).unwrap();
+    symlink("elsewhere", path).unwrap();
+}
+
+#[test]
+fn what_is_staged_is_looked_at_however_long_it_waited() {
+    let files = |number| [("d/f", number), ("d/stays", "s"), ("e/stays", "e"), ("link", "-> d/f")];
+    let cases: [(&str, ByHand, &str); 7] = [
+        ("edited", hidden, "app/d/stays"),
+        ("chmod", opened_to_all, "app/d/stays"),
+        ("edited in what is staged", hidden, ".app.leaseward-next/d/f"),
+        ("chmod in what is staged", opened_to_all, ".app.leaseward-next/d/f"),
+        ("chmod of a directory in what is staged", opened_to_all, ".app.leaseward-next/e"),
+        ("another file in what is staged", lead_elsewhere, ".app.leaseward-next/d/f"),
+        ("another link in what is staged", lead_elsewhere, ".app.leaseward-next/link"),
+    ];
+    for begun_ahead in [true, false] {
+        for (what, by_hand, path) in cases {
+            if path.ends_with("/e") && !begun_ahead {
+                // It was made for this tree.
+                continue;
+            }
+            let machine = Machine::new();
+            let mut applier = machine.open();
+            applier.ahead_from = if begun_ahead { 0 } else { usize::MAX };
+            put(&mut applier, 1, &Published::new(&files("1"))).unwrap();
+            let two = Published::new(&files("2"));
+            stage(&mut applier, 2, &two);
+            by_hand(&machine.temp.path().join("etc").join(path));
+            assert_eq!(applier.switch().unwrap_err().code(), "LW0807", "{what}, begun ahead: {begun_ahead}");
+            assert_eq!(applier.live().unwrap().version, 1, "{what}");
+            put(&mut applier, 2, &two).unwrap();
+            assert_eq!(machine.tree(), two.manifest, "{what}");
+            assert_eq!(applier.verify().unwrap(), vec![], "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_may_be_old_when_it_is_carried_out() {
+    let files = |number| [("f", number), ("stays", "s")];
+    for (what, by_hand) in [("edited", hidden as ByHand), ("chmod", opened_to_all)] {
+        for begun_ahead in [true, false] {
+            let machine = Machine::new();
+            let mut applier = machine.open();
+            applier.ahead_from = if begun_ahead { 0 } else { usize::MAX };
+            put(&mut applier, 1, &Published::new(&files("1"))).unwrap();
+            let two = Published::new(&files("2"));
+            let name = digest_of(&crate::manifest::encode(&two.manifest));
+            applier.plan_for(name, &two.manifest, &|_| false).unwrap();
+            by_hand(&machine.path("stays"));
+            put(&mut applier, 2, &two).unwrap();
+            assert_eq!(machine.tree(), two.manifest, "{what}, begun ahead: {begun_ahead}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_from_before_the_next_tree_was_begun_is_not_trusted_either() {
+    for by_hand in [hidden as ByHand, opened_to_all] {
+        let machine = Machine::new();
+        let mut applier = machine.open();
+        put(&mut applier, 1, &numbered(10, 1)).unwrap();
+        stage(&mut applier, 2, &numbered(10, 2));
+        applier.switch().unwrap();
+        let three = numbered(10, 3);
+        let name = digest_of(&crate::manifest::encode(&three.manifest));
+        applier.plan_for(name, &three.manifest, &|_| false).unwrap();
+        // At the end of what the switch left to be done: the tree that is begun has the file already.
+        let (stays, mut once) = (machine.path("d0/f5"), true);
+        applier.steps.hook = Some(Box::new(move |step| {
+            if step == Step::SaveRecord && std::mem::take(&mut once) {
+                by_hand(&stays);
+            }
+            true
+        }));
+        put(&mut applier, 3, &three).unwrap();
+        assert_eq!(machine.tree(), three.manifest);
+    }
+}
+
+#[test]
+fn another_tree_of_the_same_number_is_staged_anew() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let (one, two) = (numbered(10, 1), numbered(10, 2));
+    stage(&mut applier, 1, &one);
+    stage(&mut applier, 1, &two);
+    applier.switch().unwrap();
+    assert_eq!(machine.tree(), two.manifest, "as when a member's own words changed");
+}
+
+#[test]
+fn what_is_staged_for_another_owner_is_forgotten() {
+    let machine = Machine::new();
+    let mut applier = machine.open();
+    let (one, two) = (numbered(10, 1), numbered(10, 2));
+    put(&mut applier, 1, &one).unwrap();
+    stage(&mut applier, 2, &two);
+    applier.keep(Patterns::default(), None);
+    assert_eq!(applier.staged().unwrap().0.version, 2, "nothing changed");
+    let me = fs::metadata(machine.temp.path()).unwrap();
+    let owner = Owner { user: me.uid(), group: me.gid() };
+    applier.keep(Patterns::default(), Some(owner));
+    assert_eq!((applier.staged(), machine.siblings()), (None, vec!["app".to_owned()]));
+    put(&mut applier, 2, &two).unwrap();
+    assert_eq!(machine.tree(), two.manifest);
+}
+
 #[test]
 fn when_the_tree_that_was_begun_is_gone_every_file_is_looked_at() {
     let machine = Machine::new();

@@ -11,7 +11,7 @@ use leaseward_state::config::{Digest, DriftedPath, Manifest, ManifestNode, SyncS
 use leaseward_state::token::UnixMillis;
 use tokio::time::timeout;
 
-use super::{Opened, SetTask};
+use super::{Opened, Outcome, SetTask};
 use crate::apply::Drift;
 use crate::limits::{DRIFTS_REPORTED_MAX, FINISH_AFTER};
 use crate::member::fetch::{Failure, blocking};
@@ -67,7 +67,9 @@ impl SetTask {
     ) -> Result<(), Failure> {
         let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(()) };
         self.stage(want, &prepared, opened).await?;
-        self.switch_or_again(want, goal, &prepared, opened).await?;
+        if let Outcome::Superseded = self.switch_or_again(want, goal, opened).await? {
+            return Ok(());
+        }
         self.now.settled = Some(goal);
         let deaf = self.now.watch.take();
         self.listen(opened).await;
