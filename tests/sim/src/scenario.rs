@@ -90,8 +90,16 @@ fn upgrade(stage: &mut Stage) {
     while !old.is_empty() && stage.goes_on() {
         let time = stage.world.draw(200, 4_000) * MS;
         chaos.run(stage, time);
-        // Too early: somebody cannot read it yet.
+        // Too early: somebody cannot read it yet. Every other time all of them are there, and say what they can read.
+        let all_there = stage.world.draw(0, 1) == 0;
+        if all_there {
+            stage.end_faults();
+            stage.until("somebody leads", 20 * SECOND, |stage| stage.leader().is_some());
+        }
         stage.errand(Errand::Ask(Ask::Members(MemberChange::FinishUpgrade)));
+        if all_there {
+            stage.run_for(2 * SECOND);
+        }
         let next = stage.world.draw(0, old.len() as u64 - 1) as usize;
         stage.upgrade(old.swap_remove(next));
     }
