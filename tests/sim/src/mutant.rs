@@ -19,6 +19,8 @@ pub enum Mutant {
     Grant,
     /// What is acknowledged is durable. In the model of a disk: its syncs do nothing.
     Sync,
+    /// Clocks are what is assumed of them. They are not, and the judge excuses nothing.
+    Clocks,
 }
 
 /// All of them, each with the name that people give it.
@@ -44,6 +46,7 @@ pub const ALL: &[(&str, Mutant)] = &[
     ("successor", Mutant::Lease(Rule::Successor)),
     ("upgrade", Mutant::Lease(Rule::Upgrade)),
     ("sync", Mutant::Sync),
+    ("clocks", Mutant::Clocks),
 ];
 
 impl Mutant {

@@ -79,6 +79,13 @@ fn chaos(stage: &mut Stage) {
 fn broken_clocks(stage: &mut Stage) {
     let pace = stage.world.draw(150, 1_500) * MS;
     stage.judge.break_clocks(true);
+    // Time stands still for whoever believes in the lease, until somebody else has it.
+    stage.until("somebody has the lease", 20 * SECOND, |stage| stage.judge.holder().is_some());
+    if let Some(before) = stage.judge.holder() {
+        stage.world.machines[before].pause(stage.world.now, true);
+        stage.happens(8 * SECOND, |stage| stage.judge.holder().is_some_and(|holder| holder != before));
+        stage.world.machines[before].pause(stage.world.now, false);
+    }
     Chaos::new(pace).with_broken_clocks().run(stage, 20 * SECOND);
 }
 

@@ -15,7 +15,12 @@ use crate::stage::{Errand, Stage};
 pub const ALL: &[Scenario] = &[
     Scenario { name: "calm", cast: everybody, play: calm, notices: &[Mutant::Lease(Rule::R3)] },
     Scenario { name: "chaos", cast: everybody, play: chaos, notices: &[] },
-    Scenario { name: "broken-clocks", cast: everybody, play: broken_clocks, notices: &[Mutant::Receiver] },
+    Scenario {
+        name: "broken-clocks",
+        cast: everybody,
+        play: broken_clocks,
+        notices: &[Mutant::Receiver, Mutant::Clocks],
+    },
     Scenario { name: "upgrade", cast: older, play: upgrade, notices: &[Mutant::Lease(Rule::Upgrade)] },
     Scenario { name: "crowd", cast: crowd, play: chaos, notices: &[] },
     Scenario { name: "late-answers", cast: rivals, play: late_answers, notices: &[Mutant::Lease(Rule::R1)] },
