@@ -22,6 +22,7 @@ use crate::log_store::LogStore;
 use crate::net::links::Links;
 use crate::net::wire::{Answer, Ask, Purpose};
 use crate::random;
+use crate::rules::{Rule, broken};
 use crate::settings::Timing;
 use crate::stored::{LogPosition, Membership, Vote};
 use crate::types::{NodeId, Raft};
@@ -54,6 +55,9 @@ struct HeardInner {
 impl Heard {
     /// Notes that this node was spoken to under a vote. Only whom a quorum has voted for leads.
     pub(crate) fn vote(&self, vote: &Vote) {
+        if broken(Rule::Successor) {
+            return;
+        }
         let mut inner = self.lock();
         if vote.committed && inner.newest.is_none_or(|(term, _)| term < vote.term) {
             inner.newest = Some((vote.term, vote.node));

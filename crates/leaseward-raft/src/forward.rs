@@ -133,6 +133,9 @@ impl Shared {
     /// Returns once no quorum has said for an election timeout that this node leads: whoever waits for its word had better
     /// ask another one. Most answers come long before it asks the first time. Cancel safe.
     async fn unconfirmed(&self) {
+        if broken(Rule::Unconfirmed) {
+            return std::future::pending().await;
+        }
         let Some(core) = self.core.get() else { return };
         let timing = self.settings.timing;
         let mut since = None;

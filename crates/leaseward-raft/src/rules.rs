@@ -1,5 +1,6 @@
-//! The rules that a test can switch off, to show that it would notice: R1 to R6 with their parts, the one of reads and the one of
-//! cluster time (`sessions.rs`, `forward.rs`, `cluster_time.rs`, `leaseward::keeper`).
+//! The rules that a test can switch off, to show that it would notice: R1 to R6 with their parts, and those of reads,
+//! of cluster time, of leaders that are none any more and of upgrades (`sessions.rs`, `forward.rs`, `election.rs`,
+//! `cluster_time.rs`, `upgrade.rs`, `leaseward::keeper`).
 //!
 //! Must stay true: only a build for tests can switch anything off, and only on the thread that asks for it.
 
@@ -30,6 +31,12 @@ pub enum Rule {
     Read,
     /// How long answers are kept depends on nobody's wall clock.
     ClusterTime,
+    /// A leader that no quorum confirms for an election timeout says so to whoever waits for its word.
+    Unconfirmed,
+    /// A later leader's vote is noted before the core knows of it.
+    Successor,
+    /// An upgrade is finished only once every node can read what comes with it.
+    Upgrade,
 }
 
 /// Returns whether a test has switched this rule off.

@@ -109,3 +109,35 @@ impl Clocks {
         self.wall.change(now, |line| line.reading += i128::from(by));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns how far each clock went in ten seconds, after `change` at their beginning: raw, monotonic, boot, wall.
+    fn ten_seconds(change: impl FnOnce(&mut Clocks)) -> [u64; 4] {
+        let mut clocks = Clocks::new(5 * SECOND);
+        let read = |clocks: &Clocks, at| {
+            [Which::Raw, Which::Monotonic, Which::Boot, Which::Wall]
+                .map(|which| clocks.read(which, at).as_millis() as u64)
+        };
+        let before = read(&clocks, SECOND);
+        change(&mut clocks);
+        let after = read(&clocks, 11 * SECOND);
+        [0, 1, 2, 3].map(|which| after[which] - before[which])
+    }
+
+    #[test]
+    fn a_paused_machine_has_no_clock_that_goes_on_and_a_sleeping_one_has_two() {
+        assert_eq!(ten_seconds(|_| {}), [10_000; 4]);
+        assert_eq!(ten_seconds(|clocks| clocks.pause(SECOND, true)), [0; 4]);
+        let for_a_while = |clocks: &mut Clocks| {
+            clocks.pause(SECOND, true);
+            clocks.pause(4 * SECOND, false);
+        };
+        assert_eq!(ten_seconds(for_a_while), [7_000; 4], "no clock knows of it afterwards");
+        assert_eq!(ten_seconds(|clocks| clocks.suspend(SECOND, true)), [0, 0, 10_000, 10_000]);
+        let five_percent = |clocks: &mut Clocks| clocks.set_rates(SECOND, 50_000, -50_000);
+        assert_eq!(ten_seconds(five_percent), [10_500, 9_500, 9_500, 9_500]);
+    }
+}

@@ -36,6 +36,7 @@ struct Inner {
     keep_sessions: bool,
     blind_receiver: bool,
     clocks_broken: bool,
+    excuses_nothing: bool,
     granted: BTreeMap<(LeaseName, FencingToken), usize>,
     next: u64,
     holds: BTreeMap<u64, Hold>,
@@ -120,10 +121,16 @@ impl Judge {
         self.lock().keep_sessions = keep;
     }
 
+    /// Whatever depends on clocks is judged, however they run.
+    pub fn excuse_nothing(&self) {
+        self.lock().excuses_nothing = true;
+    }
+
     /// From now on clocks are not what is assumed of them, or are again. What depends on them is not judged meanwhile: that
     /// one at a time believes in a lease, and that a server executes once.
     pub fn break_clocks(&self, broken: bool) {
-        self.lock().clocks_broken = broken;
+        let mut inner = self.lock();
+        inner.clocks_broken = broken && !inner.excuses_nothing;
     }
 
     /// Returns whether clocks are not what is assumed of them.

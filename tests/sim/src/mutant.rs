@@ -5,7 +5,7 @@ use leaseward_raft::rules::{Rule, break_rule};
 /// A rule that is switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
-    /// One of the rules of leases, reads and retries, in the code that ships.
+    /// One of the rules of leases, reads, retries, deposed leaders and upgrades, in the code that ships.
     Lease(Rule),
     /// R7: what a lease guards refuses a smaller token. In the model of a receiver.
     Receiver,
@@ -19,6 +19,8 @@ pub enum Mutant {
     Grant,
     /// What is acknowledged is durable. In the model of a disk: its syncs do nothing.
     Sync,
+    /// Clocks are what is assumed of them. They are not, and the judge excuses nothing.
+    Clocks,
 }
 
 /// All of them, each with the name that people give it.
@@ -40,7 +42,11 @@ pub const ALL: &[(&str, Mutant)] = &[
     ("fence-grant", Mutant::Grant),
     ("read", Mutant::Lease(Rule::Read)),
     ("cluster-time", Mutant::Lease(Rule::ClusterTime)),
+    ("unconfirmed", Mutant::Lease(Rule::Unconfirmed)),
+    ("successor", Mutant::Lease(Rule::Successor)),
+    ("upgrade", Mutant::Lease(Rule::Upgrade)),
     ("sync", Mutant::Sync),
+    ("clocks", Mutant::Clocks),
 ];
 
 impl Mutant {

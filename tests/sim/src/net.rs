@@ -6,6 +6,8 @@
 //! here, for a stream shows no more of them; all streams that go the same way share what it carries. Left out: windows that fill.
 
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};

@@ -79,6 +79,13 @@ fn chaos(stage: &mut Stage) {
 fn broken_clocks(stage: &mut Stage) {
     let pace = stage.world.draw(150, 1_500) * MS;
     stage.judge.break_clocks(true);
+    // Time stands still for whoever believes in the lease, until somebody else has it.
+    stage.until("somebody has the lease", 20 * SECOND, |stage| stage.judge.holder().is_some());
+    if let Some(before) = stage.judge.holder() {
+        stage.world.machines[before].pause(stage.world.now, true);
+        stage.happens(8 * SECOND, |stage| stage.judge.holder().is_some_and(|holder| holder != before));
+        stage.world.machines[before].pause(stage.world.now, false);
+    }
     Chaos::new(pace).with_broken_clocks().run(stage, 20 * SECOND);
 }
 
@@ -90,8 +97,16 @@ fn upgrade(stage: &mut Stage) {
     while !old.is_empty() && stage.goes_on() {
         let time = stage.world.draw(200, 4_000) * MS;
         chaos.run(stage, time);
-        // Too early: somebody cannot read it yet.
+        // Too early: somebody cannot read it yet. Every other time all of them are there, and say what they can read.
+        let all_there = stage.world.draw(0, 1) == 0;
+        if all_there {
+            stage.end_faults();
+            stage.until("somebody leads", 20 * SECOND, |stage| stage.leader().is_some());
+        }
         stage.errand(Errand::Ask(Ask::Members(MemberChange::FinishUpgrade)));
+        if all_there {
+            stage.run_for(2 * SECOND);
+        }
         let next = stage.world.draw(0, old.len() as u64 - 1) as usize;
         stage.upgrade(old.swap_remove(next));
     }
