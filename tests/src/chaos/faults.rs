@@ -30,6 +30,9 @@ use crate::stamps::boot_ns;
 /// An agent that is told to end does within this, or is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// A node that was started asks the others what it acknowledged before it takes part; they answer within this.
+const REMEMBERED_WITHIN: Duration = Duration::from_secs(2);
+
 /// An agent that was started has a leader again within this, or the next one is started all the same.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -334,8 +337,13 @@ impl<'a> Faults<'a> {
         let deadline = Instant::now() + BACK_WITHIN;
         let why = loop {
             let why = self.quarantined(host).await;
-            if why.is_some() || self.count_up().await == all || Instant::now() > deadline {
+            if why.is_some() || Instant::now() > deadline {
                 break why;
+            }
+            if self.count_up().await == all {
+                // It answers before it has heard what the others remember.
+                sleep(REMEMBERED_WITHIN).await;
+                break self.quarantined(host).await;
             }
             sleep(Duration::from_millis(50)).await;
         };

@@ -8,6 +8,7 @@
 
 mod upkeep;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub(crate) struct Now {
     /// The failure that was logged last, so that a repeated one is not.
     said: Option<String>,
     watch: Option<Watch>,
+    /// Something was heard, and nobody has looked since.
+    heard: AtomicBool,
 }
 
 enum Outcome {
@@ -162,20 +165,19 @@ impl SetTask {
                 None => std::future::pending().await,
             }
         };
-        let watch = &self.now.watch;
+        let (watch, unlooked) = (&self.now.watch, &self.now.heard);
         let look = async {
             let Some(look) = look else { return std::future::pending().await };
             let heard = async {
-                match watch {
-                    Some(watch) => {
-                        if watch.changed().await.is_err() {
-                            std::future::pending::<()>().await;
-                        }
-                        // Who edits one file edits the next.
-                        sleep(WATCH_SETTLES).await;
+                // What was heard when something else came up is not said twice.
+                if !unlooked.load(Ordering::Relaxed) {
+                    match watch {
+                        Some(watch) if watch.changed().await.is_ok() => unlooked.store(true, Ordering::Relaxed),
+                        _ => std::future::pending().await,
                     }
-                    None => std::future::pending().await,
                 }
+                // Who edits one file edits the next.
+                sleep(WATCH_SETTLES).await;
             };
             tokio::select! {
                 () = heard => {}

@@ -99,6 +99,25 @@ async fn what_came_for_a_version_that_nobody_wants_any_more_takes_no_memory() {
 }
 
 #[tokio::test]
+async fn a_change_by_hand_is_not_forgotten_over_another_policy_that_comes_right_after_it() {
+    let mut world = World::new();
+    world.keep("app", |spec| spec.scan_each_ms = 3_600_000);
+    world.want("app", world.voter.publish(1, &[("a", "1")]));
+    world.applied("app", 1).await;
+    for round in 0..3 {
+        fs::write(world.path("app/a"), "by hand").unwrap();
+        // It is heard within a moment, and looked at a tenth of a second later: policies come in between, and until then.
+        for step in 0..8 {
+            tokio::time::sleep(Duration::from_millis(12)).await;
+            world.keep("app", |spec| spec.drain_ms = 1_000 * (1 + round * 8 + step));
+        }
+        world.until(|report| matches!(report.state, SyncState::Drifted { .. })).await;
+        fs::write(world.path("app/a"), "1").unwrap();
+        world.applied("app", 1).await;
+    }
+}
+
+#[tokio::test]
 async fn a_newer_version_supersedes_a_fetch_under_way() {
     let mut world = World::new();
     let one = world.voter.publish(1, &[("a", "first")]);

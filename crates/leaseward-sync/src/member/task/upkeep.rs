@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use leaseward_state::config::spec::{DriftRule, Layout};
 use leaseward_state::config::{Digest, DriftedPath, Manifest, ManifestNode, SyncState};
@@ -43,6 +44,8 @@ impl SetTask {
         if self.now.settled != Some(goal) {
             return Ok(());
         }
+        // Before the look, so that what is changed meanwhile is heard.
+        self.listen(&opened).await;
         let drifts = opened.with(move |disk| disk.drifts(deep)).await?;
         if drifts.is_empty() {
             self.report(SyncState::Applied).await;
@@ -55,7 +58,6 @@ impl SetTask {
                 self.repair(want, goal, &opened).await?;
             }
         }
-        self.listen(&opened).await;
         Ok(())
     }
 
@@ -81,6 +83,7 @@ impl SetTask {
     /// Hears of changes from now on; what was heard before was our own.
     pub(super) async fn listen(&mut self, opened: &Opened) {
         let watched = opened.with(|disk| Ok(disk.directories())).await.ok().map(|dirs| Watch::new(&dirs));
+        self.now.heard.store(false, Ordering::Relaxed);
         self.now.watch = match watched {
             Some(Ok(watch)) => Some(watch),
             Some(Err(error)) => {
