@@ -63,6 +63,33 @@ fn processes_of(dir: &str) -> usize {
         .count()
 }
 
+/// An operator changes her mind as soon as she sees the first line.
+#[test]
+fn an_interrupt_at_the_first_line_leaves_no_directory_behind() {
+    for _ in 0..3 {
+        let home = tempfile::tempdir().expect("a directory");
+        let mut child = Command::new(binary())
+            .args(["dev", "--no-demo"])
+            .env("HOME", home.path())
+            .env("TMPDIR", home.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut first = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut first).expect("it speaks");
+        signal(child.id(), Signal::INT);
+        child.wait().expect("it ends");
+        let left: Vec<_> = std::fs::read_dir(home.path())
+            .expect("readable")
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with("leaseward-dev-"))
+            .collect();
+        assert!(left.is_empty(), "{left:?} after {first}");
+    }
+}
+
 /// An operator plays with a cluster and presses Ctrl-C.
 #[test]
 fn an_interrupt_leaves_no_process_behind() {

@@ -27,6 +27,8 @@ use crate::target::{Context, Contexts};
 /// Runs until the demo or the operator ends it.
 pub(crate) async fn run(arguments: DevArguments) -> Result<(), Diagnostic> {
     let began = Instant::now();
+    // Before anything is said or made, so that an interrupt leaves nothing behind however early it comes.
+    let interrupted = interrupted();
     let (dir, keep) = match arguments.keep.clone() {
         Some(dir) => (dir, true),
         None => (std::env::temp_dir().join(format!("leaseward-dev-{}", std::process::id())), false),
@@ -36,7 +38,7 @@ pub(crate) async fn run(arguments: DevArguments) -> Result<(), Diagnostic> {
     let mut cluster = DevCluster::new(dir, nodes, arguments.port)?;
     let told = tokio::select! {
         told = tell(&mut cluster, &arguments, began) => told,
-        () = interrupted() => {
+        () = interrupted => {
             show!("stopping …");
             Ok(())
         }
@@ -65,12 +67,15 @@ async fn tell(cluster: &mut DevCluster, arguments: &DevArguments, began: Instant
     Ok(())
 }
 
-async fn interrupted() {
+/// Listens from now on, and returns what waits for an interrupt.
+fn interrupted() -> impl Future<Output = ()> {
     let mut term = signal(SignalKind::terminate()).expect("signals can be listened to");
     let mut int = signal(SignalKind::interrupt()).expect("signals can be listened to");
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 

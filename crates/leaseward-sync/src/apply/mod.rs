@@ -14,6 +14,7 @@ mod carry;
 mod drift;
 mod lock;
 mod plan;
+mod planning;
 mod record;
 mod recover;
 mod slot;
@@ -32,7 +33,8 @@ pub(crate) use self::build::{Given, Source};
 pub(crate) use self::drift::differs;
 pub use self::drift::{Drift, DriftKind};
 pub(crate) use self::lock::Lock;
-use self::plan::{Lender, Plan, plan, staying, unmet};
+use self::plan::Lender;
+use self::planning::Planned;
 use self::record::Expected;
 pub(crate) use self::record::{Record, Stamp};
 use self::slot::{Slots, Standing, State, root_id};
@@ -42,7 +44,7 @@ use crate::error::{Error, Result, at};
 use crate::limits::{AHEAD_FILES_MIN, RESERVE_BYTES};
 use crate::manifest::{check, encode};
 use crate::patterns::Patterns;
-use crate::space::{self, Space};
+use crate::space::Space;
 use crate::{BlobStore, Scanned, digest_of};
 
 /// Where one set lives on this machine.
@@ -114,15 +116,6 @@ struct Ready {
     expected: Expected,
     exists: bool,
     done: Applied,
-}
-
-/// A plan for a manifest.
-#[derive(Debug)]
-struct Planned {
-    manifest: Digest,
-    plan: Plan,
-    lenders: Vec<Lender>,
-    exists: bool,
 }
 
 /// The names in the parent directory.
@@ -278,30 +271,6 @@ impl Applier {
             .iter()
             .filter(|entry| matches!(entry.node, ManifestNode::Directory { .. }) && !self.ignore.ignores(&entry.path));
         std::iter::once(root.clone()).chain(directories.map(|entry| root.join(&entry.path))).collect()
-    }
-
-    /// Returns what `manifest` takes: which chunks must be fetched, and how much space, which is checked.
-    ///
-    /// # Errors
-    /// [`Error::NotEnoughSpace`], [`Error::TargetNotOurs`], [`Error::IllegalTree`], [`Error::TooLarge`],
-    /// [`Error::Io`].
-    pub fn needs(&self, manifest: &Manifest) -> Result<Needs> {
-        check(manifest)?;
-        Ok(self.prepare(manifest, &|_| false)?.0.needs())
-    }
-
-    /// As [`Applier::needs`], for a manifest that was checked and whose name is known, and keeps the plan. What `is_held` says
-    /// is on this machine already is not looked for in the kept tree.
-    pub(crate) fn plan_for(
-        &mut self,
-        name: Digest,
-        manifest: &Manifest,
-        is_held: &dyn Fn(Digest) -> bool,
-    ) -> Result<Needs> {
-        let (plan, lenders, exists) = self.prepare(manifest, is_held)?;
-        let needs = plan.needs();
-        self.planned = Some(Planned { manifest: name, plan, lenders, exists });
-        Ok(needs)
     }
 
     /// Makes `manifest` the live version, with chunks that this disk lacks from `source`. Does nothing if it is live.
@@ -475,53 +444,6 @@ impl Applier {
         Ok(found.is_some() && found == self.slots.state().live.map(|tree| tree.root))
     }
 
-    /// Plans, and checks everything that can be checked before anything is written.
-    fn prepare(&self, manifest: &Manifest, is_held: &dyn Fn(Digest) -> bool) -> Result<(Plan, Vec<Lender>, bool)> {
-        let exists = root_id(&self.parent, &self.names.live)?.is_some();
-        if exists && !self.target_is_ours()? && !self.may_replace(manifest)? {
-            return Err(Error::TargetNotOurs { path: self.parent.path().join(&self.names.live) });
-        }
-        let mut lenders = Vec::new();
-        if self.target_is_ours()? {
-            lenders.extend(self.lender(&self.slots.state().live, &self.names.live)?);
-        }
-        let owner = self.owner;
-        let begun = self.begun()?;
-        for lender in &mut lenders {
-            let stays = staying(manifest, &lender.record.manifest);
-            if let Some(begun) = begun {
-                lender.assume(&stays, begun);
-            }
-            lender.prove(&stays, &unmet(manifest, |entry| stays[entry].is_some()), owner);
-        }
-        let mut planned = plan(manifest, &lenders);
-        // The kept tree shares inodes that were linked since, so it costs hashing: only for what the live one lacks. And what
-        // should have stayed in that one, but was edited, may stand there under another name.
-        if planned.fetch.keys().any(|digest| !is_held(*digest)) {
-            lenders.extend(self.lender(&self.slots.state().previous, &self.names.previous)?);
-            let wanted = planned.unmet(manifest);
-            lenders.iter_mut().for_each(|lender| lender.prove(&[], &wanted, owner));
-            planned = plan(manifest, &lenders);
-        }
-        space::fits(planned.need, space::free(&self.parent, self.parent.path(), self.reserve)?)?;
-        Ok((planned, lenders, exists))
-    }
-
-    fn lender(&self, tree: &Option<Standing>, name: &str) -> Result<Option<Lender>> {
-        let Some(tree) = tree else { return Ok(None) };
-        if root_id(&self.parent, name)? != Some(tree.root) {
-            return Ok(None);
-        }
-        let Some(record) = self.record(tree) else { return Ok(None) };
-        Ok(Some(Lender::new(self.parent.child(name)?, record)))
-    }
-
-    /// Returns whether a target that is not ours holds nothing that could be lost.
-    fn may_replace(&self, manifest: &Manifest) -> Result<bool> {
-        let root = self.parent.child(&self.names.live)?;
-        Ok(root.names()?.is_empty() || equal(&root, manifest)?)
-    }
-
     fn build(&mut self, wanted: Live, manifest: &Arc<Manifest>, source: &mut Source<'_>) -> Result<()> {
         let (mut plan, mut lenders, mut exists) = self.plan_of(wanted.manifest, manifest)?;
         let ahead = self.take_ahead()?;
@@ -557,19 +479,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Returns the plan that was made for this manifest, if things still are so, or a new one. A file that was changed
-    /// since is found when it is linked or read.
-    fn plan_of(&mut self, name: Digest, manifest: &Manifest) -> Result<(Plan, Vec<Lender>, bool)> {
-        match self.planned.take() {
-            Some(planned) if planned.manifest == name && planned.exists == self.target_is_ours()? => {
-                let Planned { plan, lenders, exists, .. } = planned;
-                space::fits(plan.need, space::free(&self.parent, self.parent.path(), self.reserve)?)?;
-                Ok((plan, lenders, exists))
-            }
-            _ => self.prepare(manifest, &|_| false),
-        }
-    }
-
     fn changed(&self, name: &str) -> Error {
         Error::Changed { path: self.parent.path().join(name) }
     }
@@ -602,15 +511,6 @@ impl Applier {
     fn write_state(&mut self, state: State) -> Result<()> {
         self.steps.before(Step::WriteState)?;
         self.slots.write(state)
-    }
-}
-
-/// Returns whether `root` holds exactly `manifest`. What may not be in a set at all is a difference.
-fn equal(root: &Dir, manifest: &Manifest) -> Result<bool> {
-    match drift::compare(root, manifest, &Patterns::default(), None) {
-        Ok(drifts) => Ok(drifts.is_empty()),
-        Err(Error::IllegalTree { .. }) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

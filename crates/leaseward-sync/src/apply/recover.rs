@@ -4,10 +4,11 @@
 //! removed; running it again after a death in the middle of it gives the same answer. What a switch leaves to be done after
 //! it ([`Applier::finish`]) is work that a recovery would do as well.
 
+use super::Applier;
+use super::planning::equal;
 use super::record::{self, Record, Stamp};
 use super::slot::{Phase, RootId, Standing, State, root_id};
 use super::step::Step;
-use super::{Applier, equal};
 #[cfg(test)]
 use crate::error::Error;
 use crate::error::Result;
