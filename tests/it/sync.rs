@@ -1,6 +1,6 @@
 //! Config sets: what is published is on every member's disk, exactly, or the command says why not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -269,25 +269,26 @@ async fn a_leader_that_dies_while_somebody_publishes_leaves_all_or_nothing() {
     }
 }
 
-/// A voter whose content store takes nothing new: where its directories would be, there are files.
+/// A voter whose content store takes nothing new: where its next packs would be, there are files.
 pub(crate) struct Blocked {
-    shards: Vec<PathBuf>,
+    packs: Vec<PathBuf>,
 }
 
 impl Blocked {
     pub(crate) fn voter(lab: &Lab, voter: usize) -> Self {
         let blobs = lab.voter_data(voter).join("blobs");
-        let shards: Vec<_> = (0..=u8::MAX).map(|shard| blobs.join(format!("{shard:02x}"))).collect();
-        let shards: Vec<_> = shards.into_iter().filter(|shard| !shard.exists()).collect();
-        for shard in &shards {
-            fs::write(shard, "no directory").expect("written");
-        }
-        Self { shards }
+        let name = |path: PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
+        let there = fs::read_dir(&blobs).expect("a store").filter_map(|entry| name(entry.ok()?.path()));
+        let last = there.max().unwrap_or(0);
+        // Some that are being written now, and one for each time that it is tried.
+        let packs: Vec<_> = (last + 1..last + 4_000).map(|pack| blobs.join(format!("{pack:010}.loose"))).collect();
+        let packs: Vec<_> = packs.into_iter().filter(|path| fs::File::create_new(path).is_ok()).collect();
+        Self { packs }
     }
 
     pub(crate) fn free(self) {
-        for shard in self.shards {
-            fs::remove_file(shard).expect("removed");
+        for pack in self.packs {
+            fs::remove_file(pack).expect("removed");
         }
     }
 }
@@ -302,11 +303,11 @@ fn manifest_of(source: &Path) -> (String, Vec<u8>) {
 /// Returns how many voters have every blob of a version on their disks, whether they live or not.
 fn holders(lab: &Lab, source: &Path) -> usize {
     let scanned = leaseward_sync::scan(source).expect("a legal tree");
-    let digests = scanned.digests().map(|digest| digest.to_string());
-    let digests: Vec<String> = digests.chain([manifest_of(source).0]).collect();
+    let digests: Vec<_> = scanned.digests().map(|digest| digest.to_string()).chain([manifest_of(source).0]).collect();
     let holds = |voter: &usize| {
-        let blobs = lab.voter_data(*voter).join("blobs");
-        digests.iter().all(|digest| blobs.join(&digest[..2]).join(&digest[2..]).is_file())
+        let stored = leaseward_sync::stored(&lab.voter_data(*voter).join("blobs")).unwrap_or_default();
+        let stored: BTreeSet<_> = stored.into_keys().map(|digest| digest.to_string()).collect();
+        digests.iter().all(|digest| stored.contains(digest))
     };
     (0..3).filter(holds).count()
 }
@@ -365,9 +366,8 @@ async fn a_small_change_goes_with_its_entry_and_a_voter_that_lost_what_it_builds
     // n3 loses the file that changes next, and n2 all it has.
     lab.kill_voter(1);
     lab.kill_voter(2);
-    let lost = leaseward_sync::digest_of(b"limit = 1\n").to_string();
-    let blobs = lab.voter_data(2).join("blobs");
-    fs::remove_file(blobs.join(&lost[..2]).join(&lost[2..])).expect("it was there");
+    let stored = leaseward_sync::stored(&lab.voter_data(2).join("blobs")).expect("a store");
+    fs::remove_file(&stored[&leaseward_sync::digest_of(b"limit = 1\n")]).expect("it was there");
     fs::remove_dir_all(lab.voter_data(1).join("blobs")).expect("it was there");
     lab.start_voter(2);
     lab.until_some("n3 takes part", async |lab| lab.get_at(2, "/v1/configs?consistency=linearizable").await).await;

@@ -36,7 +36,7 @@ pub use error::{Error, Result};
 pub use inplace::InPlace;
 pub use render::Facts;
 pub use space::Space;
-pub use store::{BlobStore, Digests};
+pub use store::{BlobStore, stored};
 pub use tables::{DigestMap, DigestSet};
 pub use tree::{Scanned, pieces, scan, scan_again, scan_some};
 pub use xattr::{copy_xattrs, write_xattrs};

@@ -56,9 +56,20 @@ pub(crate) const UNSYNCED_MAX: usize = 2 * SYNC_EACH_MAX;
 /// Files of a tree from which on the next one is begun ahead: below it a tree is built within a millisecond.
 pub const AHEAD_FILES_MIN: usize = 64;
 
-/// Blobs up to which each is synced alone when they are stored; each takes three syncs, and one `syncfs` costs about as
-/// much as four.
-pub const STORE_SYNC_EACH_MAX: usize = 2;
+/// Packs of blobs up to which each is synced alone; beyond it the whole file system is, with what others wrote.
+pub const PACKS_SYNC_EACH_MAX: usize = 16;
+
+/// Bytes of a pack of blobs: what is written at one time stands in one file, up to this size.
+pub const PACK_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of a pack that are written at a time.
+pub(crate) const PACK_BUFFER_BYTES: usize = 256 << 10;
+
+/// A pack below this size, in bytes, is put together with others once there are many.
+pub const PACK_SMALL_BYTES: u64 = 1 << 20;
+
+/// Small packs that a store keeps: each version that was published alone makes one.
+pub const PACKS_SMALL_MAX: usize = 64;
 
 /// Free bytes that applying a version leaves for others: file systems near full become slow and refuse renames.
 pub const RESERVE_BYTES: u64 = 64 << 20;

@@ -73,13 +73,13 @@ impl QuorumContent {
         };
         let bad = |error: leaseward_sync::Error| failed(error.code(), error.to_string());
         let tree = manifest::decode(encoded.as_slice()).map_err(bad)?;
-        let mut wanted = BTreeSet::new();
+        let mut wanted: BTreeSet<Digest> = BTreeSet::new();
         for entry in &tree.entries {
             if let ManifestNode::File { chunks, .. } = &entry.node {
                 wanted.extend(chunks.iter().map(|chunk| chunk.digest));
             }
         }
-        let mut lacking = self.lacking(wanted.into_iter().collect()).await?;
+        let mut lacking = self.lacking(&wanted.into_iter().collect::<Vec<_>>());
         while !lacking.is_empty() {
             let digests: Vec<Digest> = lacking.iter().take(PIECES_AT_ONCE).copied().collect();
             let Told::Pieces(pieces) = tell(About::Pieces { set: set.clone(), digests }).await? else {

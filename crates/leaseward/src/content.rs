@@ -58,7 +58,7 @@ impl Blobs for LocalBlobs {
         self.promises.keep(&digests);
         Box::pin(async move {
             let all = digests.clone();
-            let look = move || store.settle().and_then(|()| store.missing(&digests));
+            let look = move || store.settle().map(|()| store.missing(&digests));
             spawn_blocking(look).await.ok().and_then(Result::ok).unwrap_or(all)
         })
     }
@@ -224,12 +224,10 @@ impl QuorumContent {
     }
 
     /// Returns which of these blobs this voter lacks. What it has, it keeps for an hour at least.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] with the store's code.
-    pub async fn lacking(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
-        self.promises.keep(&digests);
-        self.with(move |store| store.lacking(&digests)).await
+    #[must_use]
+    pub fn lacking(&self, digests: &[Digest]) -> Vec<Digest> {
+        self.promises.keep(digests);
+        self.store.lacking(digests)
     }
 
     /// Keeps blobs in their stored form, verified. They are not durable yet: a crash of this voter forgets them.
@@ -344,8 +342,7 @@ impl QuorumContent {
     /// [`Error::Failed`] with `LW0801` if this voter lacks one, [`Error::Unavailable`] if no quorum keeps them.
     pub async fn make_quorum(&self, digests: &[Digest]) -> Result<()> {
         self.promises.keep(digests);
-        let all = digests.to_vec();
-        let lacking = self.with(move |store| store.lacking(&all)).await?;
+        let lacking = self.store.lacking(digests);
         let missing = self.fetch(lacking).await?;
         if let Some(first) = missing.first() {
             return Err(nobody_has(&missing, digests.len(), *first));
@@ -382,7 +379,7 @@ impl QuorumContent {
 
     /// Makes these blobs durable here.
     async fn hold(&self, digests: Vec<Digest>) -> Result<()> {
-        let missing = self.with(move |store| store.settle().and_then(|()| store.missing(&digests))).await?;
+        let missing = self.with(move |store| store.settle().map(|()| store.missing(&digests))).await?;
         missing.first().map_or(Ok(()), |first| Err(nobody_has(&missing, missing.len(), *first)))
     }
 

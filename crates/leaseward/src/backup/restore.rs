@@ -75,7 +75,9 @@ fn unpack(file: &Path, dir: &Path) -> Result<(Contents, State), BackupError> {
     let blob_error =
         |error: leaseward_sync::Error| BackupError::Directory { code: error.code().to_owned(), why: error.to_string() };
     let store = BlobStore::open(&dir.join("blobs")).map_err(blob_error)?;
-    read(open()?, file, |blobs| store.put_frames(&blobs).map_err(blob_error))
+    let done = read(open()?, file, |blobs| store.put_loose(&blobs).map_err(blob_error))?;
+    store.settle().map_err(blob_error)?;
+    Ok(done)
 }
 
 /// How long a copy of a server may live without a renewal.

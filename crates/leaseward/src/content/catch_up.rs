@@ -123,7 +123,7 @@ impl QuorumContent {
     pub(crate) async fn version(&self, version: &Version, base: Option<Digest>) -> Result<usize> {
         let mut came = 0;
         if let Some(delta) = &version.delta
-            && !self.lacking(vec![version.manifest]).await?.is_empty()
+            && !self.lacking(&[version.manifest]).is_empty()
         {
             let (bytes, next) = (delta.bytes.clone(), version.manifest);
             let _turn = self.deltas.turn().await;
@@ -134,14 +134,14 @@ impl QuorumContent {
                 Err(error) => info!(version = version.number, %error, "a delta does not fit what is here: fetching"),
             }
         }
-        let had_manifest = self.lacking(vec![version.manifest]).await?.is_empty();
+        let had_manifest = self.lacking(&[version.manifest]).is_empty();
         if !had_manifest {
             // Kept here, and not only known.
             self.get(version.manifest).await?;
             came += 1;
         }
         let tree = self.manifest(version.manifest).await?;
-        let named = match base {
+        let named: Vec<Digest> = match base {
             // Thousands of files that are known to be here need not be looked at for the few that came.
             Some(base) => {
                 let base = self.manifest(base).await?;
@@ -149,7 +149,7 @@ impl QuorumContent {
             }
             None => chunks(&tree).into_iter().collect(),
         };
-        let lacking = self.lacking(named).await?;
+        let lacking = self.lacking(&named);
         let fetched = lacking.len();
         came += fetched;
         // What nobody gives may still be made from the delta, though the manifest was here.
@@ -159,7 +159,7 @@ impl QuorumContent {
             let (bytes, next) = (delta.bytes.clone(), version.manifest);
             self.with(move |store| make(store, bytes.as_slice(), next)).await?;
             // It has what is new in this version, and what it builds on may lack something.
-            let missing = self.lacking(missing).await?;
+            let missing = self.lacking(&missing);
             if let Some(first) = missing.first() {
                 return Err(super::nobody_has(&missing, fetched, *first));
             }
@@ -204,15 +204,14 @@ fn can_wait(state: &State, seen: &Seen) -> bool {
 }
 
 /// Removes every blob that none of these manifests names, nor anything that they name, unless it was promised. Returns how
-/// many. A manifest that is not here, or not readable, stops everything.
+/// many. A manifest that is not here, or not readable, stops everything. What is left is put together.
 fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> leaseward_sync::Result<usize> {
     let mut needed: HashSet<Digest> = named.iter().copied().collect();
     for digest in named {
         needed.extend(chunks(&manifest::decode(&store.get(*digest)?)?));
     }
     let mut removed = 0;
-    for digest in store.digests()? {
-        let digest = digest?;
+    for digest in store.digests() {
         if !needed.contains(&digest)
             && let Some(done) = promises.unless_kept(digest, || store.remove(digest))
         {
@@ -220,6 +219,7 @@ fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> le
             removed += 1;
         }
     }
+    store.compact()?;
     Ok(removed)
 }
 
@@ -280,7 +280,7 @@ mod tests {
         // And it is the same for whoever opens the store again.
         drop(store);
         let store = BlobStore::open(temp.path()).unwrap();
-        assert_eq!(store.digests().unwrap().count(), 2);
+        assert_eq!(store.digests().len(), 2);
         assert_eq!(has(&store, kept), [true; 2]);
     }
 
@@ -291,8 +291,7 @@ mod tests {
         let (kept, other) = (put(&store, "kept"), put(&store, "other"));
         let missing = Digest([9; 32]);
         assert_eq!(sweep(&store, &BTreeSet::from([kept[0], missing]), &promises).unwrap_err().code(), "LW0801");
-        let (shard, name) = (kept[0].to_string()[..2].to_owned(), kept[0].to_string()[2..].to_owned());
-        std::fs::write(temp.path().join(shard).join(name), "damaged").unwrap();
+        std::fs::write(&leaseward_sync::stored(temp.path()).unwrap()[&kept[0]], "damaged").unwrap();
         assert_eq!(sweep(&store, &BTreeSet::from([kept[0]]), &promises).unwrap_err().code(), "LW0802");
         assert_eq!(has(&store, other), [true; 2]);
     }

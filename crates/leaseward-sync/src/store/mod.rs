@@ -1,0 +1,563 @@
+//! The content store: blobs by the hash of the bytes they hold, many to a file, as they came.
+//!
+//! Must stay true: a digest that [`BlobStore::contains`] affirms is durable, unless the store is a cache; bytes are
+//! verified on every write, and on every read (in their stored form by their checksum, as whoever gets them looks at the
+//! name); bad ones are never served; a crash leaves no half-written blob under a digest's name. One process owns a store
+//! at a time.
+//! What is written at one time is one pack (`pack.rs`), and memory knows where each blob is (`index.rs`). A loose pack is here
+//! and not yet durable: it waits for [`BlobStore::settle`], which syncs once for all of them, under a name that a new start
+//! removes. A blob that is removed takes no room once the rest of its pack is moved ([`BlobStore::compact`]); until then a
+//! new start brings it back.
+//! Left out on purpose: which blobs are still needed (the caller removes), deltas.
+
+mod index;
+mod old_form;
+mod pack;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use leaseward_state::config::Digest;
+use tracing::warn;
+
+use self::index::{Index, Place, Standing};
+use self::pack::{Table, Writer};
+use crate::dir::Dir;
+use crate::error::{Error, Result, at};
+use crate::limits::{
+    BLOB_BYTES_MAX, FLOOR_LOOK_EACH, PACK_BYTES_MAX, PACK_SMALL_BYTES, PACKS_SMALL_MAX, PACKS_SYNC_EACH_MAX,
+    STORE_FLOOR_BYTES,
+};
+use crate::{digest_of, frame, space};
+
+const PACK: &str = "pack";
+const LOOSE: &str = "loose";
+/// A pack whose table cannot be believed: set aside for whoever wants to look at it.
+const DAMAGED: &str = "damaged";
+
+/// A blob in its stored form.
+type Frame<'a> = (Digest, Cow<'a, [u8]>);
+
+/// A directory of blobs. Its methods block on the disk; share it behind an `Arc`.
+#[derive(Debug)]
+pub struct BlobStore {
+    root: Dir,
+    floor: u64,
+    durable: bool,
+    index: Mutex<Index>,
+    /// The pack that was read last: its blobs are mostly read one after another.
+    last_read: Mutex<Option<(u32, Arc<File>)>>,
+    /// Held while loose packs settle: whoever asks for it meanwhile must find them durable afterwards.
+    settling: Mutex<()>,
+    next: AtomicU32,
+}
+
+impl BlobStore {
+    /// Opens the store at `dir` and makes it if it is not there. A pack that is damaged where its table is, is set aside, and
+    /// said in the log: its blobs are missing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`].
+    pub fn open(dir: &Path) -> Result<Self> {
+        let store = Self::load(dir, true)?;
+        old_form::take_over(&store)?;
+        // A process that died may have left names that only memory knows.
+        store.root.sync()?;
+        Ok(store)
+    }
+
+    /// Opens a store that may lose its newest blobs in a power cut: for copies that can be fetched again.
+    ///
+    /// # Errors
+    /// As [`BlobStore::open`].
+    pub fn open_cache(dir: &Path) -> Result<Self> {
+        Self::load(dir, false)
+    }
+
+    fn load(dir: &Path, durable: bool) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(at("make directory", dir))?;
+        let root = Dir::open(dir)?;
+        let (mut index, mut last) = (Index::default(), 0);
+        for name in root.names()? {
+            let Some((number, ending)) = name.to_str().and_then(parse) else { continue };
+            last = last.max(number);
+            match ending {
+                PACK => match pack::read(&root.file(&name)?, &dir.join(&name))? {
+                    // The newest copy of a blob stands: an older one was found damaged, or was about to be removed.
+                    Some(pack) => {
+                        for (left, standing) in index.add(number, Standing::Durable, &pack, |_, before| before) {
+                            root.unlink(name_of(left, standing))?;
+                        }
+                    }
+                    None if durable => {
+                        let aside = format!("{number:010}.{DAMAGED}");
+                        warn!(path = %dir.join(&aside).display(), "a pack of blobs is damaged: set aside");
+                        rustix::fs::renameat(&root, &*name, &root, &*aside).map_err(at("rename", dir.join(&aside)))?;
+                    }
+                    None => root.unlink(&name)?,
+                },
+                LOOSE => root.unlink(&name)?,
+                _ => {}
+            }
+        }
+        Ok(Self {
+            root,
+            floor: STORE_FLOOR_BYTES,
+            durable,
+            index: Mutex::new(index),
+            last_read: Mutex::default(),
+            settling: Mutex::default(),
+            next: AtomicU32::new(last + 1),
+        })
+    }
+
+    /// Returns the store with another floor: the bytes that writing must leave free on the file system.
+    #[must_use]
+    pub fn with_floor(self, bytes: u64) -> Self {
+        Self { floor: bytes, ..self }
+    }
+
+    /// Returns whether the blob is here and durable. Does not read it.
+    #[must_use]
+    pub fn contains(&self, digest: Digest) -> bool {
+        self.index().standing(digest) == Some(Standing::Durable)
+    }
+
+    /// Returns those of `digests` that are not here durably, in their order.
+    #[must_use]
+    pub fn missing(&self, digests: &[Digest]) -> Vec<Digest> {
+        let index = self.index();
+        digests.iter().copied().filter(|digest| index.standing(*digest) != Some(Standing::Durable)).collect()
+    }
+
+    /// Returns those of `digests` of which there is not even a loose copy here, in their order.
+    #[must_use]
+    pub fn lacking(&self, digests: &[Digest]) -> Vec<Digest> {
+        let index = self.index();
+        digests.iter().copied().filter(|digest| !index.places.contains_key(digest)).collect()
+    }
+
+    /// Stores plain bytes under their name and returns when they are durable. Storing them again changes nothing,
+    /// unless the stored copy is damaged: then it is replaced.
+    ///
+    /// # Errors
+    /// [`Error::BlobCorrupt`] if `bytes` are not the content of `digest`, [`Error::TooLarge`],
+    /// [`Error::DiskFull`] (nothing is left behind), [`Error::Io`].
+    pub fn put(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
+        self.put_many(&[(digest, bytes)])
+    }
+
+    /// Stores many blobs with one wait for the disk, and returns when all are durable. After an error any of them may
+    /// or may not be stored.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`], for the first blob that fails.
+    pub fn put_many<B: AsRef<[u8]>>(&self, blobs: &[(Digest, B)]) -> Result<()> {
+        let pack = |(digest, bytes): &(Digest, B)| {
+            let bytes = bytes.as_ref();
+            if digest_of(bytes) != *digest {
+                let why = "its content has another name";
+                return Err(Error::BlobCorrupt { path: PathBuf::from("given bytes"), digest: *digest, why });
+            }
+            Ok((*digest, frame::pack(bytes)?.into()))
+        };
+        self.write(blobs.iter().map(pack))?;
+        self.settle()
+    }
+
+    /// Stores a blob in its wire form, verified, and returns when it is durable.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`].
+    pub fn put_frame(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
+        self.put_loose(&[(digest, bytes)])?;
+        self.settle()
+    }
+
+    /// Stores blobs in their wire form, verified, and does not wait for the disk: a crash may forget them.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`], for the first blob that fails.
+    pub fn put_loose<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
+        self.write(frames.iter().map(verified))
+    }
+
+    /// As [`BlobStore::put_loose`], for plain bytes that are known to bear these names. Not looked at again.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`].
+    pub fn put_plain<'a>(&self, blobs: impl Iterator<Item = (Digest, &'a [u8])>) -> Result<()> {
+        self.write(blobs.map(|(digest, bytes)| Ok((digest, frame::pack(bytes)?.into()))))
+    }
+
+    /// Writes what is not here yet, or damaged here. Loose, unless this is a cache.
+    fn write<'f>(&self, frames: impl Iterator<Item = Result<Frame<'f>>>) -> Result<()> {
+        let mut batch = Batch::new(self);
+        for item in frames {
+            let (digest, bytes) = item?;
+            let seen = self.index().places.get(&digest).copied();
+            if seen.is_none() || self.get(digest).is_err() {
+                batch.push(digest, &bytes, seen)?;
+            }
+        }
+        batch.finish(&mut |written| {
+            let standing = if self.durable { Standing::Loose } else { Standing::Durable };
+            self.add(&written, standing)
+        })
+    }
+
+    /// Gives the blobs of a pack that was written their places.
+    fn add(&self, written: &Written, standing: Standing) -> Result<()> {
+        let mut index = self.index();
+        // What another thread put there meanwhile stays: it may be durable already.
+        let left = index.add(written.number, standing, &written.pack, |i, _| written.seen[i]);
+        self.drop_packs(left)
+    }
+
+    /// Removes the files of packs that the index has forgotten. Called with the index held, as a pack may be about to get
+    /// another name.
+    fn drop_packs(&self, left: impl IntoIterator<Item = (u32, Standing)>) -> Result<()> {
+        for (number, standing) in left {
+            let mut last = self.last_read();
+            if last.as_ref().is_some_and(|(last, _)| *last == number) {
+                *last = None;
+            }
+            self.root.unlink(name_of(number, standing))?;
+        }
+        Ok(())
+    }
+
+    /// Makes every loose blob durable, also those that another thread has begun with.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what is not durable then is done by the next one.
+    pub fn settle(&self) -> Result<()> {
+        let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing = |wanted: Standing| -> Vec<u32> {
+            self.index().packs.iter().filter(|(_, pack)| pack.standing == wanted).map(|(number, _)| *number).collect()
+        };
+        let loose = standing(Standing::Loose);
+        if loose.len() > PACKS_SYNC_EACH_MAX {
+            self.root.sync_file_system()?;
+        } else {
+            loose.iter().try_for_each(|number| self.sync_pack(&name_of(*number, Standing::Loose)))?;
+        }
+        for number in loose {
+            self.name(number)?;
+        }
+        let named = standing(Standing::Named);
+        if named.is_empty() {
+            return Ok(());
+        }
+        self.root.sync()?;
+        let mut index = self.index();
+        for number in named {
+            if let Some(pack) = index.packs.get_mut(&number) {
+                pack.standing = Standing::Durable;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_pack(&self, name: &str) -> Result<()> {
+        match self.root.file(name) {
+            Ok(file) => file.sync_data().map_err(at("sync", self.root.path().join(name))),
+            // Nothing of it is needed any more.
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a pack that is synced its last name, unless it is gone.
+    fn name(&self, number: u32) -> Result<()> {
+        let mut index = self.index();
+        let Some(pack) = index.packs.get_mut(&number) else { return Ok(()) };
+        self.root.rename(&name_of(number, Standing::Loose), &name_of(number, Standing::Named))?;
+        pack.standing = Standing::Named;
+        Ok(())
+    }
+
+    /// Returns the plain bytes of a blob, verified.
+    ///
+    /// # Errors
+    /// [`Error::BlobMissing`], [`Error::BlobCorrupt`] with the path of the damaged file, [`Error::Io`].
+    pub fn get(&self, digest: Digest) -> Result<Vec<u8>> {
+        let (path, bytes) = self.read(digest)?;
+        frame::unpack(digest, &bytes, &path)
+    }
+
+    /// Returns a blob in its wire form, verified by its checksum: whoever gets it looks whether it bears its name.
+    ///
+    /// # Errors
+    /// As [`BlobStore::get`].
+    pub fn get_frame(&self, digest: Digest) -> Result<Vec<u8>> {
+        let (path, bytes) = self.read(digest)?;
+        frame::check(digest, &bytes, &path)?;
+        Ok(bytes)
+    }
+
+    /// Removes a blob, if it is here. It may come back when the store is opened again.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove(&self, digest: Digest) -> Result<()> {
+        let mut index = self.index();
+        let left = index.remove(digest);
+        self.drop_packs(left)
+    }
+
+    /// Returns the names of all blobs, ascending.
+    #[must_use]
+    pub fn digests(&self) -> Vec<Digest> {
+        let mut all: Vec<Digest> = self.index().places.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Puts together what is left of packs of which less than half is needed, and small packs if there are many, and removes
+    /// them. A damaged blob keeps its pack. For durable stores: what a cache holds is soon removed.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`]; then everything is where it was, or in both places.
+    pub fn compact(&self) -> Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
+        let mut moving: Vec<(Place, Digest)> = {
+            let index = self.index();
+            let packs = || index.packs.iter().filter(|(_, pack)| pack.standing == Standing::Durable);
+            let are_many = packs().filter(|(_, pack)| pack.bytes < PACK_SMALL_BYTES).count() > PACKS_SMALL_MAX;
+            let is_worn = |place: &Place| {
+                index.packs.get(&place.pack).is_some_and(|pack| {
+                    let is_small = are_many && pack.bytes < PACK_SMALL_BYTES;
+                    pack.standing == Standing::Durable && (is_small || pack.needed * 2 < pack.bytes)
+                })
+            };
+            index.places.iter().filter(|(_, place)| is_worn(place)).map(|(digest, place)| (*place, *digest)).collect()
+        };
+        moving.sort_unstable_by_key(|(place, _)| (place.pack, place.offset));
+        let mut batch = Batch::new(self);
+        for (place, digest) in moving {
+            match self.get_frame(digest) {
+                Ok(bytes) => batch.push(digest, &bytes, Some(place))?,
+                Err(Error::BlobMissing { .. }) => {}
+                Err(error) => warn!(%digest, %error, "a blob cannot be moved"),
+            }
+        }
+        // A copy takes the place of one that is durable, so it is durable before.
+        batch.finish(&mut |written| {
+            let (from, to) = (name_of(written.number, Standing::Loose), name_of(written.number, Standing::Named));
+            self.sync_pack(&from)?;
+            self.root.rename(&from, &to)?;
+            self.root.sync()?;
+            self.add(&written, Standing::Durable)
+        })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // A panic while it was held cannot leave a table half-changed.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_read(&self) -> MutexGuard<'_, Option<(u32, Arc<File>)>> {
+        // A panic while it was held cannot leave an option half-changed.
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the pack that a blob is in.
+    fn open_pack(&self, digest: Digest) -> Result<(PathBuf, Arc<File>, Place)> {
+        loop {
+            let (place, name) = {
+                let index = self.index();
+                let place = index.places.get(&digest).copied().ok_or(Error::BlobMissing { digest })?;
+                let standing = index.packs.get(&place.pack).map_or(Standing::Durable, |pack| pack.standing);
+                (place, name_of(place.pack, standing))
+            };
+            let path = self.root.path().join(&name);
+            if let Some((number, file)) = &*self.last_read()
+                && *number == place.pack
+            {
+                return Ok((path, Arc::clone(file), place));
+            }
+            match self.root.file(&name) {
+                Ok(file) => {
+                    let file = Arc::new(file);
+                    let index = self.index();
+                    // What is forgotten meanwhile must not stay open.
+                    if index.packs.contains_key(&place.pack) {
+                        *self.last_read() = Some((place.pack, Arc::clone(&file)));
+                    }
+                    return Ok((path, file, place));
+                }
+                Err(error) if is_absent(&error) => {
+                    let mut index = self.index();
+                    let standing = index.packs.get(&place.pack).map(|pack| pack.standing);
+                    // It got another name, or all of it another place; or somebody took it away.
+                    if standing.is_some_and(|standing| name_of(place.pack, standing) == name) {
+                        warn!(path = %path.display(), "a pack of blobs is gone");
+                        index.forget(place.pack);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn read(&self, digest: Digest) -> Result<(PathBuf, Vec<u8>)> {
+        let (path, file, place) = self.open_pack(digest)?;
+        let mut bytes = vec![0; place.length as usize];
+        match file.read_exact_at(&mut bytes, u64::from(place.offset)) {
+            Ok(()) => Ok((path, bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(Error::BlobCorrupt { path, digest, why: "its pack ends before it" })
+            }
+            Err(error) => Err(at("read", path)(error)),
+        }
+    }
+
+    /// Returns how many bytes more than `need` may be written.
+    fn room_for(&self, need: usize) -> Result<usize> {
+        let path = self.root.path();
+        let free = space::free(&self.root, path, 0)?.bytes;
+        match free.checked_sub(self.floor.saturating_add(need as u64)) {
+            Some(room) => Ok(usize::try_from(room).unwrap_or(usize::MAX)),
+            None => Err(Error::DiskFull { path: path.to_owned(), free, floor: self.floor }),
+        }
+    }
+}
+
+/// Returns the packs of a store's directory and what they hold durably, whoever owns the store: for a look from outside.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn stored(dir: &Path) -> Result<BTreeMap<Digest, PathBuf>> {
+    let mut stored = BTreeMap::new();
+    let root = Dir::open(dir)?;
+    for name in root.names()? {
+        if !matches!(name.to_str().and_then(parse), Some((_, PACK))) {
+            continue;
+        }
+        let path = dir.join(&name);
+        match root.file(&name) {
+            Ok(file) => {
+                let table = pack::read(&file, &path)?.map(|(table, _)| table).unwrap_or_default();
+                stored.extend(table.into_iter().map(|(digest, _)| (digest, path.clone())));
+            }
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(stored)
+}
+
+/// A pack that is whole and loose.
+struct Written {
+    number: u32,
+    pack: (Table, u64),
+    /// The place of each blob when its frame was written.
+    seen: Vec<Option<Place>>,
+}
+
+/// Frames on their way into packs. What is not finished is removed.
+struct Batch<'a> {
+    store: &'a BlobStore,
+    writing: Option<(u32, Writer<'a>, Vec<Option<Place>>)>,
+    full: Vec<Written>,
+    /// Bytes that may be written before the free space is looked at again.
+    checked: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn new(store: &'a BlobStore) -> Self {
+        Self { store, writing: None, full: Vec::new(), checked: 0 }
+    }
+
+    fn push(&mut self, digest: Digest, bytes: &[u8], seen: Option<Place>) -> Result<()> {
+        if self.checked < bytes.len() {
+            let room = self.store.room_for(bytes.len())?;
+            self.checked = bytes.len() + room.min(FLOOR_LOOK_EACH);
+        }
+        self.checked -= bytes.len();
+        if self.writing.as_ref().is_some_and(|(_, writer, _)| writer.bytes() + bytes.len() as u64 > PACK_BYTES_MAX) {
+            self.close()?;
+        }
+        if self.writing.is_none() {
+            let number = self.store.next.fetch_add(1, Ordering::Relaxed);
+            let standing = if self.store.durable { Standing::Loose } else { Standing::Named };
+            self.writing = Some((number, Writer::create(&self.store.root, name_of(number, standing))?, Vec::new()));
+        }
+        let (_, writer, places) = self.writing.as_mut().expect("it was made above");
+        writer.push(digest, bytes)?;
+        places.push(seen);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if let Some((number, writer, seen)) = self.writing.take() {
+            self.full.push(Written { number, pack: writer.finish()?, seen });
+        }
+        Ok(())
+    }
+
+    /// Hands over every pack, one after another.
+    fn finish(mut self, taken: &mut dyn FnMut(Written) -> Result<()>) -> Result<()> {
+        self.close()?;
+        while let Some(written) = self.full.pop() {
+            let number = written.number;
+            if let Err(error) = taken(written) {
+                self.forget(number);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, number: u32) {
+        // What cannot be removed now is removed, or found again, when the store is opened again.
+        if !self.store.index().packs.contains_key(&number) {
+            let _ = self.store.root.unlink(name_of(number, Standing::Loose));
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for written in &self.full {
+            self.forget(written.number);
+        }
+    }
+}
+
+/// Returns a frame that holds what it should.
+fn verified<B: AsRef<[u8]>>((digest, bytes): &(Digest, B)) -> Result<Frame<'_>> {
+    frame::unpack(*digest, bytes.as_ref(), Path::new("given frame"))?;
+    Ok((*digest, Cow::Borrowed(bytes.as_ref())))
+}
+
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Returns the file name of a pack.
+fn name_of(number: u32, standing: Standing) -> String {
+    let ending = if standing == Standing::Loose { LOOSE } else { PACK };
+    format!("{number:010}.{ending}")
+}
+
+/// Returns the number and the ending of a file of ours.
+fn parse(name: &str) -> Option<(u32, &str)> {
+    let (number, ending) = name.split_once('.')?;
+    let known = [PACK, LOOSE, DAMAGED];
+    Some((number.parse().ok().filter(|_| number.len() == 10)?, known.into_iter().find(|known| *known == ending)?))
+}
+
+// A frame of the largest blob must fit a pack whose offsets are counted in 32 bits.
+const _: () = assert!((PACK_BYTES_MAX as usize) + BLOB_BYTES_MAX < u32::MAX as usize);
+
+#[cfg(test)]
+mod tests;
