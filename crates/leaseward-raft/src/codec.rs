@@ -86,13 +86,40 @@ pub fn encoded_len<T: Serialize>(value: &T) -> usize {
 #[must_use]
 pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
-    out.push(MAGIC);
-    out.push(kind.code);
-    out.extend_from_slice(&kind.version.to_be_bytes());
-    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-    out.extend_from_slice(&checksum(&out, payload).to_be_bytes());
+    out.extend_from_slice(&[0; ENVELOPE_BYTES]);
     out.extend_from_slice(payload);
+    put_head(kind, &mut out);
     out
+}
+
+/// Returns `value` in an envelope. Its bytes are written once: messages hold megabytes.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] beyond what the kind allows.
+///
+/// # Panics
+/// As [`encode`].
+pub fn seal_value<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, CodecError> {
+    let size = encoded_len(value);
+    if size > kind.max {
+        return Err(CodecError::TooLarge { kind: kind.name, size, max: kind.max });
+    }
+    let mut out = Vec::with_capacity(ENVELOPE_BYTES + size);
+    out.extend_from_slice(&[0; ENVELOPE_BYTES]);
+    options(usize::MAX >> 1).serialize_into(&mut out, value).expect("plain types without serde attributes encode");
+    put_head(kind, &mut out);
+    Ok(out)
+}
+
+/// Fills in the head of an envelope, before a payload that stands there already.
+fn put_head(kind: Kind, out: &mut [u8]) {
+    let (head, payload) = out.split_at_mut(ENVELOPE_BYTES);
+    head[0] = MAGIC;
+    head[1] = kind.code;
+    head[2..4].copy_from_slice(&kind.version.to_be_bytes());
+    head[4..8].copy_from_slice(&(payload.len() as u32).to_be_bytes());
+    let sum = checksum(&head[..8], payload);
+    head[8..].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Returns the length and checksum that the head of an envelope promises.

@@ -15,7 +15,7 @@ use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 use zstd::zstd_safe::DCtx;
 
 use crate::error::{Error, Result};
-use crate::limits::{BLOB_BYTES_MAX, DELTA_PLAIN_BYTES_MAX, DELTA_ZSTD_LEVEL};
+use crate::limits::{BLOB_BYTES_MAX, BLOB_ZSTD_LEVEL, DELTA_LARGE_BYTES, DELTA_PLAIN_BYTES_MAX, DELTA_ZSTD_LEVEL};
 use crate::tables::DigestSet;
 use crate::{digest_of, manifest};
 
@@ -106,14 +106,15 @@ fn squeeze(
 ) -> Result<bool> {
     let failed = |error| Error::io("compress", "a delta", error);
     let bounded = Bounded { out, most, full: false };
-    let mut encoder =
-        zstd::stream::write::Encoder::with_ref_prefix(bounded, DELTA_ZSTD_LEVEL, prefix).map_err(failed)?;
+    let is_large = prefix.len() + size > DELTA_LARGE_BYTES;
+    let level = if is_large { BLOB_ZSTD_LEVEL } else { DELTA_ZSTD_LEVEL };
+    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(bounded, level, prefix).map_err(failed)?;
     // The window reaches from the last byte back to the first one of the prefix.
     let window = (prefix.len() + size).max(1 << 10).next_power_of_two().trailing_zeros();
     encoder.set_pledged_src_size(Some(size as u64)).map_err(failed)?;
     encoder.window_log(window).map_err(failed)?;
     // The tables of the level cover some hundred kilobytes; beyond that only long matches are found, and suffice.
-    encoder.long_distance_matching(prefix.len() + size > 256 << 10).map_err(failed)?;
+    encoder.long_distance_matching(is_large).map_err(failed)?;
     while let Some(piece) = pieces()? {
         if let Err(error) = encoder.write_all(&piece) {
             return if encoder.get_ref().full { Ok(false) } else { Err(failed(error)) };

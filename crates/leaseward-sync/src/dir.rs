@@ -265,6 +265,13 @@ pub(crate) fn give(file: impl AsFd, user: u32, group: u32, path: &Path) -> Resul
     rustix::fs::fchown(file, Some(user), Some(group)).map_err(at("change the owner of", path))
 }
 
+/// Begins to write to the disk what stands in the file, and does not wait: there is less to be waited for in the end.
+pub(crate) fn begin_to_sync(file: impl AsFd) {
+    // To the kernel these pages are not needed again, so it writes them now; those that are on their way stay in memory.
+    // If it does not, nothing is lost.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
 /// Returns the target of the link `name` in `dir`.
 pub(crate) fn link_target(dir: &Dir, name: &OsStr) -> Result<String> {
     let path = dir.path().join(name);

@@ -60,17 +60,26 @@ pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
             limit: BLOB_BYTES_MAX as u64,
         });
     }
+    let mut frame = vec![0; HEADER + zstd::zstd_safe::compress_bound(plain.len())];
     // A failure to compress costs space, nothing else.
-    let squeezed = PACKERS.with(|| Compressor::new(BLOB_ZSTD_LEVEL), |packer| packer.compress(plain));
-    let squeezed = squeezed.ok().filter(|squeezed| squeezed.len() < plain.len());
-    let (method, payload) = squeezed.as_deref().map_or((RAW, plain), |squeezed| (ZSTD, squeezed));
-    let mut frame = Vec::with_capacity(HEADER + payload.len());
-    frame.extend_from_slice(&MAGIC);
-    frame.extend_from_slice(&[VERSION, method, 0, 0]);
-    frame.extend_from_slice(&(plain.len() as u32).to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame), payload);
-    frame.extend_from_slice(&crc.to_le_bytes());
-    frame.extend_from_slice(payload);
+    let squeezed = PACKERS
+        .with(|| Compressor::new(BLOB_ZSTD_LEVEL), |packer| packer.compress_to_buffer(plain, &mut frame[HEADER..]));
+    let method = match squeezed.ok().filter(|size| *size < plain.len()) {
+        Some(size) => {
+            frame.truncate(HEADER + size);
+            ZSTD
+        }
+        None => {
+            frame.truncate(HEADER);
+            frame.extend_from_slice(plain);
+            RAW
+        }
+    };
+    frame[..4].copy_from_slice(&MAGIC);
+    frame[4..8].copy_from_slice(&[VERSION, method, 0, 0]);
+    frame[8..12].copy_from_slice(&(plain.len() as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..12]), &frame[HEADER..]);
+    frame[12..HEADER].copy_from_slice(&crc.to_le_bytes());
     Ok(frame)
 }
 

@@ -18,8 +18,13 @@ pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// travels again and again are deltas.
 pub const BLOB_ZSTD_LEVEL: i32 = 1;
 
-/// Compression level of deltas: each is made once and goes to everybody.
+/// Compression level of deltas: each is made once and goes to everybody. A large one is made at the level of blobs, as it is
+/// waited for, and what it saves are long matches.
 pub const DELTA_ZSTD_LEVEL: i32 = 3;
+
+/// Plain bytes of a delta and what it refers to, from which on it is a large one: the tables of the level cover some hundred
+/// kilobytes.
+pub(crate) const DELTA_LARGE_BYTES: usize = 256 << 10;
 
 /// Contexts for compressing, and as many for decompressing, that are kept for the next blob: some megabytes at most.
 pub(crate) const CONTEXTS_KEPT: usize = 2;

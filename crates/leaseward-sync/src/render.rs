@@ -34,7 +34,7 @@ pub struct Facts {
 pub(crate) struct Rendered {
     pub(crate) manifest: Manifest,
     /// Chunks that stand in no store: what was filled in or opened.
-    pub(crate) made: DigestMap<Arc<[u8]>>,
+    pub(crate) made: DigestMap<Arc<Vec<u8>>>,
 }
 
 /// Returns whether members of such a set have something else than what was published.
@@ -158,7 +158,7 @@ pub(crate) fn render(
         let mut chunks = Vec::new();
         for piece in bytes.chunks(CHUNK_BYTES_MAX) {
             let chunk = Chunk { digest: digest_of(piece), size: piece.len() as u32 };
-            done.made.insert(chunk.digest, piece.into());
+            done.made.insert(chunk.digest, Arc::new(piece.to_vec()));
             chunks.push(chunk);
         }
         put(&mut tree, to, ManifestNode::File { mode, size, digest, chunks })?;

@@ -70,11 +70,7 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), ki
 /// # Errors
 /// [`CodecError::TooLarge`] if the other side would refuse it.
 pub fn bytes<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, CodecError> {
-    let payload = codec::encode(value);
-    if payload.len() > kind.max {
-        return Err(CodecError::TooLarge { kind: kind.name, size: payload.len(), max: kind.max });
-    }
-    Ok(codec::seal(kind, &payload))
+    codec::seal_value(kind, value)
 }
 
 /// Writes one frame. Not cancel safe.

@@ -20,7 +20,7 @@ pub struct InlineDelta {
 
 /// Bytes that many hold and nobody changes: a clone costs a count.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SharedBytes(Arc<[u8]>);
+pub struct SharedBytes(Arc<Vec<u8>>);
 
 impl SharedBytes {
     /// Returns the bytes.
@@ -37,8 +37,10 @@ impl AsRef<[u8]> for SharedBytes {
 }
 
 impl From<Vec<u8>> for SharedBytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
+    fn from(mut bytes: Vec<u8>) -> Self {
+        // Not copied. They may be kept for long, and nobody adds to them.
+        bytes.shrink_to_fit();
+        Self(Arc::new(bytes))
     }
 }
 
@@ -66,7 +68,7 @@ impl<'de> Deserialize<'de> for SharedBytes {
             }
 
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<SharedBytes, E> {
-                Ok(SharedBytes(bytes.into()))
+                Ok(bytes.to_vec().into())
             }
 
             fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<SharedBytes, E> {
@@ -81,6 +83,7 @@ impl<'de> Deserialize<'de> for SharedBytes {
                 Ok(bytes.into())
             }
         }
-        deserializer.deserialize_byte_buf(Bytes)
+        // Borrowed from the message if they can be, and copied once.
+        deserializer.deserialize_bytes(Bytes)
     }
 }

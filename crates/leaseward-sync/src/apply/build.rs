@@ -30,7 +30,7 @@ pub(crate) type Source<'a> = dyn FnMut(Digest) -> Result<Given> + 'a;
 #[derive(Debug)]
 pub(crate) enum Given {
     /// They were verified.
-    Proven(Arc<[u8]>),
+    Proven(Arc<Vec<u8>>),
     /// Somebody says so.
     Claimed(Vec<u8>),
 }
@@ -232,6 +232,9 @@ impl Build<'_> {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at("set the mode of", &path))?;
         self.done.written += 1;
         let stamp = Stamp::of(&rustix::fs::fstat(&file).map_err(at("look at", &path))?);
+        if self.unsynced.is_none() {
+            crate::dir::begin_to_sync(&file);
+        }
         self.is_written(|| Ok(file.into()), &path)?;
         Ok(stamp)
     }

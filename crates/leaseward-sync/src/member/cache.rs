@@ -38,7 +38,7 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Cache {
     files: BlobStore,
-    held: Mutex<DigestMap<Arc<[u8]>>>,
+    held: Mutex<DigestMap<Arc<Vec<u8>>>>,
     room: Arc<Room>,
 }
 
@@ -59,9 +59,9 @@ impl Cache {
     }
 
     /// Returns the plain bytes of a blob, verified.
-    pub(crate) fn get(&self, digest: Digest) -> Result<Arc<[u8]>> {
+    pub(crate) fn get(&self, digest: Digest) -> Result<Arc<Vec<u8>>> {
         let held = self.held().get(&digest).cloned();
-        held.map_or_else(|| self.files.get(digest).map(Arc::from), Ok)
+        held.map_or_else(|| self.files.get(digest).map(Arc::new), Ok)
     }
 
     /// Keeps what came from somewhere, after a look whether it bears its name.
@@ -69,9 +69,9 @@ impl Cache {
         match blob {
             Blob::Frame(bytes) => {
                 let plain = frame::unpack(digest, bytes.as_slice(), Path::new("given frame"))?;
-                if self.hold(digest, &plain) { Ok(()) } else { self.files.put_frame(digest, bytes.as_slice()) }
+                if self.hold(digest, plain).is_ok() { Ok(()) } else { self.files.put_frame(digest, bytes.as_slice()) }
             }
-            Blob::Plain(plain) if digest_of(plain) == digest => self.keep_proven(digest, plain),
+            Blob::Plain(plain) if digest_of(plain) == digest => self.keep_proven(digest, plain.clone()),
             Blob::Plain(_) => {
                 let why = "its content has another name";
                 Err(Error::BlobCorrupt { path: "given bytes".into(), digest, why })
@@ -80,21 +80,24 @@ impl Cache {
     }
 
     /// Keeps bytes that are known to bear this name.
-    pub(crate) fn keep_proven(&self, digest: Digest, plain: &[u8]) -> Result<()> {
-        if self.hold(digest, plain) { Ok(()) } else { self.files.put_plain(std::iter::once((digest, plain))) }
+    pub(crate) fn keep_proven(&self, digest: Digest, plain: Vec<u8>) -> Result<()> {
+        self.hold(digest, plain).or_else(|plain| self.files.put_plain(std::iter::once((digest, plain.as_slice()))))
     }
 
-    /// Returns whether there was room for it.
-    fn hold(&self, digest: Digest, plain: &[u8]) -> bool {
+    /// Holds it, or gives it back if there is no room for it.
+    fn hold(&self, digest: Digest, plain: Vec<u8>) -> std::result::Result<(), Vec<u8>> {
         if self.holds(digest) {
-            return true;
+            return Ok(());
         }
-        let fits = self.room.take(plain.len());
-        // Copied before the others are kept waiting; one of them may have been faster.
-        if fits && self.held().insert(digest, Arc::from(plain)).is_some() {
-            self.room.give_back(plain.len());
+        let size = plain.len();
+        if !self.room.take(size) {
+            return Err(plain);
         }
-        fits
+        // Another one may have been faster.
+        if self.held().insert(digest, Arc::new(plain)).is_some() {
+            self.room.give_back(size);
+        }
+        Ok(())
     }
 
     /// Puts what it holds in memory into files, for whoever opens it again.
@@ -102,12 +105,12 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`]; what could not be written is forgotten.
     pub(crate) fn put_down(&self) -> Result<()> {
-        let held: Vec<(Digest, Arc<[u8]>)> =
+        let held: Vec<(Digest, Arc<Vec<u8>>)> =
             self.held().iter().map(|(digest, bytes)| (*digest, Arc::clone(bytes))).collect();
         if held.is_empty() {
             return Ok(());
         }
-        let written = self.files.put_plain(held.iter().map(|(digest, bytes)| (*digest, &**bytes)));
+        let written = self.files.put_plain(held.iter().map(|(digest, bytes)| (*digest, bytes.as_slice())));
         self.let_go();
         written
     }
@@ -137,7 +140,7 @@ impl Cache {
         written
     }
 
-    fn held(&self) -> MutexGuard<'_, DigestMap<Arc<[u8]>>> {
+    fn held(&self) -> MutexGuard<'_, DigestMap<Arc<Vec<u8>>>> {
         // A panic while it was held cannot leave a table half-changed.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,7 +172,7 @@ mod tests {
         let (one, other) = (open("one"), open("other"));
         let blobs: Vec<_> = (0..5).map(|byte| blob(byte, HELD_BYTES_MAX / 4)).collect();
         for (cache, (digest, bytes)) in [&one, &one, &other, &other, &one].into_iter().zip(&blobs) {
-            cache.keep_proven(*digest, bytes).unwrap();
+            cache.keep_proven(*digest, bytes.clone()).unwrap();
             // Again it takes no more room.
             cache.keep(*digest, &Blob::Plain(bytes.clone())).unwrap();
         }
@@ -184,7 +187,7 @@ mod tests {
         assert!(one.holds(digest), "the other set is gone, and there is room");
         one.put_down().unwrap();
         assert_eq!((files(&one), one.holds(digest)), (4, false));
-        one.keep_proven(blob(9, 10).0, &blob(9, 10).1).unwrap();
+        one.keep_proven(blob(9, 10).0, blob(9, 10).1).unwrap();
         one.let_go();
         assert_eq!(room.0.load(Ordering::Relaxed), 0);
         assert_eq!(one.get(blob(9, 10).0).unwrap_err().code(), "LW0801");
@@ -197,7 +200,7 @@ mod tests {
         let blobs: Vec<_> = (0..4).map(|byte| blob(byte, 100)).collect();
         cache.files.put_plain(blobs[..2].iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
         for (digest, bytes) in &blobs[2..] {
-            cache.keep_proven(*digest, bytes).unwrap();
+            cache.keep_proven(*digest, bytes.clone()).unwrap();
         }
         cache.retain(&BTreeSet::from([blobs[1].0, blobs[2].0])).unwrap();
         let here = |(digest, _): &(Digest, Vec<u8>)| cache.files.get(*digest).is_ok();

@@ -165,10 +165,10 @@ impl Fetch {
             }
         };
         for (digest, bytes) in decoded.chunks() {
-            self.cache.keep_proven(digest, bytes)?;
+            self.cache.keep_proven(digest, bytes.to_vec())?;
         }
         // The manifest last: it says that the rest is here.
-        self.cache.keep_proven(next, &decoded.encoded)?;
+        self.cache.keep_proven(next, decoded.encoded)?;
         Ok(decoded.manifest)
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct Prepared {
     pub(crate) wanted: Live,
     pub(crate) manifest: Arc<Manifest>,
     /// Chunks that are in no store.
-    made: Arc<DigestMap<Arc<[u8]>>>,
+    made: Arc<DigestMap<Arc<Vec<u8>>>>,
 }
 
 /// What a version depends on, beside itself.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use leaseward_state::config::Digest;
 
-use crate::dir::Dir;
+use crate::dir::{Dir, begin_to_sync};
 use crate::error::{Result, at};
 use crate::limits::PACK_BUFFER_BYTES;
 
@@ -64,6 +64,7 @@ impl<'a> Writer<'a> {
         rows.extend_from_slice(&MAGIC);
         let written = self.file.write_all(&rows).and_then(|()| self.file.flush());
         written.map_err(at("write", self.dir.path().join(&self.name)))?;
+        begin_to_sync(self.file.get_ref());
         self.is_finished = true;
         Ok((std::mem::take(&mut self.table), self.bytes))
     }
