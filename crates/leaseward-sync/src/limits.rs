@@ -112,6 +112,9 @@ pub const DELTA_SENT_BYTES_MAX: usize = 4 << 20;
 /// files. A first version of 2,000 files has 50 MB.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 
+/// A version that came in part waits in memory for no longer than this before the next attempt; then in files.
+pub const HELD_FOR: Duration = Duration::from_secs(1);
+
 /// Frames in one answer or one sending, in bytes: a link stays busy, and ten of them fit any memory. One frame may be
 /// longer.
 pub const FRAMES_BYTES_MAX: usize = 4 << 20;

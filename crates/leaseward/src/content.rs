@@ -316,6 +316,12 @@ impl QuorumContent {
                 else {
                     break;
                 };
+                let wanted: BTreeSet<Digest> = here.iter().copied().collect();
+                let all = frames.len();
+                let frames: Frames = frames.into_iter().filter(|(digest, _)| wanted.contains(digest)).collect();
+                if frames.len() < all {
+                    warn!(node = id, "a voter gave what nobody asked for: refused");
+                }
                 if frames.is_empty() {
                     break;
                 }

@@ -82,6 +82,9 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(100);
 /// A voter that was silent is listened for again after this, while others are asked.
 pub const SILENT_LOOK_EACH: Duration = Duration::from_secs(2);
 
+/// A voter that gave what nobody asked for, or wrong bytes, is asked last for so long: what it has may have been put right.
+pub const REFUSED_FOR: Duration = Duration::from_secs(60);
+
 /// Questions for blobs, or sendings of them, that are under way at once: one is worked on while others travel.
 pub const SENDINGS_AT_ONCE: usize = 4;
 

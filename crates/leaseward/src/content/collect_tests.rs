@@ -3,9 +3,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use leaseward_raft::{Replica, Settings, Start, Timing};
+use leaseward_raft::{Blobs, Frames, Later, Replica, Settings, Start, Timing};
 use leaseward_state::Command;
 use leaseward_state::command::PublishSet;
+use leaseward_state::config::delta::SharedBytes;
 use leaseward_state::config::spec::SetSpec;
 use leaseward_state::propose::Propose as _;
 use tempfile::TempDir;
@@ -29,6 +30,11 @@ impl Voters {
     }
 
     pub(super) async fn some(count: usize) -> Self {
+        Self::serving(count, |_, content| Arc::new(content.local())).await
+    }
+
+    /// Starts some voters that answer questions for blobs each in its own way.
+    async fn serving(count: usize, blobs: impl Fn(usize, &QuorumContent) -> Arc<dyn Blobs>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let peers: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
@@ -49,7 +55,7 @@ impl Voters {
             let replica = Replica::start(settings, start).await.unwrap();
             let store = Arc::new(BlobStore::open(&data.join("blobs")).unwrap());
             let content = QuorumContent::new(replica.clone(), store);
-            replica.serve_blobs(Arc::new(content.local()));
+            replica.serve_blobs(blobs(i, &content));
             replicas.push(replica);
             contents.push(content);
         }
@@ -104,6 +110,58 @@ async fn what_a_version_names_that_is_committed_meanwhile_stays_on_a_quorum() {
         assert_eq!(has(&content.store, left), [false; 2]);
     }
     assert!(holders >= 2, "{holders} of three voters have what a kept version names");
+    for replica in &voters.replicas {
+        replica.stop().await;
+    }
+}
+
+/// A voter that gives what nobody asked for.
+struct Liar;
+
+impl Blobs for Liar {
+    fn missing<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, Vec<Digest>> {
+        Box::pin(async { digests.to_vec() })
+    }
+
+    fn get(&self, _: Digest) -> Later<'_, Option<Vec<u8>>> {
+        Box::pin(async { None })
+    }
+
+    fn put(&self, _: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), (String, String)>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn frames<'a>(&'a self, _: &'a [Digest]) -> Later<'a, (Frames, Vec<Digest>)> {
+        let plain = b"nobody asked for it";
+        let frame = leaseward_sync::frame::pack(plain).expect("it is short");
+        Box::pin(async { (vec![(leaseward_sync::digest_of(plain), frame.into())], Vec::new()) })
+    }
+
+    fn put_frames(&self, _: Frames) -> Later<'_, Result<(), (String, String)>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn delta<'a>(&'a self, _: &'a SetName, _: Digest, _: Digest) -> Later<'a, Option<SharedBytes>> {
+        Box::pin(async { None })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_gives_what_nobody_asked_for_holds_up_no_voter() {
+    let serving = |i: usize, content: &QuorumContent| -> Arc<dyn Blobs> {
+        if i == 1 { Arc::new(Liar) } else { Arc::new(content.local()) }
+    };
+    let voters = Voters::serving(3, serving).await;
+    let wanted = put(&voters.contents[2].store, "only the third one has it");
+    let content = &voters.contents[0];
+    // Either of the others is asked first, in turn.
+    let left = timeout(PATIENCE, content.fetch(wanted.to_vec())).await.expect("it asks for ever").unwrap();
+    assert_eq!(left, []);
+    let nowhere = Digest([9; 32]);
+    let left = timeout(PATIENCE, content.fetch(vec![nowhere])).await.expect("it asks for ever").unwrap();
+    assert_eq!(left, [nowhere]);
+    let other = leaseward_sync::digest_of(b"nobody asked for it");
+    assert_eq!(content.lacking(vec![other]).await.unwrap(), [other], "what nobody asked for is kept");
     for replica in &voters.replicas {
         replica.stop().await;
     }
