@@ -143,6 +143,10 @@ pub const WATCHES_MAX: usize = 8192;
 /// After a change is seen, others that belong to it are waited for.
 pub const WATCH_SETTLES: Duration = Duration::from_millis(100);
 
+/// Bytes of files changed by hand that are put aside when a version takes their places in a directory that is shared: those
+/// of the last time. More is said and not kept.
+pub const FOUND_BYTES_MAX: u64 = 64 << 20;
+
 /// Changed files that a member names in a report; how many there are is said besides.
 pub const DRIFTS_REPORTED_MAX: usize = 20;
 

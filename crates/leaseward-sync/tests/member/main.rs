@@ -352,6 +352,49 @@ async fn a_set_may_live_among_files_of_others_and_goes_back_from_there() {
 }
 
 #[tokio::test]
+async fn a_version_among_files_of_others_wins_over_a_change_by_hand_while_it_waited_and_the_change_is_kept() {
+    // As with a whole tree: a rule is for what lies between two versions, and a newer one wins whatever it says.
+    for rule in [DriftRule::Report, DriftRule::Repair, DriftRule::Adopt] {
+        let mut world = World::new();
+        world.keep("app", |spec| (spec.layout, spec.drift) = (Layout::Files, rule));
+        let one = world.voter.publish(1, &[("a", "1"), ("gone", "1"), ("stays", "s")]);
+        let two = world.voter.publish(2, &[("a", "2"), ("stays", "s")]);
+        world.want("app", one);
+        world.applied("app", 1).await;
+        // What is heard of a change is looked at a moment later: the version that waits comes first.
+        world.order("app", |wanted| wanted.staged = Some(two));
+        world.until(|report| report.state == SyncState::OnDisk { version: 2 }).await;
+        world.change_and_want("app", two, |app| {
+            for path in ["a", "gone", "stays"] {
+                fs::write(app.join(path), format!("{path} by hand")).unwrap();
+            }
+        });
+        world.applied("app", 2).await;
+        assert_eq!((world.read("app/a"), world.read("app/stays")), ("2".into(), "s".into()), "{rule:?}");
+        assert_eq!(world.read("app/gone"), "gone by hand", "{rule:?}: no longer in the set, and somebody's own");
+        let found = |path: &str| fs::read_to_string(world.temp.path().join("state/sets/app/found").join(path)).unwrap();
+        assert_eq!((found("a"), found("stays")), ("a by hand".into(), "stays by hand".into()), "{rule:?}");
+        assert!(!world.story().iter().any(|word| word.contains("rejected")), "{:?}", world.story());
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_became_of_a_path_while_a_version_among_files_of_others_waited_is_not_overwritten() {
+    let mut world = World::new();
+    world.keep("app", |spec| spec.layout = Layout::Files);
+    world.want("app", world.voter.publish(1, &[("a", "1")]));
+    world.applied("app", 1).await;
+    let two = world.voter.publish(2, &[("a", "2"), ("b", "2")]);
+    world.order("app", |wanted| wanted.staged = Some(two));
+    world.until(|report| report.state == SyncState::OnDisk { version: 2 }).await;
+    world.change_and_want("app", two, |app| fs::write(app.join("b"), "somebody else's").unwrap());
+    let why = world.rejected(2).await;
+    assert!(why.starts_with("LW0805") && why.contains("app/b"), "{why}");
+    assert_eq!((world.read("app/a"), world.read("app/b")), ("1".into(), "somebody else's".into()));
+}
+
+#[tokio::test]
 async fn layers_templates_and_secrets_are_made_for_this_member_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let mut world = World::new();

@@ -182,6 +182,12 @@ impl World {
         self.reports = reports;
     }
 
+    /// Changes files of a set and has a version wanted at once: nobody comes between to look at them.
+    pub(crate) fn change_and_want(&self, name: &str, version: WantedVersion, change: impl FnOnce(&Path)) {
+        change(&self.path(name));
+        self.want(name, version);
+    }
+
     pub(crate) async fn stop(&mut self) {
         tokio::time::timeout(BOUND, self.member.take().unwrap().stop()).await.expect("it stops");
     }
