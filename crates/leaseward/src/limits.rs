@@ -98,9 +98,22 @@ pub const RECENT_ENTRIES_MAX: usize = 50_000;
 /// not here yet ends the wait.
 pub const MAKE_AFTER: Duration = Duration::from_millis(200);
 
+/// Whoever needs what was committed and is yet to be made waits for it no longer than this: making takes milliseconds.
+pub const MADE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often he looks.
+pub const MADE_LOOK_EACH: Duration = Duration::from_millis(10);
+
 /// What was made from committed deltas is synced after this: members on the same disk go first, and one sync serves
 /// several versions.
 pub const SETTLE_AFTER: Duration = Duration::from_millis(200);
+
+/// Whoever has a set keep fewer versions waits for so long for voters that make and sync the newest ones: several times what
+/// they take. Then the newest one is put on a quorum.
+pub const HELD_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often he looks.
+pub const HELD_LOOK_EACH: Duration = Duration::from_millis(50);
 
 /// A blob that somebody was told is here stays for so long: longer than any publication takes.
 pub const PROMISED_FOR: Duration = Duration::from_secs(3600);

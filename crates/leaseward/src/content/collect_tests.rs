@@ -216,3 +216,24 @@ async fn a_set_that_keeps_few_versions_never_builds_on_what_a_quorum_could_not_m
         replica.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_is_to_keep_fewer_versions_has_a_quorum_hold_what_stays_first() {
+    let voters = Voters::three().await;
+    let (set, content) = (SetName::new("app").unwrap(), &voters.contents[0]);
+    for text in ["1", "2", "3", "4"] {
+        assert!(publish(&voters, text).await, "v{text} is a delta upon the one before");
+    }
+    let holders = || {
+        let newest = put(&content.store, "4");
+        voters.contents.iter().filter(|content| has(&content.store, newest) == [true; 2]).count()
+    };
+    // Nobody makes anything of what is committed, and all of it follows from the first one, which the log has whole.
+    assert_eq!(content.may_keep(&set, 5).await.unwrap(), 4);
+    assert_eq!(holders(), 1, "with so many versions that one stays");
+    assert_eq!(content.may_keep(&set, 2).await.unwrap(), 4);
+    assert!(holders() >= 2, "deltas upon nothing would stay");
+    for replica in &voters.replicas {
+        replica.stop().await;
+    }
+}
