@@ -39,6 +39,10 @@ impl Content for FromVoter {
         Box::pin(async move { self.0.adopt(&set, &machine).await.map_err(|error| failed(&error)) })
     }
 
+    fn may_keep(&self, set: SetName, keep: u32) -> Later<'_, Result<u64, ContentError>> {
+        Box::pin(async move { self.0.may_keep(&set, keep).await.map_err(|error| failed(&error)) })
+    }
+
     fn backup(&self) -> Later<'_, Result<Backup, ContentError>> {
         Box::pin(async move {
             let backup = self.0.backup().await.map_err(|error| failed(&error))?;

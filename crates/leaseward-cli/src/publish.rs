@@ -276,4 +276,79 @@ mod tests {
         let keys = keys.lock().expect("no panic");
         assert_eq!((keys.len(), &keys[0]), (2, &keys[1]), "the second would be another version");
     }
+
+    /// A node that keeps blobs until it is gone, at the first word of a version, or commits what it has.
+    async fn node(goes: bool, names: Arc<Mutex<Vec<(bool, String)>>>) -> String {
+        let (has, gone) = (Arc::new(Mutex::new(Vec::<String>::new())), Arc::new(tokio::sync::Notify::new()));
+        let (missing, kept, looked) = (Arc::clone(&has), Arc::clone(&has), Arc::clone(&has));
+        let leaves = Arc::clone(&gone);
+        let lack = move |names: &Value, has: &[String]| -> Vec<Value> {
+            let is_here = |name: &Value| has.iter().any(|had| name == had.as_str());
+            names["digests"].as_array().expect("names").iter().filter(|name| !is_here(name)).cloned().collect()
+        };
+        let router = Router::new()
+            .route(
+                "/v1/blobs/missing",
+                post(async move |Json(ask): Json<Value>| {
+                    let has = missing.lock().expect("no panic");
+                    Json(json!({ "digests": lack(&ask, &has) }))
+                }),
+            )
+            .route(
+                "/v1/blobs",
+                post(async move |body: axum::body::Bytes| {
+                    let frames = frame::split(&body).expect("frames");
+                    kept.lock().expect("no panic").extend(frames.iter().map(|(digest, _)| digest.to_string()));
+                    StatusCode::NO_CONTENT
+                }),
+            )
+            .route(
+                "/v1/configs/web/publish",
+                post(async move |headers: HeaderMap, Json(ask): Json<Value>| {
+                    let key = headers["idempotency-key"].to_str().expect("text").to_owned();
+                    names.lock().expect("no panic").push((goes, key));
+                    if goes {
+                        leaves.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    let has = looked.lock().expect("no panic");
+                    let version = json!({ "set": "web", "version": 1, "parent": 0, "manifest": "", "files": 1, "bytes": 1,
+                                          "author": "", "message": "", "at": "2026-01-01T00:00:00Z", "revision": "9" });
+                    let lacks = json!({ "type": "", "code": "LW0801", "title": "content is missing", "detail": "x",
+                                        "status": 422, "retryable": true, "hint": "" });
+                    let (manifest, whole) = (ask["manifest"].as_str().expect("a name"), has.len() > 1);
+                    match whole && has.iter().any(|had| had == manifest) {
+                        true => (StatusCode::CREATED, Json(version)),
+                        false => (StatusCode::UNPROCESSABLE_ENTITY, Json(lacks)),
+                    }
+                }),
+            );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            tokio::select! {
+                served = axum::serve(listener, router).into_future() => served.expect("it serves"),
+                () = gone.notified() => {}
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_node_that_goes_away_between_the_blobs_and_the_commit_is_nothing_that_a_user_hears_of() {
+        let said = Arc::default();
+        let nodes = vec![node(true, Arc::clone(&said)).await, node(false, Arc::clone(&said)).await];
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("a"), "a").expect("written");
+        let api = Api::new(&Target { api: nodes, timeout: Duration::from_secs(10) });
+        let tree = Tree::of(dir.path(), false).await.expect("it is read");
+        let mut prepared = Prepared::of(&api, tree).await.expect("it is asked about");
+        prepared.send(&api).await.expect("it is sent to the first one");
+        let version = prepared.commit(&api, "web", None, String::new(), String::new()).await.expect("it is published");
+        assert_eq!(version.version, 1);
+        let said = said.lock().expect("no panic");
+        let asked: Vec<bool> = said.iter().map(|(goes, _)| *goes).collect();
+        assert_eq!(asked, [true, false, false], "the second one lacks it at first");
+        assert!(said.iter().all(|(_, key)| *key == said[0].1), "it would be another version");
+    }
 }

@@ -115,9 +115,7 @@ impl Session {
             return Ok(());
         }
         if !stdin().is_terminal() {
-            return Err(
-                Diagnostic::new("LW0104", format!("{what} and nobody can be asked here")).hint("--yes      do it")
-            );
+            return Err(Diagnostic::new("LW0104", format!("{what} Nobody can be asked here")).hint("--yes      do it"));
         }
         eprint!("{what}\nGo on? [y/N] ");
         let mut answer = String::new();

@@ -55,6 +55,13 @@ pub trait Content: Send + Sync + 'static {
     /// [`ContentError`] if something of it is nowhere, or no quorum of voters keeps it.
     fn ready(&self, base: Base, manifest: Digest) -> Later<'_, Result<Ready, ContentError>>;
 
+    /// Makes sure that a set may keep so few versions, as far as content goes. Returns the number of its newest version, for
+    /// which alone that holds; 0 if it has none.
+    ///
+    /// # Errors
+    /// As [`Content::ready`].
+    fn may_keep(&self, set: SetName, keep: u32) -> Later<'_, Result<u64, ContentError>>;
+
     /// Returns a backup of the cluster as it is now, made while it is read.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ pub const BLOB_BYTES_MAX: usize = leaseward_sync::limits::BLOB_BYTES_MAX;
 /// Several blobs in their stored form, in bytes: one of the largest, or many small ones.
 pub const FRAMES_BYTES_MAX: usize = leaseward_sync::frame::FRAME_BYTES_MAX + (1 << 20);
 
-/// How often a publication upon the newest version is tried again when somebody else was faster.
+/// How often a publication upon the newest version, or a policy, is tried again when somebody else was faster.
 pub const PUBLISH_TRIES: u64 = 8;
 
 /// Objects on a page, unless the client asks for fewer or more.

@@ -3,9 +3,12 @@
 //!
 //! Must stay true: whole new files are staged and a journal of what will be done is durable before the first file is
 //! replaced; after a death the journal is played to its end, so the set is the old or the new version once it is opened
-//! again. Nothing is replaced or removed that was not proven to be ours. What only its owner may read, as secrets are, is
-//! copied into no other file. Readers may see old and new files side by side for the moment that the renames take: that is
+//! again. Nothing is replaced or removed that was not proven to be ours, and nothing that was touched since it was looked at:
+//! the version is staged anew then. What was changed by hand is put aside before a version takes its place (`stood.rs`). What
+//! only its owner may read, as secrets are, is copied into no other file. Readers may see old and new files side by side for the moment that the renames take: that is
 //! what [`crate::Applier`] is better at.
+
+mod stood;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -14,6 +17,7 @@ use std::path::{Path, PathBuf};
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 use rustix::fs::Mode;
 
+use self::stood::{Stood, put_aside};
 use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
 use crate::dir::{Dir, Kind, Parents, give, kind};
 use crate::error::{Error, Result, at};
@@ -30,6 +34,8 @@ const STAGE: &str = ".leaseward-stage";
 const JOURNAL: &str = "journal";
 const LIVE: &str = "live.files";
 const PREVIOUS: &str = "previous.files";
+/// What somebody had changed by hand where a version took its place, below the state's directory.
+const FOUND: &str = "found";
 
 /// Applies versions of one set file by file. Its methods block on the disk. One process at a time: it holds a lock.
 #[derive(Debug)]
@@ -37,13 +43,26 @@ pub struct InPlace {
     target: PathBuf,
     state_dir: Dir,
     live: Option<(u64, Manifest)>,
-    ready: Option<(u64, Manifest, Vec<Op>, Applied)>,
+    ready: Option<Ready>,
     ignore: Patterns,
     owner: Option<Owner>,
     reserve: u64,
     /// What was replaced and only its owner may read, by chunks: secrets are in no other file than their own.
     back: Back,
     _lock: Lock,
+}
+
+/// A version whose new files are staged.
+#[derive(Debug)]
+struct Ready {
+    version: u64,
+    manifest: Manifest,
+    ops: Vec<Op>,
+    done: Applied,
+    /// How everything stood that it is about.
+    stood: Stood,
+    /// Files of the live version that somebody changed, and that are replaced; whether the version has them for their owner alone.
+    by_hand: Vec<(String, bool)>,
 }
 
 /// Chunks that are held in memory for the way back, and their bytes together.
@@ -231,7 +250,7 @@ impl InPlace {
         source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
         cache: &BlobStore,
     ) -> Result<()> {
-        if self.ready.as_ref().is_some_and(|(ready, tree, ..)| (*ready, tree) == (version, manifest)) {
+        if self.ready.as_ref().is_some_and(|ready| (ready.version, &ready.manifest) == (version, manifest)) {
             return Ok(());
         }
         self.ready = None;
@@ -242,9 +261,9 @@ impl InPlace {
         root.remove_tree(STAGE)?;
         let stage = root.mkdir(STAGE)?;
         let mut source = |digest| held.chunks.get(&digest).cloned().map_or_else(|| source(digest), Ok);
-        let staged = self.stage_into(&root, &stage, manifest, &mut source, cache);
+        let staged = self.stage_into(&root, &stage, version, manifest, &mut source, cache);
         match staged {
-            Ok((ops, done)) => self.ready = Some((version, manifest.clone(), ops, done)),
+            Ok(ready) => self.ready = Some(ready),
             Err(error) => {
                 root.remove_tree(STAGE)?;
                 return Err(error);
@@ -256,19 +275,26 @@ impl InPlace {
     /// Returns whether this version is staged.
     #[must_use]
     pub fn staged(&self) -> Option<Live> {
-        let (version, manifest, ..) = self.ready.as_ref()?;
-        Some(Live { version: *version, manifest: digest_of(&encode(manifest)) })
+        let ready = self.ready.as_ref()?;
+        Some(Live { version: ready.version, manifest: digest_of(&encode(&ready.manifest)) })
     }
 
     /// Puts what was staged in its places.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`]: before the journal is durable the old version is whole; after it, opening the
-    /// set again finishes the new one. [`Error::Changed`] if nothing is staged.
+    /// set again finishes the new one. [`Error::Changed`] if nothing is staged, or if somebody touched a file of the set
+    /// since. Then another [`InPlace::stage`] looks at every file.
     pub fn switch(&mut self) -> Result<Applied> {
-        let Some((version, manifest, ops, done)) = self.ready.take() else {
+        let Some(Ready { version, manifest, ops, done, stood, by_hand }) = self.ready.take() else {
             return Err(Error::Changed { path: self.target.clone() });
         };
+        let root = self.root()?;
+        let looked = stood.check(&root).and_then(|()| put_aside(&root, &by_hand, &self.state_dir, FOUND));
+        if let Err(error) = looked {
+            root.remove_tree(STAGE)?;
+            return Err(error);
+        }
         self.write_durably(JOURNAL, &journal(version, &manifest, &ops))?;
         self.play(version, &manifest, &ops)?;
         self.live = Some((version, manifest));
@@ -311,10 +337,16 @@ impl InPlace {
         &mut self,
         root: &Dir,
         stage: &Dir,
+        version: u64,
         manifest: &Manifest,
         source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
         cache: &BlobStore,
-    ) -> Result<(Vec<Op>, Applied)> {
+    ) -> Result<Ready> {
+        let live = self.live.iter().flat_map(|(_, live)| &live.entries);
+        let paths: BTreeSet<&str> = live.chain(&manifest.entries).map(|entry| entry.path.as_str()).collect();
+        // Before any of it is read.
+        let stood = Stood::look(root, paths.into_iter().filter(|path| !self.ignore.ignores(path)))?;
+        let mut by_hand = Vec::new();
         let mut ops = Vec::new();
         let mut done = Applied::default();
         let mut back = Back::default();
@@ -357,6 +389,7 @@ impl InPlace {
                     self.remember(root, &entry.path, cache, &mut back)?;
                 }
             }
+            by_hand.extend(self.changed_by_hand(root, &entry.path)?);
             ops.push(Op::Put(number, entry.path.clone()));
         }
         let wanted: BTreeSet<&str> = manifest.entries.iter().map(|entry| entry.path.as_str()).collect();
@@ -379,7 +412,16 @@ impl InPlace {
         }
         done.linked = manifest.totals().0.saturating_sub(done.written);
         self.back = back;
-        Ok((ops, done))
+        Ok(Ready { version, manifest: manifest.clone(), ops, done, stood, by_hand })
+    }
+
+    /// Returns the path if something else stands there than the live version has, and whether that has it for its owner alone.
+    fn changed_by_hand(&self, root: &Dir, path: &str) -> Result<Option<(String, bool)>> {
+        let Some((_, live)) = self.live.as_ref().filter(|_| !self.ignore.ignores(path)) else { return Ok(None) };
+        let Some(entry) = live.entries.iter().find(|entry| entry.path == path) else { return Ok(None) };
+        let is_private = matches!(entry.node, ManifestNode::File { mode, .. } if mode & 0o077 == 0);
+        let is_changed = difference(root, entry, live)? == Some(DriftKind::Content);
+        Ok(is_changed.then(|| (path.to_owned(), is_private)))
     }
 
     /// Keeps the chunks of a file that will be replaced: in the cache, or in memory if it may be a secret, as those are for

@@ -109,6 +109,103 @@ fn a_file_of_somebody_else_is_never_overwritten_or_removed() {
     place.has(&[]);
 }
 
+/// Changes what stands in a target.
+type Touch = fn(&Path);
+
+#[test]
+fn whatever_was_touched_since_it_was_looked_at_is_looked_at_again_before_anything_is_replaced() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let same_size_and_time = |target: &Path| {
+        let file = fs::File::options().write(true).open(target.join("a")).unwrap();
+        let before = file.metadata().unwrap().modified().unwrap();
+        (&file).write_all(b"X").unwrap();
+        file.set_modified(before).unwrap();
+    };
+    let touches: [(&str, Touch); 7] = [
+        ("a file that is replaced", same_size_and_time),
+        ("a file that stays", |target| fs::write(target.join("stays"), "by hand").unwrap()),
+        ("its mode", |target| fs::set_permissions(target.join("stays"), fs::Permissions::from_mode(0o600)).unwrap()),
+        ("the mode of a directory", |target| {
+            fs::set_permissions(target.join("d"), fs::Permissions::from_mode(0o700)).unwrap();
+        }),
+        ("a file that goes", |target| fs::write(target.join("goes"), "by hand").unwrap()),
+        ("one that is gone already", |target| fs::remove_file(target.join("d/b")).unwrap()),
+        ("somebody's new one", |target| fs::write(target.join("new"), "theirs").unwrap()),
+    ];
+    for (what, touch) in touches {
+        let place = Place::new();
+        let mut open = place.open();
+        let one = published(&[("a", "1"), ("d/b", "b"), ("goes", "1"), ("stays", "s")]);
+        place.apply(&mut open, 1, &one).unwrap();
+        let two = published(&[("a", "2"), ("d/b", "b"), ("new", "2"), ("stays", "s")]);
+        let mut give = |digest| two.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        open.stage(2, &two.0, &mut give, &place.cache()).unwrap();
+        touch(&place.dirs.target);
+        let stands = place.files();
+        assert!(matches!(open.switch(), Err(Error::Changed { .. })), "{what}");
+        let is_stage = |path: &str| path.starts_with(STAGE);
+        let stood: BTreeMap<_, _> = stands.into_iter().filter(|(path, _)| !is_stage(path)).collect();
+        assert_eq!(place.files(), stood, "{what}: something was replaced");
+        assert_eq!((open.staged(), open.live().unwrap().version), (None, 1), "{what}");
+        // Looked at anew, the version wins; what is no longer ours is left alone.
+        let again = place.apply(&mut open, 2, &two);
+        match what {
+            "somebody's new one" => assert!(matches!(again, Err(Error::TargetNotOurs { .. })), "{again:?}"),
+            "a file that goes" => {
+                let all = [("a", "2"), ("d/b", "b"), ("goes", "by hand"), ("new", "2"), ("stays", "s")];
+                again.map(|_| place.has(&all)).unwrap();
+            }
+            _ => again.map(|_| place.has(&[("a", "2"), ("d/b", "b"), ("new", "2"), ("stays", "s")])).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn what_a_program_writes_itself_and_what_others_do_beside_holds_nothing_up() {
+    let place = Place::new();
+    let mut open = place.open();
+    open.keep(Patterns::new(&["d/*.cache".to_owned()]).unwrap(), None);
+    place.apply(&mut open, 1, &published(&[("a", "1"), ("d/app.cache", "")])).unwrap();
+    let two = published(&[("a", "2"), ("d/app.cache", "")]);
+    let mut give = |digest| two.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+    open.stage(2, &two.0, &mut give, &place.cache()).unwrap();
+    fs::write(place.dirs.target.join("d/app.cache"), "warm").unwrap();
+    fs::write(place.dirs.target.join("d/theirs"), "theirs").unwrap();
+    fs::write(place.dirs.target.join("hosts"), "not ours").unwrap();
+    open.switch().unwrap();
+    place.has(&[("a", "2"), ("d/app.cache", "warm"), ("d/theirs", "theirs")]);
+}
+
+#[test]
+fn what_was_changed_by_hand_is_put_aside_before_a_version_takes_its_place_unless_it_may_be_a_secret() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1"), ("d/b", "1"), ("p", "1"), ("untouched", "1")])).unwrap();
+    for path in ["a", "d/b", "p"] {
+        fs::write(place.dirs.target.join(path), format!("{path} by hand")).unwrap();
+    }
+    fs::set_permissions(place.dirs.target.join("p"), fs::Permissions::from_mode(0o600)).unwrap();
+    let two = [("a", "2"), ("d/b", "1"), ("p", "2"), ("untouched", "2")];
+    place.apply(&mut open, 2, &published(&two)).unwrap();
+    place.has(&two);
+    let found = || {
+        let all = fs::read_dir(place.dirs.state_dir.join(FOUND)).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+        });
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let expected = [("a", "a by hand"), ("d%2Fb", "d/b by hand")].map(|(path, text)| (path.into(), text.into()));
+    assert_eq!(found(), BTreeMap::from(expected));
+    // It stays while nothing else is found.
+    place.apply(&mut open, 3, &published(&[("a", "3")])).unwrap();
+    assert_eq!(found().len(), 2);
+    fs::write(place.dirs.target.join("a"), "again").unwrap();
+    place.apply(&mut open, 4, &published(&[("a", "4")])).unwrap();
+    assert_eq!(found(), BTreeMap::from([("a".into(), "again".into())]));
+}
+
 #[test]
 fn after_a_death_at_any_step_the_set_is_whole_once_it_is_opened() {
     let one: &[(&str, &str)] = &[("a", "1"), ("b", "1"), ("dir/c", "1"), ("gone/d", "1")];
@@ -121,7 +218,7 @@ fn after_a_death_at_any_step_the_set_is_whole_once_it_is_opened() {
         let tree = published(two);
         let mut give = |digest| tree.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
         open.stage(2, &tree.0, &mut give, &place.cache()).unwrap();
-        let (version, manifest, ops, _) = open.ready.take().unwrap();
+        let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
         if taken > 0 {
             open.write_durably(JOURNAL, &journal(version, &manifest, &ops)).unwrap();
             // As `play`, which a death ended after so many steps.

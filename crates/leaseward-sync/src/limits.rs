@@ -128,6 +128,9 @@ pub const DELTA_SENT_BYTES_MAX: usize = 4 << 20;
 /// files. A first version of 2,000 files has 50 MB.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 
+/// A version that came in part waits in memory for no longer than this before the next attempt; then in files.
+pub const HELD_FOR: Duration = Duration::from_secs(1);
+
 /// Frames in one answer or one sending, in bytes: a link stays busy, and ten of them fit any memory. One frame may be
 /// longer.
 pub const FRAMES_BYTES_MAX: usize = 4 << 20;
@@ -155,6 +158,10 @@ pub const WATCHES_MAX: usize = 8192;
 
 /// After a change is seen, others that belong to it are waited for.
 pub const WATCH_SETTLES: Duration = Duration::from_millis(100);
+
+/// Bytes of files changed by hand that are put aside when a version takes their places in a directory that is shared: those
+/// of the last time. More is said and not kept.
+pub const FOUND_BYTES_MAX: u64 = 64 << 20;
 
 /// Changed files that a member names in a report; how many there are is said besides.
 pub const DRIFTS_REPORTED_MAX: usize = 20;

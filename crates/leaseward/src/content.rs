@@ -37,7 +37,7 @@ use self::promises::Promises;
 pub use self::ready::Ready;
 pub(crate) use self::ready::chunks;
 use crate::error::{Error, Result};
-use crate::limits::{PROMISED_FOR, RECENT_ENTRIES_MAX, RECENT_KEPT, SENDINGS_AT_ONCE};
+use crate::limits::{MADE_LOOK_EACH, MADE_WITHIN, PROMISED_FOR, RECENT_ENTRIES_MAX, RECENT_KEPT, SENDINGS_AT_ONCE};
 
 /// One question to a peer about blobs; a slow disk has to sync many of them.
 const PEER_WITHIN: Duration = Duration::from_secs(30);
@@ -239,20 +239,45 @@ impl QuorumContent {
         self.with(move |store| store.put_loose(&frames)).await
     }
 
-    /// Returns a blob, from here or from another voter, verified. A fetched one is kept.
+    /// Returns a blob, from here or from another voter, verified. A fetched one is kept. What was committed and is yet to
+    /// be made is waited for.
     ///
     /// # Errors
     /// [`Error::Failed`], with `LW0801` if nobody has it.
     pub async fn get(&self, digest: Digest) -> Result<Vec<u8>> {
+        match self.get_now(digest).await {
+            Err(error) if error.code() == "LW0801" => {
+                self.made().await;
+                self.with(move |store| store.get(digest)).await
+            }
+            done => done,
+        }
+    }
+
+    /// As [`QuorumContent::get`], and waits for nothing to be made.
+    async fn get_now(&self, digest: Digest) -> Result<Vec<u8>> {
         match self.with(move |store| store.get(digest)).await {
             Err(error) if matches!(error.code(), "LW0801" | "LW0802") => {}
             here => return here,
         }
-        if !self.fetch(vec![digest]).await?.is_empty() {
-            // It may be one that every voter has yet to make.
-            self.asked.notify_one();
-        }
+        self.fetch(vec![digest]).await?;
         self.with(move |store| store.get(digest)).await
+    }
+
+    /// Waits until this voter has made what was committed with its delta. Returns at once if nothing is left to be made,
+    /// and after a while whatever is.
+    async fn made(&self) {
+        let until = tokio::time::Instant::now() + MADE_WITHIN;
+        loop {
+            let state = Arc::clone(&self.replica.published().borrow().state);
+            let versions = state.sets().flat_map(|(_, set)| set.versions.values());
+            let made = versions.filter(|version| version.delta.is_some()).map(|version| version.manifest);
+            if self.lacking(&made.collect::<Vec<_>>()).is_empty() || until <= tokio::time::Instant::now() {
+                return;
+            }
+            self.asked.notify_one();
+            tokio::time::sleep(MADE_LOOK_EACH).await;
+        }
     }
 
     /// Returns a manifest, from here or from another voter.
@@ -260,11 +285,22 @@ impl QuorumContent {
     /// # Errors
     /// As [`QuorumContent::get`], and [`Error::Failed`] for what is no manifest or may be on no disk.
     pub async fn manifest(&self, digest: Digest) -> Result<Arc<Manifest>> {
+        match self.manifest_now(digest).await {
+            Err(error) if error.code() == "LW0801" => {
+                self.made().await;
+                self.manifest_now(digest).await
+            }
+            done => done,
+        }
+    }
+
+    /// As [`QuorumContent::manifest`], and waits for nothing to be made.
+    async fn manifest_now(&self, digest: Digest) -> Result<Arc<Manifest>> {
         let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, tree)) = recent().iter().find(|(name, _)| *name == digest) {
             return Ok(Arc::clone(tree));
         }
-        let bytes = self.get(digest).await?;
+        let bytes = self.get_now(digest).await?;
         let tree = Arc::new(manifest::decode(&bytes).map_err(failed)?);
         if tree.entries.len() <= RECENT_ENTRIES_MAX {
             let mut recent = recent();
@@ -304,6 +340,16 @@ impl QuorumContent {
         }
     }
 
+    /// As [`QuorumContent::fetch`]; what nobody gives may have to be made here first.
+    async fn fetch_or_make(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
+        let missing = self.fetch(digests).await?;
+        if missing.is_empty() {
+            return Ok(missing);
+        }
+        self.made().await;
+        Ok(self.lacking(&missing))
+    }
+
     async fn fetch_some(&self, order: &[NodeId], mut left: Vec<Digest>) -> Result<Vec<Digest>> {
         for id in order {
             let mut here = left.clone();
@@ -314,6 +360,12 @@ impl QuorumContent {
                 else {
                     break;
                 };
+                let wanted: BTreeSet<Digest> = here.iter().copied().collect();
+                let all = frames.len();
+                let frames: Frames = frames.into_iter().filter(|(digest, _)| wanted.contains(digest)).collect();
+                if frames.len() < all {
+                    warn!(node = id, "a voter gave what nobody asked for: refused");
+                }
                 if frames.is_empty() {
                     break;
                 }
@@ -343,7 +395,7 @@ impl QuorumContent {
     pub async fn make_quorum(&self, digests: &[Digest]) -> Result<()> {
         self.promises.keep(digests);
         let lacking = self.store.lacking(digests);
-        let missing = self.fetch(lacking).await?;
+        let missing = self.fetch_or_make(lacking).await?;
         if let Some(first) = missing.first() {
             return Err(nobody_has(&missing, digests.len(), *first));
         }

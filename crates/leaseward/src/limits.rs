@@ -82,6 +82,9 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(100);
 /// A voter that was silent is listened for again after this, while others are asked.
 pub const SILENT_LOOK_EACH: Duration = Duration::from_secs(2);
 
+/// A voter that gave what nobody asked for, or wrong bytes, is asked last for so long: what it has may have been put right.
+pub const REFUSED_FOR: Duration = Duration::from_secs(60);
+
 /// Questions for blobs, or sendings of them, that are under way at once: one is worked on while others travel.
 pub const SENDINGS_AT_ONCE: usize = 4;
 
@@ -95,9 +98,22 @@ pub const RECENT_ENTRIES_MAX: usize = 50_000;
 /// not here yet ends the wait.
 pub const MAKE_AFTER: Duration = Duration::from_millis(200);
 
+/// Whoever needs what was committed and is yet to be made waits for it no longer than this: making takes milliseconds.
+pub const MADE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often he looks.
+pub const MADE_LOOK_EACH: Duration = Duration::from_millis(10);
+
 /// What was made from committed deltas is synced after this: members on the same disk go first, and one sync serves
 /// several versions.
 pub const SETTLE_AFTER: Duration = Duration::from_millis(200);
+
+/// Whoever has a set keep fewer versions waits for so long for voters that make and sync the newest ones: several times what
+/// they take. Then the newest one is put on a quorum.
+pub const HELD_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often he looks.
+pub const HELD_LOOK_EACH: Duration = Duration::from_millis(50);
 
 /// A blob that somebody was told is here stays for so long: longer than any publication takes.
 pub const PROMISED_FOR: Duration = Duration::from_secs(3600);

@@ -1,8 +1,8 @@
 //! The voters as a member's source of content: the nearest first, all of them in turn where several are as near.
 //!
 //! Must stay true: what is large travels over connections of its own; a voter that lacks something costs one question, one
-//! that is silent about a second and then nothing until it was heard again, one that is dead no time at all; the next one is
-//! asked. A voter that is slow is not left as long as bytes come. Whoever gets the bytes verifies them.
+//! that is silent about a second and then nothing until it was heard again, one that is dead no time at all; one that gave
+//! something else than it was asked for is asked last for a minute; the next one is asked. A voter that is slow is not left as long as bytes come. Whoever gets the bytes verifies them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -13,12 +13,12 @@ use leaseward_raft::net::connection::CallError;
 use leaseward_raft::net::wire::{Answer, Ask};
 use leaseward_state::SetName;
 use leaseward_state::config::Digest;
-use leaseward_sync::member::{Blob, FetchError, Fetching, FetchingDelta, FetchingMany, Source};
+use leaseward_sync::member::{Blob, FetchError, Fetching, FetchingDelta, FetchingMany, GivenBy, Source};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::client::Client;
-use crate::limits::{ATTEMPT, SILENT_LOOK_EACH};
+use crate::limits::{ATTEMPT, REFUSED_FOR, SILENT_LOOK_EACH};
 
 /// One question for blobs: as long as some megabytes take on a slow link.
 const BLOBS_WITHIN: Duration = Duration::from_secs(20);
@@ -43,6 +43,8 @@ struct Voter {
     is_here: bool,
     /// Since it was found silent: when it is listened for again.
     silent: Mutex<Option<Instant>>,
+    /// Until then it is asked last: what it gave was refused.
+    refused: Mutex<Option<Instant>>,
 }
 
 impl Voter {
@@ -84,6 +86,25 @@ impl Voter {
         true
     }
 
+    fn refuse(&self, why: &str) {
+        if self.refusal().replace(Instant::now() + REFUSED_FOR).is_none() {
+            warn!(
+                voter = self.address,
+                why, "it gives something else than it is asked for: the other voters are asked first"
+            );
+        }
+    }
+
+    /// Returns whether something that it gave was refused lately.
+    fn is_refused(&self) -> bool {
+        self.refusal().take_if(|until| *until <= Instant::now());
+        self.refusal().is_some()
+    }
+
+    fn refusal(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn silence(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,16 +116,24 @@ impl FromVoters {
         Self { client: client.clone(), voters: Mutex::default() }
     }
 
-    /// Returns the voters: first those on this machine, from the one whose turn it is; last those that are silent.
+    /// Returns the voters: first those on this machine, from the one whose turn it is; then those that are
+    /// silent; last those that gave what was refused.
     fn voters(&self, turn: usize) -> Vec<Arc<Voter>> {
         let mut voters = self.voters.lock().unwrap_or_else(PoisonError::into_inner);
         for address in self.client.addresses() {
             voters.entry(address).or_insert_with_key(|address| {
                 let (address, client) = (address.clone(), self.client.of_one(address));
-                Arc::new(Voter { is_here: is_here(&address), address, client, silent: Mutex::default() })
+                Arc::new(Voter {
+                    is_here: is_here(&address),
+                    address,
+                    client,
+                    silent: Mutex::default(),
+                    refused: Mutex::default(),
+                })
             });
         }
-        let (silent, heard): (Vec<_>, Vec<_>) = voters.values().cloned().partition(Voter::is_silent);
+        let (refused, good): (Vec<_>, Vec<_>) = voters.values().cloned().partition(|voter| voter.is_refused());
+        let (silent, heard): (Vec<_>, Vec<_>) = good.into_iter().partition(Voter::is_silent);
         let (here, there): (Vec<_>, Vec<_>) = heard.into_iter().partition(|voter| voter.is_here);
         let in_turn = |mut some: Vec<Arc<Voter>>| {
             if !some.is_empty() {
@@ -113,7 +142,7 @@ impl FromVoters {
             }
             some
         };
-        [here, there, silent].map(in_turn).concat()
+        [here, there, silent, refused].map(in_turn).concat()
     }
 }
 
@@ -126,32 +155,76 @@ fn is_here(address: &str) -> bool {
     ip.is_some_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
 }
 
+/// What a voter's answer has of the blobs that it was asked for.
+enum Answered {
+    Blobs(Vec<(Digest, Blob)>),
+    /// Nothing, as may be.
+    Lacks(String),
+    /// Nothing, and something else.
+    Wrong(&'static str),
+}
+
+fn wanted(digests: &[Digest], answer: Answer) -> Answered {
+    let wanted: BTreeSet<Digest> = digests.iter().copied().collect();
+    match answer {
+        Answer::Frames { frames, lacking } => {
+            let given = frames.into_iter().filter(|(digest, _)| wanted.contains(digest));
+            let given: Vec<_> = given.map(|(digest, frame)| (digest, Blob::Frame(frame))).collect();
+            match given.is_empty() {
+                false => Answered::Blobs(given),
+                true if lacking.iter().any(|digest| wanted.contains(digest)) => {
+                    Answered::Lacks("it does not have it".to_owned())
+                }
+                true => Answered::Wrong("it gives nothing of what it was asked for"),
+            }
+        }
+        Answer::Failed { code, why } => Answered::Lacks(format!("{code}: {why}")),
+        _ => Answered::Wrong("it answers another question"),
+    }
+}
+
 impl Source for FromVoters {
     fn fetch(&self, digest: Digest) -> Fetching<'_> {
         Box::pin(async move {
             let digests = [digest];
-            let mut blobs = self.fetch_many(&digests, 0).await?;
-            blobs.pop().map(|(_, blob)| blob).ok_or_else(|| FetchError { digest, why: "nobody gives it".into() })
+            self.fetch_many(&digests, 0)
+                .await?
+                .given
+                .pop()
+                .map(|(_, blob)| blob)
+                .ok_or_else(|| FetchError { digest, why: "nobody gives it".into() })
         })
     }
 
     fn fetch_many<'a>(&'a self, digests: &'a [Digest], turn: usize) -> FetchingMany<'a> {
         Box::pin(async move {
-            let mut why = "no voter is known".to_owned();
+            let mut said = BTreeMap::new();
             for voter in self.voters(turn) {
-                match voter.ask(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
-                    Ok(Answer::Frames { frames, .. }) if !frames.is_empty() => {
-                        let wanted: BTreeSet<Digest> = digests.iter().copied().collect();
-                        let frames = frames.into_iter().filter(|(digest, _)| wanted.contains(digest));
-                        return Ok(frames.map(|(digest, frame)| (digest, Blob::Frame(frame))).collect());
-                    }
-                    Ok(_) => why = "no voter that answers has it".to_owned(),
-                    Err(error) => why = error.to_string(),
-                }
+                let why = match voter.ask(&Ask::GetFrames(digests.to_vec()), BLOBS_WITHIN).await {
+                    Ok(answer) => match wanted(digests, answer) {
+                        Answered::Blobs(given) => return Ok(GivenBy { who: voter.address.clone(), given }),
+                        Answered::Lacks(why) => why,
+                        Answered::Wrong(why) => {
+                            voter.refuse(why);
+                            why.to_owned()
+                        }
+                    },
+                    Err(error) => error.to_string(),
+                };
+                said.insert(voter.address.clone(), why);
             }
             let digest = digests.first().copied().unwrap_or(Digest([0; 32]));
+            let said: Vec<String> = said.iter().map(|(voter, why)| format!("{voter}: {why}")).collect();
+            let why = if said.is_empty() { "no voter is known".to_owned() } else { said.join("; ") };
             Err(FetchError { digest, why })
         })
+    }
+
+    fn refuse(&self, who: &str, why: &str) {
+        let voter = self.voters.lock().unwrap_or_else(PoisonError::into_inner).get(who).cloned();
+        if let Some(voter) = voter {
+            voter.refuse(why);
+        }
     }
 
     fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> FetchingDelta<'a> {
@@ -159,7 +232,7 @@ impl Source for FromVoters {
             for voter in self.voters(0) {
                 let ask = Ask::Delta { set: set.clone(), base, next };
                 if let Ok(Answer::Delta(delta)) = voter.ask(&ask, DELTA_WITHIN).await {
-                    return delta;
+                    return delta.map(|given| GivenBy { who: voter.address.clone(), given });
                 }
             }
             None
@@ -210,7 +283,7 @@ mod tests {
         let began = Instant::now();
         // With either of them asked first.
         for turn in [0, 1] {
-            assert_eq!(source.fetch_many(&[Digest([7; 32])], turn).await.unwrap().len(), 1);
+            assert_eq!(source.fetch_many(&[Digest([7; 32])], turn).await.unwrap().given.len(), 1);
         }
         let after = began.elapsed();
         serving.abort();
@@ -258,7 +331,7 @@ mod tests {
         // Each of them is asked first, several times.
         for turn in 0..6 {
             let began = Instant::now();
-            assert_eq!(source.fetch_many(&[Digest([7; 32])], turn).await.unwrap().len(), 1);
+            assert_eq!(source.fetch_many(&[Digest([7; 32])], turn).await.unwrap().given.len(), 1);
             took.push(began.elapsed());
         }
         let slow = took.iter().filter(|took| **took > Duration::from_millis(500)).count();
@@ -274,6 +347,60 @@ mod tests {
         };
         tokio::time::timeout(SILENT_LOOK_EACH * 5, heard).await.expect("it is listened for");
         serving.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    /// A voter that gives what nobody asked for.
+    struct Liar;
+
+    impl Serve for Liar {
+        fn welcome(&self, _: &Hello) -> Welcome {
+            Welcome::Welcome { cluster: 1, node: 3, instance: 3 }
+        }
+
+        async fn answer(self: Arc<Self>, _: Arc<Hello>, _: Ask) -> Answer {
+            Answer::Frames { frames: vec![(Digest([8; 32]), vec![1].into())], lacking: Vec::new() }
+        }
+
+        fn hears(&self, _: &Hello) -> bool {
+            true
+        }
+
+        fn gone(&self, _: &Hello) {}
+    }
+
+    #[tokio::test]
+    async fn a_voter_that_gives_what_nobody_asked_for_is_passed_over_named_and_asked_last_for_a_while() {
+        let liar = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rich = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let [lying, honest] = [&liar, &rich].map(|listener| listener.local_addr().unwrap().to_string());
+        let serving =
+            [tokio::spawn(listener::run(liar, Arc::new(Liar))), tokio::spawn(listener::run(rich, Arc::new(Rich)))];
+        let wanted = [Digest([7; 32])];
+        let source = |all: &[&String]| {
+            let addresses = all.iter().map(|address| (*address).clone()).collect();
+            FromVoters::of(&Client::new(addresses, Transport::PlainLoopback))
+        };
+        let both = source(&[&lying, &honest]);
+        for turn in [0, 1] {
+            let came = both.fetch_many(&wanted, turn).await.unwrap();
+            assert_eq!((came.who, came.given[0].0), (honest.clone(), wanted[0]));
+        }
+        let order = |source: &FromVoters, turn| -> Vec<String> {
+            source.voters(turn).iter().map(|voter| voter.address.clone()).collect()
+        };
+        for turn in 0..3 {
+            assert_eq!(order(&both, turn), [honest.clone(), lying.clone()]);
+        }
+        let alone = source(&[&lying]);
+        let error = alone.fetch_many(&wanted, 0).await.unwrap_err();
+        assert!(error.why.contains(&lying) && error.why.contains("nothing of what it was asked for"), "{error}");
+        serving.iter().for_each(tokio::task::JoinHandle::abort);
+        // Wrong bytes are seen by whoever verifies them; and nothing is refused for ever.
+        both.refuse(&honest, "its content has another name");
+        assert!(both.voters(0).iter().all(|voter| voter.is_refused()));
+        tokio::time::pause();
+        tokio::time::advance(REFUSED_FOR).await;
+        assert!(both.voters(0).iter().all(|voter| !voter.is_refused()));
     }
 
     #[test]

@@ -4,17 +4,20 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use leaseward_state::command::Condition;
 use leaseward_state::config::rollout::{Pin, Steer};
 use leaseward_state::config::spec::SetSpec;
-use leaseward_state::{Command, MachineName, SetName};
+use leaseward_state::{Command, MachineName, Revision, SetName};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::answer::{At, Fault, tagged};
 use crate::api::Api;
 use crate::ask::{Body, Consistency, Fresh, Nothing, Params, Write, name, not_found};
+use crate::limits::PUBLISH_TRIES;
 use crate::model::{ConfigSet, MemberSync, PinView, Resync, SetPolicy, SteerRollout, SteerWord, SyncPhase, Unpin};
 use crate::problem::{self, Code};
+use crate::routes::publish::content;
 use crate::view;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -59,11 +62,38 @@ async fn put_policy(
     let spec = SetSpec::from(&body);
     leaseward_sync::patterns::Patterns::new(&spec.ignore)
         .map_err(|error| problem::of(Code::Invalid, format!("`ignore`: {error}")))?;
-    let command = Command::PutSet { set: set.clone(), spec: Box::new(spec), if_version: write.version() };
-    let (revision, _) = api.commit(&write, 0, Vec::new(), command).await?;
+    let revision = keep_so(&api, &write, &set, spec).await?;
     let state = api.here();
     let found = state.set(&set).ok_or_else(|| not_found("config", &set))?;
     Ok(At(revision, tagged(StatusCode::OK, found.spec_version, SetPolicy::from(&*found.spec))))
+}
+
+/// Commits how a set is kept. Where it forgets versions by that, no version may come between the look whether what stays
+/// can be made, and the entry.
+async fn keep_so(api: &Api, write: &Write, set: &SetName, spec: SetSpec) -> Result<Revision, Fault> {
+    for step in 0.. {
+        let now = api.read_now().await?;
+        let found = now.set(set);
+        let known = found.map_or(0, |found| found.spec_version);
+        let mut conditions = Vec::new();
+        if found.is_some_and(|found| spec.keep_versions < found.spec.keep_versions) && !write.dry_run {
+            let newest = api.content.may_keep(set.clone(), spec.keep_versions).await.map_err(content)?;
+            conditions.push(Condition::Set(set.clone(), newest));
+        }
+        // Whether it makes fewer of them is known for this policy only.
+        let if_version = write.version().or(Some(known));
+        let command = Command::PutSet { set: set.clone(), spec: Box::new(spec.clone()), if_version };
+        match api.commit(write, step, conditions, command).await {
+            Ok((revision, _)) => return Ok(revision),
+            // Another policy or version came in between; what the caller asked for himself is his.
+            Err(Fault::Problem(problem))
+                if problem.code == "LW0412"
+                    && write.version().is_none_or(|asked| asked == known)
+                    && step < PUBLISH_TRIES => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Err(problem::with_code("LW0607", "no policy was put").into())
 }
 
 async fn change(api: &Api, write: &Write, set: &SetName, command: Command) -> Result<At<Json<ConfigSet>>, Fault> {

@@ -323,6 +323,29 @@ async fn changes_of_single_files_are_one_version_upon_the_one_they_were_made_for
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_keeps_fewer_versions_only_from_the_one_on_for_which_that_was_found_safe() {
+    let cluster = Cluster::of(1).await;
+    for text in [&b"one\n"[..], b"two\n", b"three\n"] {
+        publish(&cluster, text, "").await;
+    }
+    let put = async |keep: u32| {
+        ask(cluster.request("PUT", "/v1/configs/app/policy").json(&json!({ "keep_versions": keep }))).await
+    };
+    let asked = || std::mem::take(&mut *cluster.content.keeps.lock().unwrap());
+    put(120).await.ok(200);
+    assert_eq!(asked(), Vec::<u32>::new(), "nothing is forgotten");
+    // It was found for the second version, and the third one came in between.
+    *cluster.content.newest.lock().unwrap() = vec![2, 3];
+    assert_eq!(put(2).await.ok(200)["keep_versions"], 2);
+    assert_eq!(asked(), [2, 2]);
+    assert_eq!(cluster.get("/v1/configs/app").await.ok(200)["policy"]["keep_versions"], 2);
+    put(3).await.ok(200);
+    *cluster.content.newest.lock().unwrap() = vec![2];
+    put(2).await.problem(412, "LW0412");
+    assert_eq!(cluster.get("/v1/configs/app").await.ok(200)["policy"]["keep_versions"], 3, "it was never safe");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_pins_and_rollouts_are_kept_and_shown() {
     let cluster = Cluster::of(1).await;
     cluster.machine("m1").await;

@@ -26,11 +26,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A content store in memory that counts as a quorum.
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<BTreeMap<Digest, Vec<u8>>>);
+pub(crate) struct Memory {
+    blobs: Mutex<BTreeMap<Digest, Vec<u8>>>,
+    /// What is said to be the newest version when a set is to keep fewer; the last one again and again.
+    pub(crate) newest: Mutex<Vec<u64>>,
+    /// How few versions it was asked about.
+    pub(crate) keeps: Mutex<Vec<u32>>,
+}
 
 impl Memory {
     pub(crate) fn forget(&self, digest: Digest) {
-        self.0.lock().unwrap().remove(&digest);
+        self.blobs.lock().unwrap().remove(&digest);
     }
 }
 
@@ -41,20 +47,27 @@ fn failed(code: &str, why: String) -> ContentError {
 impl Content for Memory {
     fn adopt(&self, set: SetName, machine: MachineName) -> Later<'_, Result<Digest, ContentError>> {
         // No machine of these tests has a disk: whatever was published stands there.
-        let known = self.0.lock().unwrap();
+        let known = self.blobs.lock().unwrap();
         let found = known.iter().find(|(_, bytes)| leaseward_sync::manifest::decode(bytes).is_ok());
         let found = found.map(|(digest, _)| *digest).ok_or_else(|| failed("LW0404", format!("{set} on {machine}")));
         Box::pin(async move { found })
     }
 
+    fn may_keep(&self, _: SetName, keep: u32) -> Later<'_, Result<u64, ContentError>> {
+        self.keeps.lock().unwrap().push(keep);
+        let mut newest = self.newest.lock().unwrap();
+        let said = if newest.len() > 1 { newest.remove(0) } else { newest.first().copied().unwrap_or_default() };
+        Box::pin(async move { Ok(said) })
+    }
+
     fn lacking(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>> {
-        let known = self.0.lock().unwrap();
+        let known = self.blobs.lock().unwrap();
         let missing = digests.into_iter().filter(|digest| !known.contains_key(digest)).collect();
         Box::pin(async move { Ok(missing) })
     }
 
     fn get(&self, digest: Digest) -> Later<'_, Result<Option<Vec<u8>>, ContentError>> {
-        let found = self.0.lock().unwrap().get(&digest).cloned();
+        let found = self.blobs.lock().unwrap().get(&digest).cloned();
         Box::pin(async move { Ok(found) })
     }
 
@@ -63,7 +76,7 @@ impl Content for Memory {
             for (digest, frame) in frames {
                 let plain = leaseward_sync::frame::unpack(digest, frame.as_slice(), Path::new("given frame"))
                     .map_err(|error| failed(error.code(), error.to_string()))?;
-                self.0.lock().unwrap().insert(digest, plain);
+                self.blobs.lock().unwrap().insert(digest, plain);
             }
             Ok(())
         })
@@ -71,7 +84,7 @@ impl Content for Memory {
 
     fn ready(&self, base: Base, manifest: Digest) -> Later<'_, Result<Ready, ContentError>> {
         Box::pin(async move {
-            let known = self.0.lock().unwrap();
+            let known = self.blobs.lock().unwrap();
             let bytes = known.get(&manifest).ok_or_else(|| failed("LW0801", format!("{manifest} is not here")))?;
             let tree = leaseward_sync::manifest::decode(bytes).map_err(|e| failed(e.code(), e.to_string()))?;
             let fresh = leaseward_sync::delta::only_in(&tree, &Manifest::default());

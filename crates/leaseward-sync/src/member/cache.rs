@@ -1,7 +1,7 @@
 //! Blobs that came for a version and stand in no tree yet: in memory as long as there is room, in files beyond.
 //!
 //! Must stay true: what is here was verified, and what is read from a file is verified again; what all sets of a machine hold
-//! in memory together is bounded. Nothing here need survive: what a death takes is fetched again.
+//! in memory together is bounded, and nothing is held for a version that nobody wants any more. Nothing here need survive: what a death takes is fetched again.
 //! Files that are made to be removed a moment later are what costs most of a first version: some file systems look at each
 //! inode that was freed within the last minute before they give a new one (ext4 without a journal: 2,000 files took
 //! seconds where they take 30 ms).
@@ -11,13 +11,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use leaseward_state::config::Digest;
+use leaseward_state::config::{Digest, Manifest, ManifestNode};
 
 use super::Blob;
 use crate::error::{Error, Result};
 use crate::limits::HELD_BYTES_MAX;
 use crate::tables::DigestMap;
-use crate::{BlobStore, digest_of, frame};
+use crate::{BlobStore, digest_of, frame, manifest};
 
 /// The memory that the caches of a machine's sets may hold together.
 #[derive(Debug, Default)]
@@ -27,6 +27,11 @@ impl Room {
     fn take(&self, bytes: usize) -> bool {
         let more = |held: usize| held.checked_add(bytes).filter(|all| *all <= HELD_BYTES_MAX);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Returns the bytes that are held.
+    pub(crate) fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 
     fn give_back(&self, bytes: usize) {
@@ -132,18 +137,49 @@ impl Cache {
     pub(crate) fn retain(&self, kept: &BTreeSet<Digest>) -> Result<()> {
         self.forget(|digest| !kept.contains(digest));
         let written = self.put_down();
+        self.drop_others(kept)?;
+        written
+    }
+
+    /// Forgets everything but these blobs, in memory and in files.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn drop_others(&self, kept: &BTreeSet<Digest>) -> Result<()> {
+        self.forget(|digest| !kept.contains(digest));
         for digest in self.files.digests() {
             if !kept.contains(&digest) {
                 self.files.remove(digest)?;
             }
         }
-        written
+        Ok(())
+    }
+
+    /// Returns the names of these versions' manifests that are here, and of everything that they name.
+    pub(crate) fn named_by(&self, manifests: &[Digest]) -> BTreeSet<Digest> {
+        let mut named = BTreeSet::new();
+        for digest in manifests {
+            if let Ok(tree) = self.get(*digest).and_then(|bytes| manifest::decode(&bytes)) {
+                named.insert(*digest);
+                named.extend(chunk_names(&tree));
+            }
+        }
+        named
     }
 
     fn held(&self) -> MutexGuard<'_, DigestMap<Arc<Vec<u8>>>> {
         // A panic while it was held cannot leave a table half-changed.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the names of the chunks of a tree.
+pub(crate) fn chunk_names(tree: &Manifest) -> impl Iterator<Item = Digest> {
+    let chunks = tree.entries.iter().filter_map(|entry| match &entry.node {
+        ManifestNode::File { chunks, .. } => Some(chunks),
+        _ => None,
+    });
+    chunks.flatten().map(|chunk| chunk.digest)
 }
 
 impl Drop for Cache {
@@ -189,7 +225,7 @@ mod tests {
         assert_eq!((files(&one), one.holds(digest)), (4, false));
         one.keep_proven(blob(9, 10).0, blob(9, 10).1).unwrap();
         one.let_go();
-        assert_eq!(room.0.load(Ordering::Relaxed), 0);
+        assert_eq!(room.taken(), 0);
         assert_eq!(one.get(blob(9, 10).0).unwrap_err().code(), "LW0801");
     }
 

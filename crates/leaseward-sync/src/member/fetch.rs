@@ -1,18 +1,21 @@
 //! Getting a version onto this machine: as what changed since the live one, or else the blobs that are not here.
 //!
-//! Must stay true: what is kept is verified; what came stays when the rest fails, so the next attempt fetches only what is
-//! left. Bounded: so many questions at one time, each for so many bytes; a delta within its own limits.
+//! Must stay true: what is kept was asked for and is verified; what came stays when the rest fails, so the next attempt
+//! fetches only what is left; whoever gives something else is asked last, and an attempt ends though he goes on. Bounded: so many questions at one time, each for so many bytes; a delta within its own limits.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use leaseward_state::config::spec::Layout;
 use leaseward_state::config::{Chunk, Digest, Manifest};
 use leaseward_state::name::SetName;
+use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
-use super::cache::Cache;
+use super::cache::{Cache, chunk_names};
 use super::disk::Disk;
-use super::{Source, WantedVersion};
+use super::{Blob, GivenBy, Source, WantedVersion};
 use crate::delta::Delta;
 use crate::error::Error;
 use crate::limits::{CORRUPT_TRIES, DELTA_SENT_BYTES_MAX, FRAMES_ASKED_MAX, FRAMES_BYTES_MAX};
@@ -62,6 +65,10 @@ pub(crate) struct Fetch {
     pub(crate) set: SetName,
     /// Questions at one time.
     pub(crate) parallel: usize,
+    /// Of which versions, by their manifests, what the cache has is kept, once the one that is fetched is known; `None`:
+    /// nothing came for any other.
+    pub(crate) keeps: Option<Arc<[Digest]>>,
+    pub(crate) door: Door,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -79,6 +86,38 @@ impl Progress {
     }
 }
 
+/// What the blobs of one fetch pass on their way to the cache: what comes after it was closed is not kept, though threads may
+/// still be at work for a fetch that was given up.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Door(Arc<RwLock<Closed>>);
+
+#[derive(Debug, Default)]
+struct Closed(bool);
+
+impl Door {
+    /// Lets nothing through from now on; waits for what is on its way.
+    pub(crate) async fn close(&self) {
+        self.0.write().await.0 = true;
+    }
+
+    /// As [`blocking`], for work that keeps something.
+    async fn pass<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let door = Arc::clone(&self.0).read_owned().await;
+        if door.0 {
+            return Err(Failure::Source("it is given up".to_owned()));
+        }
+        let work = blocking(move || {
+            let done = work();
+            drop(door);
+            done
+        });
+        Ok(work.await?)
+    }
+}
+
 impl Fetch {
     /// Fetches what this machine lacks of a version and returns its manifest. Cancel safe: what came stays.
     pub(crate) async fn version(&self, want: WantedVersion) -> Result<Arc<Manifest>, Failure> {
@@ -91,13 +130,18 @@ impl Fetch {
     /// Fetches the manifest of a version, if it is not here, and returns it. What comes with it goes to the cache. Cancel
     /// safe.
     pub(crate) async fn manifest(&self, want: WantedVersion) -> Result<Manifest, Failure> {
-        if let Some(tree) = self.cached(want.manifest).await? {
-            return Ok(tree);
+        let tree = match self.cached(want.manifest).await? {
+            Some(tree) => tree,
+            None => match self.by_delta(want).await {
+                Some(tree) => tree,
+                None => self.whole_manifest(want.manifest).await?,
+            },
+        };
+        if let Some(keeps) = self.keeps.clone() {
+            let fetch = self.clone();
+            self.door.pass(move || drop_leftovers(&fetch.disk, &fetch.cache, &keeps)).await?;
         }
-        match self.by_delta(want).await {
-            Some(tree) => Ok(tree),
-            None => self.whole_manifest(want.manifest).await,
-        }
+        Ok(tree)
     }
 
     /// Fetches those of these chunks that are not in the cache. Cancel safe: what came stays.
@@ -123,7 +167,7 @@ impl Fetch {
     }
 
     async fn whole_manifest(&self, digest: Digest) -> Result<Manifest, Failure> {
-        fetch_pieces(&self.source, &self.cache, vec![Piece { digest, size: 0 }], 0).await?;
+        self.pieces(vec![Piece { digest, size: 0 }], 0).await?;
         let cache = Arc::clone(&self.cache);
         Ok(blocking(move || manifest::decode(&cache.get(digest)?)).await?)
     }
@@ -137,11 +181,16 @@ impl Fetch {
             // Nothing is live: what can be made out of nothing, is.
             _ => empty_tree(),
         };
-        let bytes = self.source.delta(&self.set, base, want.manifest).await?;
+        let GivenBy { who, given: bytes } = self.source.delta(&self.set, base, want.manifest).await?;
         let (fetch, set) = (self.clone(), &self.set);
-        match blocking(move || fetch.take_delta(bytes.as_slice(), base, want.manifest)).await {
+        match self.door.pass(move || fetch.take_delta(bytes.as_slice(), base, want.manifest)).await {
             Ok(got) => Some(got),
-            Err(error) => {
+            Err(Failure::Source(_)) => None,
+            Err(Failure::Local(error)) => {
+                // Anything else may be due to what stands here.
+                if matches!(error, Error::BadDelta { .. }) {
+                    self.source.refuse(&who, &error.to_string());
+                }
                 tracing::info!(%set, version = want.number, %error, "the delta does not fit what is here: fetching");
                 None
             }
@@ -196,11 +245,10 @@ impl Fetch {
             while running.len() < self.parallel
                 && let Some((turn, batch)) = waiting.next()
             {
-                let (source, cache) = (Arc::clone(&self.source), Arc::clone(&self.cache));
-                let (progress, size) = (Arc::clone(&self.progress), bytes(&batch));
+                let (fetch, size) = (self.clone(), bytes(&batch));
                 running.spawn(async move {
-                    fetch_pieces(&source, &cache, batch, turn).await?;
-                    progress.done.fetch_add(size, Ordering::Relaxed);
+                    fetch.pieces(batch, turn).await?;
+                    fetch.progress.done.fetch_add(size, Ordering::Relaxed);
                     Ok(())
                 });
             }
@@ -211,6 +259,44 @@ impl Fetch {
                 Some(Err(error)) => return Err(Failure::Source(error.to_string())),
             }
         }
+    }
+
+    /// Fetches some blobs into the cache, verified. `turn` says which voter is asked first.
+    async fn pieces(&self, pieces: Vec<Piece>, mut turn: usize) -> Result<(), Failure> {
+        let mut left: BTreeSet<Digest> = pieces.iter().map(|piece| piece.digest).collect();
+        let mut tries = 0;
+        while !left.is_empty() {
+            let ask: Vec<Digest> = left.iter().copied().collect();
+            let asked = self.source.fetch_many(&ask, turn).await;
+            let GivenBy { who, given } = asked.map_err(|error| Failure::Source(error.to_string()))?;
+            let (cache, wanted) = (Arc::clone(&self.cache), left.clone());
+            let (kept, wrong) = self.door.pass(move || keep_wanted(&cache, &wanted, &given)).await?;
+            left.retain(|digest| !kept.contains(digest));
+            if let Some(why) = wrong {
+                tracing::warn!(set = %self.set, who, why, "refused what was given: others are asked first");
+                self.source.refuse(&who, &why);
+                (tries, turn) = (tries + 1, turn + 1);
+                if tries > CORRUPT_TRIES {
+                    return Err(Failure::Source(format!("{who}: {why}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Drops from the cache what none of these versions needs, by their manifests, nor the way back.
+pub(crate) fn drop_leftovers(disk: &Mutex<Disk>, cache: &Cache, keeps: &[Digest]) -> Result<(), Error> {
+    let mut kept = cache.named_by(keeps);
+    kept.extend(way_back(&disk.lock().unwrap_or_else(PoisonError::into_inner)));
+    cache.drop_others(&kept)
+}
+
+/// Returns the chunks of what was replaced in place: they are in the cache only.
+pub(crate) fn way_back(disk: &Disk) -> BTreeSet<Digest> {
+    match disk.layout() {
+        Layout::Tree => BTreeSet::new(),
+        Layout::Files => disk.previous_manifest().map(|(_, tree)| chunk_names(&tree).collect()).unwrap_or_default(),
     }
 }
 
@@ -238,42 +324,66 @@ fn batches(pieces: Vec<Piece>, bytes: usize) -> Vec<Vec<Piece>> {
     batches
 }
 
-/// Fetches some blobs into `cache`, verified. `turn` says which voter is asked first.
-async fn fetch_pieces(
-    source: &Arc<dyn Source>,
-    cache: &Arc<Cache>,
-    pieces: Vec<Piece>,
-    mut turn: usize,
-) -> Result<(), Failure> {
-    let mut left: Vec<Digest> = pieces.iter().map(|piece| piece.digest).collect();
-    let mut tries = 0;
-    while !left.is_empty() {
-        let blobs = source.fetch_many(&left, turn).await.map_err(|error| Failure::Source(error.to_string()))?;
-        if blobs.is_empty() {
-            return Err(Failure::Source("the source gives nothing".to_owned()));
-        }
-        let got: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        let keep = Arc::clone(cache);
-        match blocking(move || blobs.iter().try_for_each(|(digest, blob)| keep.keep(*digest, blob))).await {
-            Err(error @ (Error::BlobCorrupt { .. } | Error::TooLarge { .. })) => {
-                tries += 1;
-                turn += 1;
-                tracing::warn!(%error, "the source gave wrong bytes: refused");
-                if tries > CORRUPT_TRIES {
-                    return Err(Failure::Source(error.to_string()));
-                }
-            }
-            Err(error) => return Err(error.into()),
-            Ok(()) => left.retain(|digest| !got.contains(digest)),
+/// Keeps what is wanted of what was given, and returns the names. Also what is wrong with the rest, if anything is.
+fn keep_wanted(
+    cache: &Cache,
+    wanted: &BTreeSet<Digest>,
+    given: &[(Digest, Blob)],
+) -> Result<(BTreeSet<Digest>, Option<String>), Error> {
+    let (mut kept, mut wrong) = (BTreeSet::new(), None);
+    for (digest, blob) in given.iter().filter(|(digest, _)| wanted.contains(digest)) {
+        match cache.keep(*digest, blob) {
+            Ok(()) => drop(kept.insert(*digest)),
+            Err(error @ (Error::BlobCorrupt { .. } | Error::TooLarge { .. })) => wrong = Some(error.to_string()),
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
+    if kept.is_empty() && wrong.is_none() {
+        wrong = Some("it gives nothing of what it was asked for".to_owned());
+    }
+    Ok((kept, wrong))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest_of;
+
+    #[tokio::test]
+    async fn what_is_on_its_way_when_a_fetch_is_given_up_is_waited_for_and_nothing_is_kept_afterwards() {
+        let (door, (begin, begun), (go_on, goes_on)) =
+            (Door::default(), tokio::sync::oneshot::channel(), std::sync::mpsc::channel());
+        let kept = Arc::new(AtomicU64::new(0));
+        let keep = |kept: &Arc<AtomicU64>| {
+            let kept = Arc::clone(kept);
+            move || {
+                kept.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let (passing, first) = (door.clone(), keep(&kept));
+        let slow = tokio::spawn(async move {
+            let work = move || {
+                begin.send(()).expect("the test waits");
+                goes_on.recv().expect("the test goes on");
+                first()
+            };
+            passing.pass(work).await.is_ok()
+        });
+        begun.await.unwrap();
+        // Whoever waits for it is gone; the thread is not.
+        slow.abort();
+        let mut closing = std::pin::pin!(door.close());
+        assert!(
+            tokio::time::timeout(std::time::Duration::ZERO, &mut closing).await.is_err(),
+            "something is on its way"
+        );
+        go_on.send(()).unwrap();
+        closing.await;
+        assert_eq!(kept.load(Ordering::Relaxed), 1);
+        assert!(door.pass(keep(&kept)).await.is_err());
+        assert_eq!(kept.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn questions_are_of_about_equal_bytes() {

@@ -89,11 +89,20 @@ pub struct FetchError {
 /// A fetch under way. Dropping it gives it up.
 pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Blob, FetchError>> + Send + 'a>>;
 
+/// What was given, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenBy<T> {
+    /// Who gave it, as [`Source::refuse`] knows him.
+    pub who: String,
+    /// What he gave; nobody has looked at it yet.
+    pub given: T,
+}
+
 /// Several blobs under way. Dropping it gives them up.
-pub type FetchingMany<'a> = Pin<Box<dyn Future<Output = Result<Vec<(Digest, Blob)>, FetchError>> + Send + 'a>>;
+pub type FetchingMany<'a> = Pin<Box<dyn Future<Output = Result<GivenBy<Vec<(Digest, Blob)>>, FetchError>> + Send + 'a>>;
 
 /// A delta under way. Dropping it gives it up.
-pub type FetchingDelta<'a> = Pin<Box<dyn Future<Output = Option<SharedBytes>> + Send + 'a>>;
+pub type FetchingDelta<'a> = Pin<Box<dyn Future<Output = Option<GivenBy<SharedBytes>>> + Send + 'a>>;
 
 /// Where blobs come from: any voter, nearest first. Everything must end in bounded time and be cancel safe, since a newer
 /// version ends it.
@@ -106,9 +115,17 @@ pub trait Source: Send + Sync + 'static {
     fn fetch_many<'a>(&'a self, digests: &'a [Digest], turn: usize) -> FetchingMany<'a> {
         let _ = turn;
         Box::pin(async move {
-            let Some(first) = digests.first() else { return Ok(Vec::new()) };
-            Ok(vec![(*first, self.fetch(*first).await?)])
+            let given = match digests.first() {
+                Some(first) => vec![(*first, self.fetch(*first).await?)],
+                None => Vec::new(),
+            };
+            Ok(GivenBy { who: "the source".to_owned(), given })
         })
+    }
+
+    /// Hears that what somebody gave is not what he was asked for: he is asked last for some time.
+    fn refuse(&self, who: &str, why: &str) {
+        let _ = (who, why);
     }
 
     /// Returns what makes the manifest `next` and its chunks out of `base`, if somebody knows.
@@ -189,6 +206,7 @@ impl MemberConfig {
 pub struct Member {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    room: Arc<Room>,
 }
 
 impl Member {
@@ -206,8 +224,15 @@ impl Member {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(config, wanted, source, gate, reports, stopped));
-        Self { stop, task }
+        let room = Arc::new(Room::default());
+        let task = tokio::spawn(run(config, wanted, source, gate, reports, stopped, Arc::clone(&room)));
+        Self { stop, task, room }
+    }
+
+    /// Returns the bytes of blobs that are held in memory, of all sets, because they are in no tree yet.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.room.taken()
     }
 
     /// Ends the loop and waits until a switch under way is complete and every set is closed. Fetched blobs are kept.
@@ -226,13 +251,13 @@ async fn run(
     gate: Arc<dyn Gate>,
     reports: mpsc::Sender<Report>,
     mut stopped: oneshot::Receiver<()>,
+    room: Arc<Room>,
 ) {
     // Sets watch this copy; when it is dropped, they end.
     let (copy, watching) = watch::channel(Wanted::new());
     let mut targets = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let (facts, keys) = (Arc::new(config.facts.clone()), Arc::new(config.keys.clone()));
-    let room = Arc::new(Room::default());
     loop {
         let now = wanted.borrow_and_update().clone();
         for set in now.keys() {

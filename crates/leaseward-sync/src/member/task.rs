@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use leaseward_state::config::SyncState;
 use leaseward_state::config::spec::DrainRule;
+use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
 use super::cache::{Cache, Room};
 use super::disk::Disk;
-use super::fetch::{Failure, Fetch, Progress, blocking};
+use super::fetch::{Door, Failure, Fetch, Progress, blocking};
 use super::hear::Watch;
 use super::prepare::{Member, Prepared, environment};
 use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
 use crate::apply::{Given, Live, SetDirs};
 use crate::error::{Error, Result};
-use crate::limits::{PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
+use crate::limits::{HELD_FOR, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
 use crate::patterns::Patterns;
 use crate::program::Run;
 use crate::render::{self, Facts};
@@ -80,6 +80,8 @@ pub(crate) struct Now {
     /// The version whose reload failed here, in which attempt.
     refused: Option<(WantedVersion, u64)>,
     last: Option<Report>,
+    /// The manifest for which the cache was filled last, by this run or an earlier one.
+    came_for: Option<Digest>,
     /// The failure that was logged last, so that a repeated one is not.
     said: Option<String>,
     watch: Option<Watch>,
@@ -126,12 +128,14 @@ impl SetTask {
                     }
                     Ok(Outcome::Settled) => {
                         look = want.live.map(|_| Duration::from_millis(want.spec.scan_each_ms));
+                        self.drop_unwanted(want).await;
                         self.put_down().await;
                     }
                     Ok(Outcome::Failed(failure)) | Err(failure) => {
                         self.failed(want, &failure).await;
                         let for_ever = matches!(&failure, Failure::Local(error) if !error.is_retryable());
-                        if for_ever {
+                        // Other sets need the memory, too, while this one waits.
+                        if for_ever || pause > HELD_FOR {
                             self.put_down().await;
                         }
                         again = (!for_ever).then_some(pause);
@@ -327,6 +331,7 @@ impl SetTask {
         goal: WantedVersion,
         opened: &Opened,
     ) -> Result<Option<Prepared>, Failure> {
+        let keeps = self.now.came_for.replace(goal.manifest).is_some_and(|other| other != goal.manifest);
         let progress = Arc::new(Progress::default());
         let fetch = Fetch {
             source: Arc::clone(&self.source),
@@ -334,13 +339,28 @@ impl SetTask {
             cache: Arc::clone(&opened.cache),
             set: self.set.clone(),
             parallel: self.parallel,
+            keeps: keeps.then(|| wanted_manifests(want)),
+            door: Door::default(),
             progress: Arc::clone(&progress),
         };
+        let fetched = self.fetch_unless_superseded(want, goal, &fetch, &progress).await;
+        // Threads may still be at work for what was given up.
+        fetch.door.close().await;
+        fetched
+    }
+
+    async fn fetch_unless_superseded(
+        &mut self,
+        want: &WantedSet,
+        goal: WantedVersion,
+        fetch: &Fetch,
+        progress: &Progress,
+    ) -> Result<Option<Prepared>, Failure> {
         let member = self.member(want);
         let began = Instant::now();
         let mut watching = self.wanted.clone();
         let set = self.set.clone();
-        let mut fetching = std::pin::pin!(member.fetch(&fetch, goal));
+        let mut fetching = std::pin::pin!(member.fetch(fetch, goal));
         // Without the lock that it returns.
         let mut superseded =
             std::pin::pin!(async { drop(watching.wait_for(|wanted| wanted.get(&set) != Some(want)).await) });
@@ -445,6 +465,8 @@ impl SetTask {
         })
         .await?;
         self.now.live = live;
+        // An earlier run may have left something.
+        self.now.came_for = Some(Digest([0; 32]));
         self.keep(want, &opened).await?;
         self.now.opened = Some(opened.clone());
         if live.is_none() && want.spec.drain != DrainRule::Never {
@@ -510,6 +532,11 @@ impl SetTask {
             let _ = self.reports.send(report).await;
         }
     }
+}
+
+/// Returns the manifests of what a set should have.
+fn wanted_manifests(want: &WantedSet) -> Arc<[Digest]> {
+    want.live.iter().chain(&want.staged).map(|version| version.manifest).collect()
 }
 
 /// Runs the set's reload.

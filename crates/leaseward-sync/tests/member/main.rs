@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod fetching;
 mod world;
 
 use std::collections::BTreeMap;
@@ -71,33 +72,6 @@ async fn the_only_copy_of_a_file_that_was_edited_in_place_right_before_a_version
 }
 
 #[tokio::test]
-async fn what_came_for_a_version_that_nobody_wants_any_more_takes_no_memory() {
-    let mut world = World::new();
-    let one = world.voter.publish(1, &[("a", "1")]);
-    world.want("app", one);
-    world.applied("app", 1).await;
-    for given_up in ["back", "out"] {
-        let (came, stuck) = (format!("came, {given_up}"), format!("stuck, {given_up}"));
-        let two = world.voter.publish(2, &[("a", &came), ("b", &stuck)]);
-        world.voter.stuck.lock().unwrap().insert(digest_of(stuck.as_bytes()));
-        world.want("app", two);
-        tokio::time::timeout(BOUND, world.voter.asked_stuck.notified()).await.unwrap();
-        match given_up {
-            "back" => world.want("app", one),
-            _ => world.order("app", |wanted| wanted.live = None),
-        }
-        // The manifest came before anything that is stuck, and is in a file now.
-        let files = world.temp.path().join("state/sets/app/blobs");
-        let is_put_down = async {
-            while !leaseward_sync::stored(&files).unwrap().contains_key(&two.manifest) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(BOUND, is_put_down).await.expect(given_up);
-    }
-}
-
-#[tokio::test]
 async fn a_change_by_hand_is_not_forgotten_over_another_policy_that_comes_right_after_it() {
     let mut world = World::new();
     world.keep("app", |spec| spec.scan_each_ms = 3_600_000);
@@ -114,71 +88,6 @@ async fn a_change_by_hand_is_not_forgotten_over_another_policy_that_comes_right_
         fs::write(world.path("app/a"), "1").unwrap();
         world.applied("app", 1).await;
     }
-}
-
-#[tokio::test]
-async fn a_newer_version_supersedes_a_fetch_under_way() {
-    let mut world = World::new();
-    let one = world.voter.publish(1, &[("a", "first")]);
-    world.voter.stuck.lock().unwrap().insert(digest_of(b"first"));
-    world.want("app", one);
-    tokio::time::timeout(BOUND, world.voter.asked_stuck.notified()).await.unwrap();
-    world.until(|report| matches!(report.state, SyncState::Fetching { version: 1, done: 0, total: 5, .. })).await;
-    world.want("app", world.voter.publish(2, &[("a", "second")]));
-    world.applied("app", 2).await;
-    assert_eq!(world.read("app/a"), "second");
-    assert!(world.seen.iter().all(|report| report.applied != 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_source_that_fails_and_then_works_is_asked_again() {
-    let mut world = World::new();
-    let one = world.voter.publish(1, &[("a", "x"), ("b", "y")]);
-    world.voter.failing.lock().unwrap().extend([(one.manifest, 3), (digest_of(b"x"), 2)]);
-    let began = tokio::time::Instant::now();
-    world.want("app", one);
-    world.applied("app", 1).await;
-    // Five waits, each twice the one before: 0.2 s to 3.2 s.
-    assert!(began.elapsed() >= Duration::from_millis(6200), "{:?}", began.elapsed());
-    assert_eq!(world.story(), ["1 applied"]);
-    assert_eq!(world.voter.given.lock().unwrap()[&digest_of(b"y")], 1, "what was fetched stays");
-}
-
-#[tokio::test]
-async fn a_corrupt_chunk_is_refused_and_fetched_again() {
-    let mut world = World::new();
-    let one = world.voter.publish(1, &[("a", "x")]);
-    world.voter.corrupt.lock().unwrap().extend([(one.manifest, 1), (digest_of(b"x"), 4)]);
-    world.want("app", one);
-    world.applied("app", 1).await;
-    assert_eq!(world.read("app/a"), "x");
-}
-
-#[tokio::test]
-async fn a_restart_in_the_middle_resumes() {
-    let mut world = World::new();
-    let files: Vec<(String, String)> = (0..20).map(|i| (format!("f{i}"), format!("content {i}"))).collect();
-    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-    let one = world.voter.publish(1, &files);
-    // The last one that is asked for, as chunks go in ascending order.
-    let last = files.iter().map(|(_, text)| digest_of(text.as_bytes())).max().unwrap();
-    world.voter.stuck.lock().unwrap().insert(last);
-    world.want("app", one);
-    tokio::time::timeout(BOUND, world.voter.asked_stuck.notified()).await.unwrap();
-    world.stop().await;
-    assert_eq!(world.read("app/f0"), "");
-    world.voter.stuck.lock().unwrap().clear();
-    world.start();
-    world.applied("app", 1).await;
-    assert_eq!(world.read("app/f19"), "content 19");
-    let given = world.voter.given.lock().unwrap().clone();
-    let again = given.values().filter(|count| **count > 1).count();
-    assert!(again <= 2, "{again} blobs were fetched twice; only those under way may be");
-    // And once more: nothing is fetched, and the version is reported.
-    world.stop().await;
-    world.start();
-    world.applied("app", 1).await;
-    assert_eq!(*world.voter.given.lock().unwrap(), given);
 }
 
 #[tokio::test]
@@ -440,6 +349,49 @@ async fn a_set_may_live_among_files_of_others_and_goes_back_from_there() {
     world.stop().await;
     world.start();
     world.until(|report| report.applied == 3).await;
+}
+
+#[tokio::test]
+async fn a_version_among_files_of_others_wins_over_a_change_by_hand_while_it_waited_and_the_change_is_kept() {
+    // As with a whole tree: a rule is for what lies between two versions, and a newer one wins whatever it says.
+    for rule in [DriftRule::Report, DriftRule::Repair, DriftRule::Adopt] {
+        let mut world = World::new();
+        world.keep("app", |spec| (spec.layout, spec.drift) = (Layout::Files, rule));
+        let one = world.voter.publish(1, &[("a", "1"), ("gone", "1"), ("stays", "s")]);
+        let two = world.voter.publish(2, &[("a", "2"), ("stays", "s")]);
+        world.want("app", one);
+        world.applied("app", 1).await;
+        // What is heard of a change is looked at a moment later: the version that waits comes first.
+        world.order("app", |wanted| wanted.staged = Some(two));
+        world.until(|report| report.state == SyncState::OnDisk { version: 2 }).await;
+        world.change_and_want("app", two, |app| {
+            for path in ["a", "gone", "stays"] {
+                fs::write(app.join(path), format!("{path} by hand")).unwrap();
+            }
+        });
+        world.applied("app", 2).await;
+        assert_eq!((world.read("app/a"), world.read("app/stays")), ("2".into(), "s".into()), "{rule:?}");
+        assert_eq!(world.read("app/gone"), "gone by hand", "{rule:?}: no longer in the set, and somebody's own");
+        let found = |path: &str| fs::read_to_string(world.temp.path().join("state/sets/app/found").join(path)).unwrap();
+        assert_eq!((found("a"), found("stays")), ("a by hand".into(), "stays by hand".into()), "{rule:?}");
+        assert!(!world.story().iter().any(|word| word.contains("rejected")), "{:?}", world.story());
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_became_of_a_path_while_a_version_among_files_of_others_waited_is_not_overwritten() {
+    let mut world = World::new();
+    world.keep("app", |spec| spec.layout = Layout::Files);
+    world.want("app", world.voter.publish(1, &[("a", "1")]));
+    world.applied("app", 1).await;
+    let two = world.voter.publish(2, &[("a", "2"), ("b", "2")]);
+    world.order("app", |wanted| wanted.staged = Some(two));
+    world.until(|report| report.state == SyncState::OnDisk { version: 2 }).await;
+    world.change_and_want("app", two, |app| fs::write(app.join("b"), "somebody else's").unwrap());
+    let why = world.rejected(2).await;
+    assert!(why.starts_with("LW0805") && why.contains("app/b"), "{why}");
+    assert_eq!((world.read("app/a"), world.read("app/b")), ("1".into(), "somebody else's".into()));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use leaseward_state::config::spec::SetSpec;
 use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::name::SetName;
 use leaseward_sync::member::{
-    Blob, FetchError, Fetching, Gate, Leaving, Member, MemberConfig, Report, Source, Wanted, WantedSet, WantedVersion,
+    Blob, FetchError, Fetching, FetchingDelta, FetchingMany, Gate, GivenBy, Leaving, Member, MemberConfig, Report,
+    Source, Wanted, WantedSet, WantedVersion,
 };
 use leaseward_sync::{digest_of, frame, manifest, scan};
 use tempfile::TempDir;
@@ -31,6 +33,12 @@ pub(crate) struct Voter {
     /// Blobs that are never given, though they are asked for.
     pub(crate) stuck: Mutex<BTreeSet<Digest>>,
     pub(crate) asked_stuck: Notify,
+    /// Answers that hold only what nobody asked for, so many.
+    pub(crate) lies: AtomicUsize,
+    /// What is given for any delta.
+    pub(crate) delta: Mutex<Option<Vec<u8>>>,
+    /// Who was refused, and why.
+    pub(crate) refused: Mutex<Vec<(String, String)>>,
 }
 
 pub(crate) fn take(times: &Mutex<BTreeMap<Digest, usize>>, digest: Digest) -> bool {
@@ -64,6 +72,28 @@ impl Source for Voter {
             // Both forms, in turn.
             Ok(if *count % 2 == 1 { Blob::Frame(frame::pack(&bytes).unwrap().into()) } else { Blob::Plain(bytes) })
         })
+    }
+
+    fn fetch_many<'a>(&'a self, digests: &'a [Digest], _: usize) -> FetchingMany<'a> {
+        Box::pin(async move {
+            let is_lie = |left: usize| left.checked_sub(1);
+            let given = if self.lies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_lie).is_ok() {
+                let other = b"nobody asked for it".to_vec();
+                vec![(digest_of(&other), Blob::Plain(other))]
+            } else {
+                vec![(digests[0], self.fetch(digests[0]).await?)]
+            };
+            Ok(GivenBy { who: "voter 1".to_owned(), given })
+        })
+    }
+
+    fn delta<'a>(&'a self, _: &'a SetName, _: Digest, _: Digest) -> FetchingDelta<'a> {
+        let given = self.delta.lock().unwrap().clone();
+        Box::pin(async move { given.map(|given| GivenBy { who: "voter 2".to_owned(), given: given.into() }) })
+    }
+
+    fn refuse(&self, who: &str, why: &str) {
+        self.refused.lock().unwrap().push((who.to_owned(), why.to_owned()));
     }
 }
 
@@ -152,6 +182,12 @@ impl World {
         self.reports = reports;
     }
 
+    /// Changes files of a set and has a version wanted at once: nobody comes between to look at them.
+    pub(crate) fn change_and_want(&self, name: &str, version: WantedVersion, change: impl FnOnce(&Path)) {
+        change(&self.path(name));
+        self.want(name, version);
+    }
+
     pub(crate) async fn stop(&mut self) {
         tokio::time::timeout(BOUND, self.member.take().unwrap().stop()).await.expect("it stops");
     }
@@ -197,6 +233,24 @@ impl World {
 
     pub(crate) fn order(&self, name: &str, change: impl FnOnce(&mut WantedSet)) {
         self.wanted.send_modify(|wanted| change(wanted.get_mut(&set(name)).unwrap()));
+    }
+
+    /// Waits until so many bytes are held in memory for what is in no tree yet.
+    pub(crate) async fn holds(&self, bytes: usize) {
+        let member = self.member.as_ref().unwrap();
+        let holds = async {
+            while member.held_bytes() != bytes {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let held = tokio::time::timeout(BOUND, holds).await;
+        assert!(held.is_ok(), "{} bytes are held in place of {bytes}", member.held_bytes());
+    }
+
+    /// Returns whether a blob that came is kept in a file.
+    pub(crate) fn is_in_a_file(&self, name: &str, digest: Digest) -> bool {
+        let files = self.temp.path().join("state/sets").join(name).join("blobs");
+        leaseward_sync::stored(&files).unwrap().contains_key(&digest)
     }
 
     /// Waits until a switch has left nothing to be done: the record of the live tree says how its last file looks.

@@ -13,7 +13,7 @@ use leaseward_raft::net::wire::{Answer, Ask, SetView};
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 use leaseward_state::{Revision, SetName};
 use leaseward_sync::limits::{BLOB_BYTES_MAX, CORRUPT_TRIES, FRAMES_ASKED_MAX};
-use leaseward_sync::member::{Blob, Source};
+use leaseward_sync::member::{Blob, GivenBy, Source};
 use leaseward_sync::{digest_of, frame, manifest};
 use tokio::time::{interval, sleep};
 use tracing::debug;
@@ -170,11 +170,11 @@ impl Follow {
         while !left.is_empty() {
             let some = &left[..left.len().min(FRAMES_ASKED_MAX)];
             let asked = self.source.fetch_many(some, turn).await;
-            let blobs = asked.map_err(|error| failed("LW0801", error.to_string()))?;
-            if blobs.is_empty() {
-                return Err(failed("LW0801", "a voter gives nothing of it".to_owned()));
+            let GivenBy { who, given } = asked.map_err(|error| failed("LW0801", error.to_string()))?;
+            if given.is_empty() {
+                return Err(failed("LW0801", format!("{who} gives nothing of it")));
             }
-            for (digest, blob) in blobs {
+            for (digest, blob) in given {
                 match opened(digest, blob) {
                     Ok(bytes) => {
                         all += bytes.len() as u64;
@@ -189,6 +189,7 @@ impl Follow {
                     Err(error) => {
                         // Another voter may have a good copy.
                         debug!(set = %self.set, %error, "a voter gave wrong bytes: refused");
+                        self.source.refuse(&who, &error.to_string());
                         turn += 1;
                         if turn > CORRUPT_TRIES {
                             return Err(failed(error.code(), error.to_string()));

@@ -137,14 +137,14 @@ impl QuorumContent {
         let had_manifest = self.lacking(&[version.manifest]).is_empty();
         if !had_manifest {
             // Kept here, and not only known.
-            self.get(version.manifest).await?;
+            self.get_now(version.manifest).await?;
             came += 1;
         }
-        let tree = self.manifest(version.manifest).await?;
+        let tree = self.manifest_now(version.manifest).await?;
         let named: Vec<Digest> = match base {
             // Thousands of files that are known to be here need not be looked at for the few that came.
             Some(base) => {
-                let base = self.manifest(base).await?;
+                let base = self.manifest_now(base).await?;
                 delta::only_in(&tree, &base).iter().map(|chunk| chunk.digest).collect()
             }
             None => chunks(&tree).into_iter().collect(),

@@ -3,9 +3,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use leaseward_raft::{Replica, Settings, Start, Timing};
+use leaseward_raft::{Blobs, Frames, Later, Replica, Settings, Start, Timing};
 use leaseward_state::Command;
 use leaseward_state::command::PublishSet;
+use leaseward_state::config::delta::SharedBytes;
 use leaseward_state::config::spec::SetSpec;
 use leaseward_state::propose::Propose as _;
 use tempfile::TempDir;
@@ -29,6 +30,11 @@ impl Voters {
     }
 
     pub(super) async fn some(count: usize) -> Self {
+        Self::serving(count, |_, content| Arc::new(content.local())).await
+    }
+
+    /// Starts some voters that answer questions for blobs each in its own way.
+    async fn serving(count: usize, blobs: impl Fn(usize, &QuorumContent) -> Arc<dyn Blobs>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let peers: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
@@ -49,7 +55,7 @@ impl Voters {
             let replica = Replica::start(settings, start).await.unwrap();
             let store = Arc::new(BlobStore::open(&data.join("blobs")).unwrap());
             let content = QuorumContent::new(replica.clone(), store);
-            replica.serve_blobs(Arc::new(content.local()));
+            replica.serve_blobs(blobs(i, &content));
             replicas.push(replica);
             contents.push(content);
         }
@@ -109,6 +115,58 @@ async fn what_a_version_names_that_is_committed_meanwhile_stays_on_a_quorum() {
     }
 }
 
+/// A voter that gives what nobody asked for.
+struct Liar;
+
+impl Blobs for Liar {
+    fn missing<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, Vec<Digest>> {
+        Box::pin(async { digests.to_vec() })
+    }
+
+    fn get(&self, _: Digest) -> Later<'_, Option<Vec<u8>>> {
+        Box::pin(async { None })
+    }
+
+    fn put(&self, _: Vec<(Digest, Vec<u8>)>) -> Later<'_, Result<(), (String, String)>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn frames<'a>(&'a self, _: &'a [Digest]) -> Later<'a, (Frames, Vec<Digest>)> {
+        let plain = b"nobody asked for it";
+        let frame = leaseward_sync::frame::pack(plain).expect("it is short");
+        Box::pin(async { (vec![(leaseward_sync::digest_of(plain), frame.into())], Vec::new()) })
+    }
+
+    fn put_frames(&self, _: Frames) -> Later<'_, Result<(), (String, String)>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn delta<'a>(&'a self, _: &'a SetName, _: Digest, _: Digest) -> Later<'a, Option<SharedBytes>> {
+        Box::pin(async { None })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_gives_what_nobody_asked_for_holds_up_no_voter() {
+    let serving = |i: usize, content: &QuorumContent| -> Arc<dyn Blobs> {
+        if i == 1 { Arc::new(Liar) } else { Arc::new(content.local()) }
+    };
+    let voters = Voters::serving(3, serving).await;
+    let wanted = put(&voters.contents[2].store, "only the third one has it");
+    let content = &voters.contents[0];
+    // Either of the others is asked first, in turn.
+    let left = timeout(PATIENCE, content.fetch(wanted.to_vec())).await.expect("it asks for ever").unwrap();
+    assert_eq!(left, []);
+    let nowhere = Digest([9; 32]);
+    let left = timeout(PATIENCE, content.fetch(vec![nowhere])).await.expect("it asks for ever").unwrap();
+    assert_eq!(left, [nowhere]);
+    let other = leaseward_sync::digest_of(b"nobody asked for it");
+    assert_eq!(content.lacking(&[other]), [other], "what nobody asked for is kept");
+    for replica in &voters.replicas {
+        replica.stop().await;
+    }
+}
+
 /// Publishes a text as the next version of a set through the first voter. Returns whether it is a delta in its entry.
 async fn publish(voters: &Voters, text: &str) -> bool {
     let (replica, content) = (&voters.replicas[0], &voters.contents[0]);
@@ -154,6 +212,27 @@ async fn a_set_that_keeps_few_versions_never_builds_on_what_a_quorum_could_not_m
         assert!(publish(&voters, text).await, "v{text}");
     }
     catching.iter().for_each(tokio::task::JoinHandle::abort);
+    for replica in &voters.replicas {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_is_to_keep_fewer_versions_has_a_quorum_hold_what_stays_first() {
+    let voters = Voters::three().await;
+    let (set, content) = (SetName::new("app").unwrap(), &voters.contents[0]);
+    for text in ["1", "2", "3", "4"] {
+        assert!(publish(&voters, text).await, "v{text} is a delta upon the one before");
+    }
+    let holders = || {
+        let newest = put(&content.store, "4");
+        voters.contents.iter().filter(|content| has(&content.store, newest) == [true; 2]).count()
+    };
+    // Nobody makes anything of what is committed, and all of it follows from the first one, which the log has whole.
+    assert_eq!(content.may_keep(&set, 5).await.unwrap(), 4);
+    assert_eq!(holders(), 1, "with so many versions that one stays");
+    assert_eq!(content.may_keep(&set, 2).await.unwrap(), 4);
+    assert!(holders() >= 2, "deltas upon nothing would stay");
     for replica in &voters.replicas {
         replica.stop().await;
     }

@@ -4,7 +4,8 @@
 //! log holds it whole; what is newer follows from it by the deltas that are kept with it. Otherwise a set that keeps few
 //! versions could forget, within the moments in which voters make and sync what was committed, all that its newest one
 //! is made of: a power cut of all voters would leave deltas upon nothing.
-//! Left out on purpose: a `keep_versions` that an operator makes smaller in these moments.
+//! A `keep_versions` that is made smaller is committed under the same rule, and only upon the version for which it was found
+//! to hold: what is published next was looked at after that version, and keeps one more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,12 +15,14 @@ use leaseward_raft::NodeId;
 use leaseward_raft::confirm::is_quorum;
 use leaseward_raft::net::wire::{Answer, Ask, Purpose};
 use leaseward_raft::stored::Membership;
-use leaseward_state::Revision;
 use leaseward_state::config::{Digest, Version};
+use leaseward_state::{Revision, SetName};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
-use super::QuorumContent;
-use crate::limits::ATTEMPT;
+use super::{QuorumContent, chunks};
+use crate::error::Result;
+use crate::limits::{ATTEMPT, HELD_LOOK_EACH, HELD_WITHIN};
 
 /// Up to which revision a quorum of voters held all content durably when it was asked last.
 #[derive(Debug, Default)]
@@ -38,6 +41,37 @@ impl QuorumContent {
             sets.map(|(_, set)| anchor(set.versions.values().map(|version| &**version), set.spec.keep_versions));
         let needed = needed.max().unwrap_or_default();
         needed.0 <= self.held.0.load(Ordering::Relaxed) || self.look_for(needed).await
+    }
+
+    /// Makes sure that a set may keep so few versions from its newest one on: one of those that stay when the next one has
+    /// come is on a quorum then, or in the log whole. Returns the number of the newest one; it holds for that one only.
+    ///
+    /// Waits a moment for the voters, which make and sync what was committed; after that the newest version goes to a quorum.
+    ///
+    /// # Errors
+    /// As [`QuorumContent::make_quorum`] and [`QuorumContent::manifest`].
+    pub async fn may_keep(&self, set: &SetName, keep: u32) -> Result<u64> {
+        let until = Instant::now() + HELD_WITHIN;
+        loop {
+            let state = Arc::clone(&self.replica.published().borrow().state);
+            let Some(found) = state.set(set) else { return Ok(0) };
+            let needed = anchor(found.versions.values().map(|version| &**version), keep);
+            if needed.0 <= self.held.0.load(Ordering::Relaxed) || self.look_for(needed).await {
+                return Ok(found.head);
+            }
+            if let Some(newest) = found.newest()
+                && until <= Instant::now()
+            {
+                let tree = self.manifest(newest.manifest).await?;
+                let mut named: Vec<Digest> = chunks(&tree).into_iter().collect();
+                named.push(newest.manifest);
+                self.make_quorum(&named).await?;
+                return Ok(found.head);
+            }
+            // Whoever has yet to make it need not wait any longer.
+            self.asked.notify_one();
+            sleep(HELD_LOOK_EACH).await;
+        }
     }
 
     /// Asks voters up to which revision they hold all content, until a quorum holds it up to this one.

@@ -170,3 +170,30 @@ async fn whoever_asks_for_what_is_yet_to_be_made_ends_the_wait() {
     timeout(Duration::from_secs(30), made).await.expect("it is made");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_and_is_yet_to_be_made_is_not_said_to_be_missing() {
+    let mut world = World::new().await;
+    world.publish(["1", "shared"], true).await;
+    tokio::spawn(world.content().clone().catch_up());
+    for (number, read) in [(2, "a blob"), (3, "a manifest"), (4, "all of it")] {
+        // The voter that had all of it is gone: what is left is the entry.
+        let names = world.publish([&number.to_string(), "shared"], false).await;
+        world.forget(&names[..2]);
+        let content = world.content();
+        let done = match read {
+            "a blob" => content.get(names[1]).await.map(drop),
+            "a manifest" => content.manifest(names[0]).await.map(drop),
+            // Its publisher asks again, and is answered by another voter.
+            _ => content.ready(Some(world.head), names[0]).await.map(drop),
+        };
+        assert!(done.is_ok(), "{read}: {done:?}");
+    }
+    let nowhere = Digest([9; 32]);
+    let began = tokio::time::Instant::now();
+    // Made anew first, so that nothing is left to be made.
+    world.content().manifest(world.head.expect("four were published").1).await.unwrap();
+    assert_eq!(world.content().get(nowhere).await.unwrap_err().code(), "LW0801");
+    assert!(began.elapsed() < crate::limits::MADE_WITHIN, "nothing was waited for");
+    world.stop().await;
+}

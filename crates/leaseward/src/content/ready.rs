@@ -8,13 +8,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leaseward_state::config::delta::InlineDelta;
-use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
 use leaseward_state::limits::DELTA_BYTES_MAX;
-use leaseward_sync::delta;
+use leaseward_sync::{BlobStore, DigestSet, delta};
 use tracing::{debug, warn};
 
 use super::{QuorumContent, nobody_has};
 use crate::error::Result;
+
+/// Chunks that are read before the delta asks for them: each has up to 256 KiB.
+const READ_AHEAD: usize = 64;
 
 /// A version that may be committed.
 #[derive(Debug)]
@@ -76,20 +79,17 @@ impl QuorumContent {
         let fresh = delta::only_in(next, &old);
         let digests: Vec<Digest> = fresh.iter().map(|chunk| chunk.digest).collect();
         let all = digests.len();
-        let missing = self.fetch(self.lacking(&digests)).await?;
+        let missing = self.fetch_or_make(self.lacking(&digests)).await?;
         if let Some(first) = missing.first() {
             return Err(nobody_has(&missing, all, *first));
         }
         let gone: Vec<Digest> = delta::only_in(&old, next).iter().map(|chunk| chunk.digest).collect();
-        if !self.fetch(self.lacking(&gone)).await?.is_empty() {
+        if !self.fetch_or_make(self.lacking(&gone)).await?.is_empty() {
             return Ok(None);
         }
         let next = Arc::clone(next);
         let _turn = self.deltas.turn().await;
-        let made = self
-            .with(move |store| delta::encode(&old, &next, &mut |chunk| store.get(chunk.digest), DELTA_BYTES_MAX))
-            .await;
-        match made {
+        match self.with(move |store| encode(store, &old, &next)).await {
             Ok(bytes) => Ok(bytes.map(|bytes| InlineDelta { base: number, bytes: bytes.into() })),
             Err(error) => {
                 debug!(version = number, %error, "no delta upon the newest version");
@@ -99,8 +99,32 @@ impl QuorumContent {
     }
 }
 
+/// Returns the delta of a version, if it fits its entry. Another thread reads what is new while this one reads what goes: a
+/// publisher waits for it.
+fn encode(store: &BlobStore, old: &Manifest, next: &Manifest) -> leaseward_sync::Result<Option<Vec<u8>>> {
+    let fresh = delta::only_in(next, old);
+    let is_fresh: DigestSet = fresh.iter().map(|chunk| chunk.digest).collect();
+    let (give, take) = std::sync::mpsc::sync_channel(READ_AHEAD);
+    std::thread::scope(|scope| {
+        if fresh.len() > 1 {
+            scope.spawn(move || {
+                // In the order in which the delta asks for them. Nobody takes the rest of what does not fit.
+                fresh.into_iter().try_for_each(|chunk| give.send((chunk.digest, store.get(chunk.digest))).ok())
+            });
+        } else {
+            drop(give);
+        }
+        // Dropped with this, and with it what the other thread waits for.
+        let mut read = move |chunk: Chunk| match is_fresh.contains(&chunk.digest).then(|| take.recv()) {
+            Some(Ok((digest, bytes))) if digest == chunk.digest => bytes,
+            _ => store.get(chunk.digest),
+        };
+        delta::encode(old, next, &mut read, DELTA_BYTES_MAX)
+    })
+}
+
 /// Returns what an inline delta makes, read from a store that has what it builds on.
-pub(super) fn make(store: &leaseward_sync::BlobStore, bytes: &[u8], next: Digest) -> leaseward_sync::Result<usize> {
+pub(super) fn make(store: &BlobStore, bytes: &[u8], next: Digest) -> leaseward_sync::Result<usize> {
     let delta = delta::Delta::open(bytes)?;
     let base = if delta.base() == leaseward_sync::empty_tree() {
         Manifest::default()

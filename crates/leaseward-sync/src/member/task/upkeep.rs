@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use leaseward_state::config::spec::{DriftRule, Layout};
-use leaseward_state::config::{Digest, DriftedPath, Manifest, ManifestNode, SyncState};
+use leaseward_state::config::spec::DriftRule;
+use leaseward_state::config::{DriftedPath, SyncState};
 use leaseward_state::token::UnixMillis;
 use tokio::time::timeout;
 
-use super::{Opened, Outcome, SetTask};
+use super::{Opened, Outcome, SetTask, wanted_manifests};
 use crate::apply::Drift;
 use crate::limits::{DRIFTS_REPORTED_MAX, FINISH_AFTER};
-use crate::member::fetch::{Failure, blocking};
+use crate::member::fetch::{Failure, blocking, drop_leftovers, way_back};
 use crate::member::hear::Watch;
 use crate::member::{WantedSet, WantedVersion};
 use crate::render;
@@ -102,30 +102,26 @@ impl SetTask {
         }
     }
 
+    /// Drops what came for a version that is not wanted any more, if anything did.
+    pub(super) async fn drop_unwanted(&mut self, want: &WantedSet) {
+        let wanted = wanted_manifests(want);
+        let Some(opened) = self.now.opened.clone().filter(|_| !wanted.is_empty()) else { return };
+        if self.now.came_for.is_none_or(|came_for| wanted.contains(&came_for)) {
+            return;
+        }
+        match blocking(move || drop_leftovers(&opened.disk, &opened.cache, &wanted)).await {
+            Ok(()) => self.now.came_for = None,
+            Err(error) => tracing::debug!(set = %self.set, %error, "the cache is not cleaned"),
+        }
+    }
+
     /// Forgets cached blobs that no longer help. What cannot be removed is tried after the next version.
     pub(super) async fn clean(&self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
         let (working, rendered) = (opened.clone(), render::is_needed(&want.spec));
         let cleaned = blocking(move || {
-            let disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut kept = BTreeSet::new();
-            let keep = |kept: &mut BTreeSet<Digest>, tree: &Manifest| {
-                for entry in &tree.entries {
-                    if let ManifestNode::File { chunks, .. } = &entry.node {
-                        kept.extend(chunks.iter().map(|chunk| chunk.digest));
-                    }
-                }
-            };
             // What the version was made from is read again, and what was replaced in place is the way back.
-            if rendered && let Ok(published) = working.cache.get(goal.manifest) {
-                keep(&mut kept, &crate::manifest::decode(&published)?);
-                kept.insert(goal.manifest);
-            }
-            if disk.layout() == Layout::Files
-                && let Some((_, previous)) = disk.previous_manifest()
-            {
-                keep(&mut kept, &previous);
-            }
-            drop(disk);
+            let mut kept = if rendered { working.cache.named_by(&[goal.manifest]) } else { BTreeSet::new() };
+            kept.extend(way_back(&working.disk.lock().unwrap_or_else(PoisonError::into_inner)));
             working.cache.retain(&kept)
         });
         if let Err(error) = cleaned.await {
