@@ -1,8 +1,9 @@
 //! Three real voters under a steady mix of everything, for an hour: does anything grow that should not?
 //!
-//! `LEASEWARD_FOR` says how long (`1h`), `LEASEWARD_SEED` what clients do. Clients work at a modest rate, well below half
-//! a processor, so that it may run beside other work. Snapshots are made and the log is purged several times, leadership is
-//! handed over, and the last voter is killed and started again now and then; the other two live throughout.
+//! `LEASEWARD_FOR` says how long (`1h`), `LEASEWARD_SEED` what clients do, `LEASEWARD_PACE` how many times as fast. At the
+//! usual pace they work at a modest rate, well below half a processor, so that it may run beside
+//! other work. Snapshots are made and the log is purged several times, leadership is handed over, and the last voter is
+//! killed and started again now and then; the other two live throughout.
 //!
 //! Must stay true: what is sampled is judged by a pure function ([`judge`]). Memory of the voter that is killed is compared
 //! from life to life, at the same age. It fails on growth, on a session that was renewed and ended, and on every answer

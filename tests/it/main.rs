@@ -16,6 +16,7 @@ mod hosts;
 mod leases;
 mod links;
 mod machines;
+mod memory;
 mod output;
 mod power_cut;
 mod program;

@@ -8,6 +8,7 @@ mod chaos;
 mod claims;
 mod dependencies;
 mod fuzz;
+mod previous;
 mod sim;
 mod tidy;
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command as Program, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -130,8 +130,13 @@ impl World {
     }
 }
 
+/// So many times shorter are all pauses.
+static PACE: LazyLock<u32> = LazyLock::new(|| {
+    std::env::var("LEASEWARD_PACE").map_or(1, |text| text.parse().expect("LEASEWARD_PACE is a number from 1 on")).max(1)
+});
+
 fn between(random: &mut SmallRng, from_ms: u64, to_ms: u64) -> Duration {
-    Duration::from_millis(random.gen_range(from_ms..=to_ms))
+    Duration::from_millis(random.gen_range(from_ms..=to_ms)) / *PACE
 }
 
 /// Takes a lease that others want too, as a program does; holds it, and gives it back.

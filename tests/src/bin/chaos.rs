@@ -118,7 +118,7 @@ fn peer(words: &[String]) -> ExitCode {
 fn usage() -> String {
     format!(
         "cargo xtask chaos [--nemesis LIST] [--workload LIST] [--for 60s] [--seed N] [--hosts 5] [--overlap 1]\n\
-         \x20                 [--out DIR] [--previous BINARY]\n\
+         \x20                 [--out DIR] [--previous BINARY | --from-commit COMMIT]\n\
          cargo xtask chaos --peer etcd [--stalls 3] [--out DIR]\n\
          nemeses:   all but wall-clock, or some of {}\n\
          workloads: all, or some of {}",
@@ -180,7 +180,7 @@ fn plan(words: &[String]) -> Result<Plan, String> {
         }
     }
     if plan.previous.is_none() && plan.nemeses.contains(&Nemesis::Upgrade) {
-        println!("left out: upgrade needs --previous BINARY");
+        println!("left out: upgrade needs --previous BINARY, or --from-commit COMMIT of `cargo xtask chaos`");
         plan.nemeses.retain(|nemesis| *nemesis != Nemesis::Upgrade);
     }
     plan.command = again(&plan);

@@ -168,7 +168,7 @@ async fn a_check_that_says_no_keeps_the_old_version_and_is_asked_again() {
     assert_eq!(world.read("app/a"), "good");
     assert!(!world.path(".app.leaseward-next").exists(), "what was refused is left on the disk");
     // The program was mended: the same version is taken, by itself.
-    world.keep("app", |spec| spec.check = hook(&["true"]));
+    world.keep("app", |spec| spec.check = script("grep -q bad {tree}/a"));
     world.applied("app", 2).await;
     assert_eq!(world.read("app/a"), "bad");
 }
