@@ -61,7 +61,7 @@ async fn a_drained_machine_is_empty_and_serves_again_when_it_is_back() {
 #[tokio::test]
 async fn a_restart_is_a_new_life_under_a_new_token_on_the_same_machine() {
     let Some(story) = Story::start(&[], EVERYWHERE).await else { return };
-    let (before, old) = (story.phase("running").await, story.newest());
+    let (before, old) = (story.phase("running").await, story.newest().await);
     assert_eq!(story.operate(&["server", "restart", NAME]), 0);
     let new = story.next_life(old.token).await;
     assert!(new.token > old.token);
@@ -89,7 +89,7 @@ async fn what_cannot_run_where_it_is_moved_goes_back() {
 async fn in_maintenance_a_lost_machine_waits_and_the_end_comes_by_itself() {
     let Some(mut story) = Story::start(&[], EVERYWHERE).await else { return };
     story.on(0).await;
-    let old = story.newest();
+    let old = story.newest().await;
     let lasting = Duration::from_secs(6);
     let begun = Instant::now();
     assert_eq!(story.operate(&["maintenance", "on", "-m", "new switches", "--for", "6s"]), 0);
@@ -110,7 +110,7 @@ async fn a_vouched_death_ends_the_wait_for_a_proof() {
     // An hour of grace: nobody would wait for it.
     let Some(mut story) = Story::start(&[], &format!("{EVERYWHERE}\ngrace = \"1h\"")).await else { return };
     story.on(0).await;
-    let old = story.newest();
+    let old = story.newest().await;
     let ahead = story.says(&["whatif", "machine", "m1", "down"]);
     assert_eq!(ahead["servers"][0]["to"], "m2", "{ahead}");
     assert_ne!(story.operate(&["machine", "confirm-dead", "m1", "--confirm", "m1"]), 0, "it is connected");
@@ -162,7 +162,7 @@ async fn it_returns_by_itself_and_its_history_tells_all_of_it() {
 async fn a_paused_server_is_left_as_it_is() {
     let Some(story) = Story::start(&[], EVERYWHERE).await else { return };
     story.on(0).await;
-    let old = story.newest();
+    let old = story.newest().await;
     assert_eq!(story.operate(&["server", "pause", NAME, "-m", "surgery"]), 0);
     // The machine has heard of it once it says so of itself.
     let pid = story.server().await["pid"].as_u64().expect("it runs");
@@ -177,7 +177,7 @@ async fn a_paused_server_is_left_as_it_is() {
     let explained: Value =
         story.lab.until_some("it is explained", async |lab| lab.get(&format!("/v1/explain/server/{NAME}")).await).await;
     assert!(explained["because"].to_string().contains("it is paused"), "{explained}");
-    assert_eq!(story.newest().first, old.first, "it was restarted");
+    assert_eq!(story.newest().await.first, old.first, "it was restarted");
     assert_eq!(story.operate(&["server", "resume", NAME]), 0);
     let new = story.next_life(old.token).await;
     assert!(new.token > old.token);
@@ -200,7 +200,7 @@ async fn a_fence_hook_proves_what_nobody_else_can() {
     story
         .apply(&[], &format!("{EVERYWHERE}\ngrace = \"1h\"\nhooks.fence.command = [{:?}]", hook.display().to_string()));
     story.on(0).await;
-    let old = story.newest();
+    let old = story.newest().await;
     story.lab.kill_machine(0);
     let said = story.lab.until_some("the hook is run", async |_: &_| std::fs::read_to_string(&told).ok()).await;
     for line in [

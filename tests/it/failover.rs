@@ -19,7 +19,7 @@ use crate::story::{GRACE_AND_START, NAME, Story, TTL, after, machine_of, token_o
 async fn a_machine_dies_and_its_server_goes_elsewhere() {
     let Some(mut story) = Story::start(&[], "").await else { return };
     let here = story.machine().await;
-    let old = story.newest();
+    let old = story.newest().await;
     let killed = boot_ns();
     story.lab.kill_machine(here);
     let new = story.next_life(old.token).await;
@@ -32,7 +32,7 @@ async fn a_machine_dies_and_its_server_goes_elsewhere() {
 async fn an_agent_dies_for_good_and_the_kernel_ends_its_server_in_time() {
     let Some(mut story) = Story::start(&["--ignore-term", "--daemon"], "").await else { return };
     let here = story.machine().await;
-    let old = story.newest();
+    let old = story.newest().await;
     let killed = boot_ns();
     story.lab.kill_agent(here);
     let new = story.next_life(old.token).await;
@@ -49,7 +49,7 @@ async fn an_agent_that_comes_back_at_once_adopts_its_server() {
     let Some(mut story) = Story::start(&[], "").await else { return };
     let before = story.phase("running").await;
     let here = machine_of(&before);
-    let old = story.newest();
+    let old = story.newest().await;
     story.lab.kill_agent(here);
     story.lab.start_machine(here);
     story.lives_beyond(&old, boot_ns() + 3 * TTL.as_nanos() as u64).await;
@@ -62,7 +62,7 @@ async fn an_agent_that_comes_back_at_once_adopts_its_server() {
 async fn an_agent_that_stands_still_loses_its_server_first() {
     let Some(story) = Story::start(&["--ignore-term"], "").await else { return };
     let here = story.machine().await;
-    let old = story.newest();
+    let old = story.newest().await;
     let stopped = boot_ns();
     story.lab.signal_agent(here, Signal::STOP);
     let new = story.next_life(old.token).await;
@@ -109,7 +109,7 @@ async fn a_shim_or_a_server_dies_and_is_started_again_in_place() {
     let Some(story) = Story::start(&["--daemon"], "[restart]\nin_place = 5\nbackoff = [\"0s\"]").await else { return };
     let before = story.phase("running").await;
     let here = machine_of(&before);
-    let old = story.newest();
+    let old = story.newest().await;
 
     let killed = boot_ns();
     for shim in story.lab.shims(here) {
@@ -136,7 +136,7 @@ async fn a_shim_or_a_server_dies_and_is_started_again_in_place() {
 async fn a_shim_stands_still_and_its_agent_dies() {
     let Some(mut story) = Story::start(&["--ignore-term", "--daemon"], "").await else { return };
     let here = story.machine().await;
-    let old = story.newest();
+    let old = story.newest().await;
     for shim in story.lab.shims(here) {
         signal(shim, Signal::STOP);
     }
@@ -151,7 +151,7 @@ async fn a_shim_stands_still_and_its_agent_dies() {
 async fn the_leader_dies_with_the_machine() {
     let Some(mut story) = Story::start(&[], "").await else { return };
     let here = story.machine().await;
-    let old = story.newest();
+    let old = story.newest().await;
     let leader = story.lab.leader().await;
     let killed = boot_ns();
     story.lab.kill_voter(leader);
@@ -195,7 +195,7 @@ async fn an_operator_stops_starts_and_moves() {
 
     assert_eq!(story.operate(&["server", "stop", NAME]), 0);
     assert_eq!(story.server().await["phase"], "stopped");
-    let stopped = story.newest();
+    let stopped = story.newest().await;
     assert_eq!(story.operate(&["server", "start", NAME]), 0);
     let started = story.next_life(stopped.token).await;
 
@@ -205,7 +205,7 @@ async fn an_operator_stops_starts_and_moves() {
 
     assert_eq!(story.operate(&["server", "stop", "nobody"]), 3, "there is no such server");
     assert_ne!(story.operate(&["server", "move", NAME, "--to", "m9"]), 0, "there is no such machine");
-    assert_eq!(story.newest().first, moved.first, "what was refused did something");
+    assert_eq!(story.newest().await.first, moved.first, "what was refused did something");
 
     // The best candidate is cordoned: the next one is taken.
     assert_eq!(story.operate(&["machine", "cordon", "m2", "-m", "its fan is loud"]), 0);
