@@ -33,7 +33,7 @@ pub trait Blobs: Send + Sync + 'static {
     /// Returns blobs in their stored form, as many of the first ones as fit one answer, and those that are not here.
     fn frames<'a>(&'a self, digests: &'a [Digest]) -> Later<'a, (Frames, Vec<Digest>)>;
 
-    /// Keeps blobs that come in their stored form, verified; [`Blobs::missing`] makes them durable.
+    /// Keeps blobs that come in their stored form from a node that has verified them; [`Blobs::missing`] makes them durable.
     ///
     /// # Errors
     /// A stable code and a reason.

@@ -202,7 +202,8 @@ async fn messages_that_are_none_end_their_connection_only() {
 async fn a_client_cannot_speak_for_a_peer() {
     let node = Node::start().await;
     let mut stream = node.welcomed().await;
-    for (id, ask) in (0_u64..).zip([Ask::TakeOver { term: 1 }, Ask::PreVote { term: 9, last: None }]) {
+    let asks = [Ask::TakeOver { term: 1 }, Ask::PreVote { term: 9, last: None }, Ask::PutFrames(Vec::new())];
+    for (id, ask) in (0_u64..).zip(asks) {
         frame::write(&mut stream, MESSAGE(), &(id, ask)).await.expect("sent");
         let (_, answer): (u64, Answer) = frame::read(&mut stream, MESSAGE()).await.expect("answered");
         assert!(matches!(answer, Answer::Failed { code, .. } if code == "LW0701"));

@@ -101,7 +101,7 @@ impl Blobs for LocalBlobs {
     fn put_frames(&self, frames: Frames) -> Later<'_, Result<(), (String, String)>> {
         let store = Arc::clone(&self.store);
         self.promises.keep(frames.iter().map(|(digest, _)| digest));
-        Box::pin(async move { answered(spawn_blocking(move || store.put_loose(&frames)).await) })
+        Box::pin(async move { answered(spawn_blocking(move || store.put_checked(&frames)).await) })
     }
 
     fn delta<'a>(&'a self, set: &'a SetName, base: Digest, next: Digest) -> Later<'a, Option<SharedBytes>> {

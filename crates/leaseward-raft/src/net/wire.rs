@@ -310,8 +310,8 @@ pub enum Ask {
     },
     /// Give me these blobs in their stored form, as many of the first ones as fit one answer.
     GetFrames(Vec<Digest>),
-    /// Keep these blobs, in their stored form: each with its name. They are durable once [`Ask::MissingBlobs`] does not
-    /// name them any more.
+    /// Keep these blobs, in their stored form: each with its name, which I have verified. They are durable once
+    /// [`Ask::MissingBlobs`] does not name them any more.
     PutFrames(Vec<(Digest, SharedBytes)>),
     /// What makes one manifest and its chunks out of another one of this set?
     Delta {
@@ -560,6 +560,7 @@ impl Ask {
                 | Self::SnapshotPiece { .. }
                 | Self::SnapshotEnd { .. }
                 | Self::TakeOver { .. }
+                | Self::PutFrames(_)
                 | Self::Told { .. }
         )
     }

@@ -1,8 +1,8 @@
 //! The content store: blobs by the hash of the bytes they hold, many to a file, as they came.
 //!
 //! Must stay true: a digest that [`BlobStore::contains`] affirms is durable, unless the store is a cache; bytes are
-//! verified on every write, and on every read (in their stored form by their checksum, as whoever gets them looks at the
-//! name); bad ones are never served; a crash leaves no half-written blob under a digest's name. One process owns a store
+//! verified on every write, and on every read (in their stored form by their checksum, where whoever gave them has looked at
+//! the name, or whoever gets them will); bad ones are never served; a crash leaves no half-written blob under a digest's name. One process owns a store
 //! at a time.
 //! What is written at one time is one pack (`pack.rs`), and memory knows where each blob is (`index.rs`). A loose pack is here
 //! and not yet durable: it waits for [`BlobStore::settle`], which syncs once for all of them, under a name that a new start
@@ -185,6 +185,19 @@ impl BlobStore {
     /// As [`BlobStore::put`], for the first blob that fails.
     pub fn put_loose<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
         self.write(frames.iter().map(verified))
+    }
+
+    /// As [`BlobStore::put_loose`], for frames whose content somebody else has verified: what may have happened to them
+    /// since is seen by their checksum.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`], for the first frame that is damaged.
+    pub fn put_checked<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
+        self.write(frames.iter().map(|(digest, bytes)| {
+            let bytes = bytes.as_ref();
+            frame::check(*digest, bytes, Path::new("given frame"))?;
+            Ok((*digest, Cow::Borrowed(bytes)))
+        }))
     }
 
     /// As [`BlobStore::put_loose`], for plain bytes that are known to bear these names. Not looked at again.

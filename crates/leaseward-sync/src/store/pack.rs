@@ -12,7 +12,7 @@ use leaseward_state::config::Digest;
 
 use crate::dir::{Dir, begin_to_sync};
 use crate::error::{Result, at};
-use crate::limits::PACK_BUFFER_BYTES;
+use crate::limits::{PACK_BUFFER_BYTES, PACK_SMALL_BYTES};
 
 const MAGIC: [u8; 4] = *b"LWP1";
 /// Name 32, length 4.
@@ -64,7 +64,10 @@ impl<'a> Writer<'a> {
         rows.extend_from_slice(&MAGIC);
         let written = self.file.write_all(&rows).and_then(|()| self.file.flush());
         written.map_err(at("write", self.dir.path().join(&self.name)))?;
-        begin_to_sync(self.file.get_ref());
+        // A small one is mostly of an edit, whose members are about to sync their trees: it waits for its turn.
+        if self.bytes >= PACK_SMALL_BYTES {
+            begin_to_sync(self.file.get_ref());
+        }
         self.is_finished = true;
         Ok((std::mem::take(&mut self.table), self.bytes))
     }

@@ -163,6 +163,25 @@ fn what_does_not_match_its_name_is_not_stored() {
 }
 
 #[test]
+fn what_another_voter_has_verified_is_looked_at_by_its_checksum() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let ((digest, bytes), (other, _)) = (blob(1), blob(2));
+    let good = frame::pack(&bytes).unwrap();
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(store.put_checked(&[(digest, bad)]).unwrap_err().code(), "LW0802", "bit {bit}");
+    }
+    store.put_checked(&[(digest, &good), (other, &good)]).unwrap();
+    assert_eq!(store.get(digest).unwrap(), bytes);
+    // Whoever has lied about the name is found out before anybody uses it, and a good copy takes its place.
+    assert_eq!(store.get(other).unwrap_err().code(), "LW0802");
+    store.put(other, &blob(2).1).unwrap();
+    assert_eq!(store.get(other).unwrap(), blob(2).1);
+}
+
+#[test]
 fn the_wire_form_goes_from_store_to_store() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (here, there) = (store(&here), store(&there));
