@@ -18,7 +18,7 @@ fn failed(error: &leaseward::Error) -> ContentError {
 
 impl Content for FromVoter {
     fn lacking(&self, digests: Vec<Digest>) -> Later<'_, Result<Vec<Digest>, ContentError>> {
-        Box::pin(async move { Ok(self.0.lacking(&digests)) })
+        Box::pin(async move { Ok(self.0.lacking(&digests).await) })
     }
 
     fn get(&self, digest: Digest) -> Later<'_, Result<Option<Vec<u8>>, ContentError>> {

@@ -67,6 +67,8 @@ pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
     let method = match squeezed.ok().filter(|size| *size < plain.len()) {
         Some(size) => {
             frame.truncate(HEADER + size);
+            // Whoever gathers frames counts their bytes.
+            frame.shrink_to_fit();
             ZSTD
         }
         None => {
@@ -175,6 +177,10 @@ mod tests {
         for plain in blobs() {
             let frame = pack(&plain).unwrap();
             assert!(frame.len() <= plain.len() + HEADER);
+            assert!(
+                frame.capacity() <= plain.len().min(frame.len() * 2) + plain.len() / 64 + 1024,
+                "nor does it hold more"
+            );
             assert_eq!(unpack(digest_of(&plain), &frame, Path::new("here")).unwrap(), plain);
         }
         assert!(pack(&vec![0; BLOB_BYTES_MAX + 1]).is_err());

@@ -73,6 +73,10 @@ pub(crate) const PACK_BUFFER_BYTES: usize = 256 << 10;
 /// A pack below this size, in bytes, is put together with others once there are many.
 pub const PACK_SMALL_BYTES: u64 = 1 << 20;
 
+/// Bytes of blobs that are moved into new packs before the old ones go: half a pack, as one that is moved has less than
+/// half of its bytes left. The half of the floor that may be used for it is as large.
+pub const MOVED_BYTES_MAX: u64 = 32 << 20;
+
 /// Small packs that a store keeps: each version that was published alone makes one.
 pub const PACKS_SMALL_MAX: usize = 64;
 

@@ -79,7 +79,7 @@ impl QuorumContent {
                 wanted.extend(chunks.iter().map(|chunk| chunk.digest));
             }
         }
-        let mut lacking = self.lacking(&wanted.into_iter().collect::<Vec<_>>());
+        let mut lacking = self.lacking(&wanted.into_iter().collect::<Vec<_>>()).await;
         while !lacking.is_empty() {
             let digests: Vec<Digest> = lacking.iter().take(PIECES_AT_ONCE).copied().collect();
             let Told::Pieces(pieces) = tell(About::Pieces { set: set.clone(), digests }).await? else {

@@ -223,11 +223,15 @@ impl QuorumContent {
         }
     }
 
-    /// Returns which of these blobs this voter lacks. What it has, it keeps for an hour at least.
-    #[must_use]
-    pub fn lacking(&self, digests: &[Digest]) -> Vec<Digest> {
-        self.promises.keep(digests);
-        self.store.lacking(digests)
+    /// Returns which of these blobs this voter lacks. What it has, it keeps for an hour at least. Waits where it may block:
+    /// whoever gives a pack its name has the store's index meanwhile, on a disk that may stall.
+    pub async fn lacking(&self, digests: &[Digest]) -> Vec<Digest> {
+        let (promises, wanted) = (Arc::clone(&self.promises), digests.to_vec());
+        let look = move |store: &BlobStore| {
+            promises.keep(&wanted);
+            Ok(store.lacking(&wanted))
+        };
+        self.with(look).await.unwrap_or_else(|_| digests.to_vec())
     }
 
     /// Keeps blobs in their stored form, verified. They are not durable yet: a crash of this voter forgets them.
@@ -272,7 +276,7 @@ impl QuorumContent {
             let state = Arc::clone(&self.replica.published().borrow().state);
             let versions = state.sets().flat_map(|(_, set)| set.versions.values());
             let made = versions.filter(|version| version.delta.is_some()).map(|version| version.manifest);
-            if self.lacking(&made.collect::<Vec<_>>()).is_empty() || until <= tokio::time::Instant::now() {
+            if self.lacking(&made.collect::<Vec<_>>()).await.is_empty() || until <= tokio::time::Instant::now() {
                 return;
             }
             self.asked.notify_one();
@@ -347,7 +351,7 @@ impl QuorumContent {
             return Ok(missing);
         }
         self.made().await;
-        Ok(self.lacking(&missing))
+        Ok(self.lacking(&missing).await)
     }
 
     async fn fetch_some(&self, order: &[NodeId], mut left: Vec<Digest>) -> Result<Vec<Digest>> {
@@ -393,8 +397,7 @@ impl QuorumContent {
     /// # Errors
     /// [`Error::Failed`] with `LW0801` if this voter lacks one, [`Error::Unavailable`] if no quorum keeps them.
     pub async fn make_quorum(&self, digests: &[Digest]) -> Result<()> {
-        self.promises.keep(digests);
-        let lacking = self.store.lacking(digests);
+        let lacking = self.lacking(digests).await;
         let missing = self.fetch_or_make(lacking).await?;
         if let Some(first) = missing.first() {
             return Err(nobody_has(&missing, digests.len(), *first));

@@ -155,6 +155,14 @@ impl Cache {
         Ok(())
     }
 
+    /// Gives the room back that removed blobs still take in files.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`].
+    pub(crate) fn compact(&self) -> Result<()> {
+        self.files.compact()
+    }
+
     /// Returns the names of these versions' manifests that are here, and of everything that they name.
     pub(crate) fn named_by(&self, manifests: &[Digest]) -> BTreeSet<Digest> {
         let mut named = BTreeSet::new();
@@ -242,6 +250,27 @@ mod tests {
         let here = |(digest, _): &(Digest, Vec<u8>)| cache.files.get(*digest).is_ok();
         assert_eq!(blobs.iter().map(here).collect::<Vec<_>>(), [false, true, true, false]);
         assert!(!cache.holds(blobs[2].0) && cache.get(blobs[3].0).is_err());
+    }
+
+    #[test]
+    fn what_was_removed_takes_no_room_for_ever_beside_what_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let open = || Cache::open(temp.path(), 0, Arc::default()).unwrap();
+        let cache = open();
+        let noise = |n: u32| (0..400u32).flat_map(|i| digest_of(&(n * 1000 + i).to_le_bytes()).0).collect::<Vec<_>>();
+        // Of each version one file stays.
+        let mut kept = BTreeSet::new();
+        for version in 0..4 {
+            let blobs: Vec<_> = (0..10).map(|i| noise(version * 10 + i)).collect();
+            cache.files.put_plain(blobs.iter().map(|bytes| (digest_of(bytes), bytes.as_slice()))).unwrap();
+            kept.insert(digest_of(&blobs[0]));
+            cache.retain(&kept).unwrap();
+            cache.compact().unwrap();
+        }
+        let bytes: u64 = std::fs::read_dir(temp.path()).unwrap().map(|at| at.unwrap().metadata().unwrap().len()).sum();
+        assert!(bytes < 2 * 4 * 400 * 32, "{bytes}");
+        drop(cache);
+        assert!(kept.iter().all(|digest| open().get(*digest).is_ok()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Must stay true: a pack is known as long as something of it is needed, and not longer; nobody takes the place of a copy
 //! that they did not look at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leaseward_state::config::Digest;
 
@@ -36,6 +36,8 @@ pub(super) struct Pack {
     pub(super) bytes: u64,
     /// Bytes of its frames that are somebody's place.
     pub(super) needed: u64,
+    /// A sync of it failed.
+    pub(super) is_doubtful: bool,
     blobs: usize,
 }
 
@@ -44,12 +46,27 @@ pub(super) struct Pack {
 pub(super) struct Index {
     pub(super) places: DigestMap<Place>,
     pub(super) packs: BTreeMap<u32, Pack>,
+    /// How many times something was lost that nobody removed.
+    pub(super) losses: u64,
 }
 
 impl Index {
     pub(super) fn standing(&self, digest: Digest) -> Option<Standing> {
         let place = self.places.get(&digest)?;
         Some(self.packs.get(&place.pack)?.standing)
+    }
+
+    /// Returns the blobs of some packs, as they stand there one after another.
+    pub(super) fn in_packs(&self, wanted: impl Fn(&Pack) -> bool) -> Vec<(Place, Digest)> {
+        let packs: BTreeSet<u32> =
+            self.packs.iter().filter(|(_, pack)| wanted(pack)).map(|(number, _)| *number).collect();
+        if packs.is_empty() {
+            return Vec::new();
+        }
+        let found = self.places.iter().filter(|(_, place)| packs.contains(&place.pack));
+        let mut found: Vec<(Place, Digest)> = found.map(|(digest, place)| (*place, *digest)).collect();
+        found.sort_unstable_by_key(|(place, _)| (place.pack, place.offset));
+        found
     }
 
     /// Adds a pack. Each of its blobs gets its place there, if its place is still the one that `seen` says (the one that
@@ -61,7 +78,7 @@ impl Index {
         (table, bytes): &(Table, u64),
         seen: impl Fn(usize, Option<Place>) -> Option<Place>,
     ) -> Vec<(u32, Standing)> {
-        let mut pack = Pack { standing, bytes: *bytes, needed: 0, blobs: 0 };
+        let mut pack = Pack { standing, bytes: *bytes, needed: 0, is_doubtful: false, blobs: 0 };
         let (mut offset, mut left) = (0, Vec::new());
         for (i, (digest, length)) in table.iter().enumerate() {
             let before = self.places.get(digest).copied();
@@ -103,6 +120,7 @@ impl Index {
     /// Forgets a pack that is gone, with all that it held.
     pub(super) fn forget(&mut self, number: u32) {
         self.packs.remove(&number);
+        self.losses += 1;
         self.places.retain(|_, place| place.pack != number);
     }
 }

@@ -10,6 +10,7 @@
 //! new start brings it back.
 //! Left out on purpose: which blobs are still needed (the caller removes), deltas.
 
+mod batch;
 mod index;
 mod old_form;
 mod pack;
@@ -19,21 +20,22 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leaseward_state::config::Digest;
+use rustix::io::Errno;
 use tracing::warn;
 
+use self::batch::{Batch, Written};
 use self::index::{Index, Place, Standing};
-use self::pack::{Table, Writer};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
 use crate::limits::{
-    BLOB_BYTES_MAX, FLOOR_LOOK_EACH, PACK_BYTES_MAX, PACK_SMALL_BYTES, PACKS_SMALL_MAX, PACKS_SYNC_EACH_MAX,
+    BLOB_BYTES_MAX, MOVED_BYTES_MAX, PACK_BYTES_MAX, PACK_SMALL_BYTES, PACKS_SMALL_MAX, PACKS_SYNC_EACH_MAX,
     STORE_FLOOR_BYTES,
 };
-use crate::{digest_of, frame, space};
+use crate::{digest_of, frame};
 
 const PACK: &str = "pack";
 const LOOSE: &str = "loose";
@@ -68,6 +70,9 @@ impl BlobStore {
         old_form::take_over(&store)?;
         // A process that died may have left names that only memory knows.
         store.root.sync()?;
+        if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+            File::open(above).and_then(|above| above.sync_all()).map_err(at("sync", above))?;
+        }
         Ok(store)
     }
 
@@ -82,18 +87,14 @@ impl BlobStore {
     fn load(dir: &Path, durable: bool) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(at("make directory", dir))?;
         let root = Dir::open(dir)?;
-        let (mut index, mut last) = (Index::default(), 0);
+        let (mut index, mut last, mut unneeded) = (Index::default(), 0, Vec::new());
         for name in root.names()? {
             let Some((number, ending)) = name.to_str().and_then(parse) else { continue };
             last = last.max(number);
             match ending {
                 PACK => match pack::read(&root.file(&name)?, &dir.join(&name))? {
                     // The newest copy of a blob stands: an older one was found damaged, or was about to be removed.
-                    Some(pack) => {
-                        for (left, standing) in index.add(number, Standing::Durable, &pack, |_, before| before) {
-                            root.unlink(name_of(left, standing))?;
-                        }
-                    }
+                    Some(pack) => unneeded.extend(index.add(number, Standing::Durable, &pack, |_, before| before)),
                     None if durable => {
                         let aside = format!("{number:010}.{DAMAGED}");
                         warn!(path = %dir.join(&aside).display(), "a pack of blobs is damaged: set aside");
@@ -104,6 +105,13 @@ impl BlobStore {
                 LOOSE => root.unlink(&name)?,
                 _ => {}
             }
+        }
+        if durable && !unneeded.is_empty() {
+            // The newer copies may have names that only memory knows.
+            root.sync()?;
+        }
+        for (number, standing) in unneeded {
+            root.unlink(name_of(number, standing))?;
         }
         Ok(Self {
             root,
@@ -166,7 +174,7 @@ impl BlobStore {
             }
             Ok((*digest, frame::pack(bytes)?.into()))
         };
-        self.write(blobs.iter().map(pack))?;
+        self.write(blobs.iter().map(pack), self.floor)?;
         self.settle()
     }
 
@@ -184,7 +192,7 @@ impl BlobStore {
     /// # Errors
     /// As [`BlobStore::put`], for the first blob that fails.
     pub fn put_loose<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
-        self.write(frames.iter().map(verified))
+        self.write(frames.iter().map(verified), self.floor)
     }
 
     /// As [`BlobStore::put_loose`], for frames whose content somebody else has verified: what may have happened to them
@@ -193,11 +201,7 @@ impl BlobStore {
     /// # Errors
     /// As [`BlobStore::put`], for the first frame that is damaged.
     pub fn put_checked<B: AsRef<[u8]>>(&self, frames: &[(Digest, B)]) -> Result<()> {
-        self.write(frames.iter().map(|(digest, bytes)| {
-            let bytes = bytes.as_ref();
-            frame::check(*digest, bytes, Path::new("given frame"))?;
-            Ok((*digest, Cow::Borrowed(bytes)))
-        }))
+        self.write(frames.iter().map(checked), self.floor)
     }
 
     /// As [`BlobStore::put_loose`], for plain bytes that are known to bear these names. Not looked at again.
@@ -205,16 +209,22 @@ impl BlobStore {
     /// # Errors
     /// As [`BlobStore::put`].
     pub fn put_plain<'a>(&self, blobs: impl Iterator<Item = (Digest, &'a [u8])>) -> Result<()> {
-        self.write(blobs.map(|(digest, bytes)| Ok((digest, frame::pack(bytes)?.into()))))
+        self.write(blobs.map(|(digest, bytes)| Ok((digest, frame::pack(bytes)?.into()))), self.floor)
     }
 
     /// Writes what is not here yet, or damaged here. Loose, unless this is a cache.
-    fn write<'f>(&self, frames: impl Iterator<Item = Result<Frame<'f>>>) -> Result<()> {
-        let mut batch = Batch::new(self);
+    fn write<'f>(&self, frames: impl Iterator<Item = Result<Frame<'f>>>, floor: u64) -> Result<()> {
+        let mut batch = Batch::with_floor(self, floor);
         for item in frames {
             let (digest, bytes) = item?;
             let seen = self.index().places.get(&digest).copied();
-            if seen.is_none() || self.get(digest).is_err() {
+            let is_here = match self.get(digest) {
+                Ok(_) => true,
+                Err(error) if is_damage(&error) => false,
+                // What cannot be looked at now may be good and durable, and its pack goes once nothing of it is needed.
+                Err(error) => return Err(error),
+            };
+            if !is_here {
                 batch.push(digest, &bytes, seen)?;
             }
         }
@@ -245,20 +255,27 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Makes every loose blob durable, also those that another thread has begun with.
+    /// Makes every loose blob durable, also those that another thread has begun with. After a sync that failed, what it was
+    /// about is written once more, by the next one.
     ///
     /// # Errors
-    /// [`Error::Io`]; what is not durable then is done by the next one.
+    /// [`Error::Io`], [`Error::DiskFull`]; what is not durable then is done by the next one.
     pub fn settle(&self) -> Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
         let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_again()?;
         let standing = |wanted: Standing| -> Vec<u32> {
             self.index().packs.iter().filter(|(_, pack)| pack.standing == wanted).map(|(number, _)| *number).collect()
         };
         let loose = standing(Standing::Loose);
         if loose.len() > PACKS_SYNC_EACH_MAX {
-            self.root.sync_file_system()?;
+            self.root.sync_file_system().inspect_err(|_| self.doubt(&loose))?;
         } else {
-            loose.iter().try_for_each(|number| self.sync_pack(&name_of(*number, Standing::Loose)))?;
+            for number in &loose {
+                self.sync_pack(&name_of(*number, Standing::Loose)).inspect_err(|_| self.doubt(&[*number]))?;
+            }
         }
         for number in loose {
             self.name(number)?;
@@ -267,7 +284,7 @@ impl BlobStore {
         if named.is_empty() {
             return Ok(());
         }
-        self.root.sync()?;
+        self.root.sync().inspect_err(|_| self.doubt(&named))?;
         let mut index = self.index();
         for number in named {
             if let Some(pack) = index.packs.get_mut(&number) {
@@ -275,6 +292,46 @@ impl BlobStore {
             }
         }
         Ok(())
+    }
+
+    /// Notes packs of which a sync failed. The kernel says so once, and forgets what it could not write: another sync of
+    /// the same file proves nothing.
+    fn doubt(&self, numbers: &[u32]) {
+        let mut index = self.index();
+        for number in numbers {
+            if let Some(pack) = index.packs.get_mut(number) {
+                pack.is_doubtful = true;
+            }
+        }
+    }
+
+    /// Writes what stands in doubtful packs into new ones, as far as it can be read.
+    fn write_again(&self) -> Result<()> {
+        let doubtful = self.index().in_packs(|pack| pack.is_doubtful);
+        let mut batch = Batch::new(self);
+        for (place, digest) in doubtful {
+            match self.get_frame(digest) {
+                Ok(bytes) => batch.push(digest, &bytes, Some(place))?,
+                Err(Error::BlobMissing { .. }) => {}
+                Err(error) if is_damage(&error) => {
+                    warn!(%digest, %error, "a blob was lost before it was durable");
+                    let mut index = self.index();
+                    if index.places.get(&digest) == Some(&place) {
+                        index.losses += 1;
+                        let left = index.remove(digest);
+                        self.drop_packs(left)?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        batch.finish(&mut |written| self.add(&written, Standing::Loose))
+    }
+
+    /// Returns how many times something was lost that nobody removed, since the store was opened.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.index().losses
     }
 
     fn sync_pack(&self, name: &str) -> Result<()> {
@@ -333,28 +390,30 @@ impl BlobStore {
     }
 
     /// Puts together what is left of packs of which less than half is needed, and small packs if there are many, and removes
-    /// them. A damaged blob keeps its pack. For durable stores: what a cache holds is soon removed.
+    /// them. A damaged blob keeps its pack.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`]; then everything is where it was, or in both places.
     pub fn compact(&self) -> Result<()> {
-        if !self.durable {
-            return Ok(());
-        }
-        let mut moving: Vec<(Place, Digest)> = {
+        let mut moving = {
             let index = self.index();
-            let packs = || index.packs.iter().filter(|(_, pack)| pack.standing == Standing::Durable);
-            let are_many = packs().filter(|(_, pack)| pack.bytes < PACK_SMALL_BYTES).count() > PACKS_SMALL_MAX;
-            let is_worn = |place: &Place| {
-                index.packs.get(&place.pack).is_some_and(|pack| {
-                    let is_small = are_many && pack.bytes < PACK_SMALL_BYTES;
-                    pack.standing == Standing::Durable && (is_small || pack.needed * 2 < pack.bytes)
-                })
-            };
-            index.places.iter().filter(|(_, place)| is_worn(place)).map(|(digest, place)| (*place, *digest)).collect()
+            let packs = || index.packs.values().filter(|pack| pack.standing == Standing::Durable);
+            let are_many = packs().filter(|pack| pack.bytes < PACK_SMALL_BYTES).count() > PACKS_SMALL_MAX;
+            index.in_packs(|pack| {
+                let is_small = are_many && pack.bytes < PACK_SMALL_BYTES;
+                pack.standing == Standing::Durable && (is_small || pack.needed * 2 < pack.bytes)
+            })
         };
-        moving.sort_unstable_by_key(|(place, _)| (place.pack, place.offset));
-        let mut batch = Batch::new(self);
+        while !moving.is_empty() {
+            let rest = moving.split_off(one_time(&moving));
+            self.move_blobs(std::mem::replace(&mut moving, rest))?;
+        }
+        Ok(())
+    }
+
+    /// Writes these blobs anew, durably, and lets their packs go of which nothing else is needed.
+    fn move_blobs(&self, moving: Vec<(Place, Digest)>) -> Result<()> {
+        let mut batch = Batch::with_floor(self, self.floor / 2);
         for (place, digest) in moving {
             match self.get_frame(digest) {
                 Ok(bytes) => batch.push(digest, &bytes, Some(place))?,
@@ -364,6 +423,9 @@ impl BlobStore {
         }
         // A copy takes the place of one that is durable, so it is durable before.
         batch.finish(&mut |written| {
+            if !self.durable {
+                return self.add(&written, Standing::Durable);
+            }
             let (from, to) = (name_of(written.number, Standing::Loose), name_of(written.number, Standing::Named));
             self.sync_pack(&from)?;
             self.root.rename(&from, &to)?;
@@ -432,16 +494,6 @@ impl BlobStore {
             Err(error) => Err(at("read", path)(error)),
         }
     }
-
-    /// Returns how many bytes more than `need` may be written.
-    fn room_for(&self, need: usize) -> Result<usize> {
-        let path = self.root.path();
-        let free = space::free(&self.root, path, 0)?.bytes;
-        match free.checked_sub(self.floor.saturating_add(need as u64)) {
-            Some(room) => Ok(usize::try_from(room).unwrap_or(usize::MAX)),
-            None => Err(Error::DiskFull { path: path.to_owned(), free, floor: self.floor }),
-        }
-    }
 }
 
 /// Returns the packs of a store's directory and what they hold durably, whoever owns the store: for a look from outside.
@@ -449,101 +501,51 @@ impl BlobStore {
 /// # Errors
 /// [`Error::Io`].
 pub fn stored(dir: &Path) -> Result<BTreeMap<Digest, PathBuf>> {
-    let mut stored = BTreeMap::new();
     let root = Dir::open(dir)?;
+    loop {
+        if let Some(stored) = stored_now(&root)? {
+            return Ok(stored);
+        }
+    }
+}
+
+/// As [`stored`]; `None` if a pack went meanwhile: what it held may stand in one that came.
+fn stored_now(root: &Dir) -> Result<Option<BTreeMap<Digest, PathBuf>>> {
+    let mut stored = BTreeMap::new();
     for name in root.names()? {
         if !matches!(name.to_str().and_then(parse), Some((_, PACK))) {
             continue;
         }
-        let path = dir.join(&name);
+        let path = root.path().join(&name);
         match root.file(&name) {
             Ok(file) => {
                 let table = pack::read(&file, &path)?.map(|(table, _)| table).unwrap_or_default();
                 stored.extend(table.into_iter().map(|(digest, _)| (digest, path.clone())));
             }
-            Err(error) if is_absent(&error) => {}
+            Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
-    Ok(stored)
+    Ok(Some(stored))
 }
 
-/// A pack that is whole and loose.
-struct Written {
-    number: u32,
-    pack: (Table, u64),
-    /// The place of each blob when its frame was written.
-    seen: Vec<Option<Place>>,
+/// Returns how many of these blobs, which stand in packs one after another, are moved at one time: those of whole packs.
+fn one_time(moving: &[(Place, Digest)]) -> usize {
+    let (mut count, mut bytes) = (0, 0);
+    for pack in moving.chunk_by(|(one, _), (next, _)| one.pack == next.pack) {
+        bytes += pack.iter().map(|(place, _)| u64::from(place.length)).sum::<u64>();
+        if count > 0 && bytes > MOVED_BYTES_MAX {
+            break;
+        }
+        count += pack.len();
+    }
+    count
 }
 
-/// Frames on their way into packs. What is not finished is removed.
-struct Batch<'a> {
-    store: &'a BlobStore,
-    writing: Option<(u32, Writer<'a>, Vec<Option<Place>>)>,
-    full: Vec<Written>,
-    /// Bytes that may be written before the free space is looked at again.
-    checked: usize,
-}
-
-impl<'a> Batch<'a> {
-    fn new(store: &'a BlobStore) -> Self {
-        Self { store, writing: None, full: Vec::new(), checked: 0 }
-    }
-
-    fn push(&mut self, digest: Digest, bytes: &[u8], seen: Option<Place>) -> Result<()> {
-        if self.checked < bytes.len() {
-            let room = self.store.room_for(bytes.len())?;
-            self.checked = bytes.len() + room.min(FLOOR_LOOK_EACH);
-        }
-        self.checked -= bytes.len();
-        if self.writing.as_ref().is_some_and(|(_, writer, _)| writer.bytes() + bytes.len() as u64 > PACK_BYTES_MAX) {
-            self.close()?;
-        }
-        if self.writing.is_none() {
-            let number = self.store.next.fetch_add(1, Ordering::Relaxed);
-            let standing = if self.store.durable { Standing::Loose } else { Standing::Named };
-            self.writing = Some((number, Writer::create(&self.store.root, name_of(number, standing))?, Vec::new()));
-        }
-        let (_, writer, places) = self.writing.as_mut().expect("it was made above");
-        writer.push(digest, bytes)?;
-        places.push(seen);
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<()> {
-        if let Some((number, writer, seen)) = self.writing.take() {
-            self.full.push(Written { number, pack: writer.finish()?, seen });
-        }
-        Ok(())
-    }
-
-    /// Hands over every pack, one after another.
-    fn finish(mut self, taken: &mut dyn FnMut(Written) -> Result<()>) -> Result<()> {
-        self.close()?;
-        while let Some(written) = self.full.pop() {
-            let number = written.number;
-            if let Err(error) = taken(written) {
-                self.forget(number);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn forget(&self, number: u32) {
-        // What cannot be removed now is removed, or found again, when the store is opened again.
-        if !self.store.index().packs.contains_key(&number) {
-            let _ = self.store.root.unlink(name_of(number, Standing::Loose));
-        }
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        for written in &self.full {
-            self.forget(written.number);
-        }
-    }
+/// Returns a frame that is as it was made.
+fn checked<B: AsRef<[u8]>>((digest, bytes): &(Digest, B)) -> Result<Frame<'_>> {
+    frame::check(*digest, bytes.as_ref(), Path::new("given frame"))?;
+    Ok((*digest, Cow::Borrowed(bytes.as_ref())))
 }
 
 /// Returns a frame that holds what it should.
@@ -554,6 +556,18 @@ fn verified<B: AsRef<[u8]>>((digest, bytes): &(Digest, B)) -> Result<Frame<'_>> 
 
 fn is_absent(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Returns whether a blob that was read is not there, or not whole: reading it again would not help.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::BlobMissing { .. } | Error::BlobCorrupt { .. } => true,
+        Error::Io { source, .. } => {
+            let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+            matches!(errno, Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA))
+        }
+        _ => false,
+    }
 }
 
 /// Returns the file name of a pack.

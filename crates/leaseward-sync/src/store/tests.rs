@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::Ordering;
 
 use super::*;
 
@@ -335,6 +336,89 @@ fn what_could_not_be_settled_is_settled_by_the_next_one() {
 }
 
 #[test]
+fn after_a_sync_that_failed_another_file_is_synced_and_not_that_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs: Vec<_> = (0..3).map(blob).collect();
+    put_plain(&store, &blobs[..2]).unwrap();
+    let path = files(&temp, LOOSE).remove(0);
+    // Something that cannot be synced stands there, once.
+    let aside = temp.path().join("aside");
+    fs::rename(&path, &aside).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(store.settle().is_err());
+    fs::rename(&aside, &path).unwrap();
+    let doubted = fs::metadata(&path).unwrap().ino();
+    put_plain(&store, &blobs).unwrap();
+    store.settle().unwrap();
+    assert_eq!((store.missing(&names(&blobs)), store.losses()), (vec![], 0));
+    let inode = |digest| fs::metadata(file_of(&temp, digest)).unwrap().ino();
+    assert!(blobs.iter().all(|(digest, bytes)| inode(*digest) != doubted && store.get(*digest).unwrap() == *bytes));
+    assert_eq!((files(&temp, LOOSE).len(), files(&temp, PACK).len()), (0, 2));
+}
+
+#[test]
+fn what_a_failed_sync_took_is_missed_and_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs: Vec<_> = (0..2).map(blob).collect();
+    put_plain(&store, &blobs).unwrap();
+    let path = files(&temp, LOOSE).remove(0);
+    let number = *store.index().packs.keys().next().unwrap();
+    store.doubt(&[number]);
+    let mut bad = fs::read(&path).unwrap();
+    bad[20] ^= 1;
+    fs::write(&path, bad).unwrap();
+    store.settle().unwrap();
+    assert_eq!((store.lacking(&names(&blobs)), store.losses()), (vec![blobs[0].0], 1));
+    assert!(store.contains(blobs[1].0));
+    store.put_many(&blobs).unwrap();
+    assert_eq!(store.missing(&names(&blobs)), []);
+}
+
+#[test]
+fn what_cannot_be_looked_at_now_stays_as_it_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let first = store(&temp);
+    let (digest, bytes) = blob(1);
+    first.put(digest, &bytes).unwrap();
+    let (path, aside) = (file_of(&temp, digest), temp.path().join("aside"));
+    // As with too many open files: no word about the pack.
+    fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &path).unwrap();
+    assert!(first.put_loose(&[(digest, frame::pack(&bytes).unwrap())]).is_err());
+    assert_eq!((files(&temp, LOOSE).len(), first.contains(digest)), (0, true));
+    fs::rename(&aside, &path).unwrap();
+    drop(first);
+    assert_eq!(store(&temp).get(digest).unwrap(), bytes, "it was durable, and still is");
+}
+
+#[test]
+fn what_nobody_took_leaves_nothing_behind() {
+    let temp = tempfile::tempdir().unwrap();
+    let (digest, bytes) = blob(1);
+    let frame = frame::pack(&bytes).unwrap();
+    for store in [store(&temp), BlobStore::open_cache(temp.path()).unwrap().with_floor(0)] {
+        let mut batch = Batch::new(&store);
+        batch.push(digest, &frame, None).unwrap();
+        batch.close().unwrap();
+        batch.push(digest, &frame, None).unwrap();
+        drop(batch);
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+        // Also under its last name.
+        let mut batch = Batch::new(&store);
+        batch.push(digest, &frame, None).unwrap();
+        let fail = |written: Written| {
+            let name = |standing| temp.path().join(name_of(written.number, standing));
+            let _ = fs::rename(name(Standing::Loose), name(Standing::Named));
+            Err(Error::BlobMissing { digest })
+        };
+        assert!(batch.finish(&mut { fail }).is_err());
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn a_good_copy_takes_the_place_of_a_damaged_one_also_after_a_crash() {
     let temp = tempfile::tempdir().unwrap();
     let first = store(&temp);
@@ -399,6 +483,73 @@ fn a_damaged_blob_keeps_its_pack_when_the_rest_moves() {
     assert_ne!(file_of(&temp, blobs[1].0), path);
     let error = store.get(blobs[0].0).unwrap_err();
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn compacting_takes_little_room_at_a_time_also_from_the_floor() {
+    let place = |pack, length| (Place { pack, offset: 0, length }, Digest([0; 32]));
+    let half = MOVED_BYTES_MAX as u32 / 2;
+    let moving = [place(1, half), place(1, half), place(2, 1), place(2, half), place(3, half - 1), place(4, 1)];
+    assert_eq!(one_time(&moving), 2);
+    assert_eq!(one_time(&moving[2..]), 3);
+    assert_eq!(one_time(&[place(1, 2 * half), place(1, half), place(2, 1)]), 2, "whole packs, and one at least");
+
+    let temp = tempfile::tempdir().unwrap();
+    let blobs: Vec<_> = (0..10).map(blob).collect();
+    store(&temp).put_many(&blobs).unwrap();
+    let free = crate::space::free(Dir::open(temp.path()).unwrap(), temp.path(), 0).unwrap().bytes;
+    let store = BlobStore::open(temp.path()).unwrap().with_floor(free / 2 * 3);
+    assert_eq!(store.put(blob(10).0, &blob(10).1).unwrap_err().code(), "LW0605");
+    blobs[1..].iter().for_each(|(digest, _)| store.remove(*digest).unwrap());
+    let before = file_of(&temp, blobs[0].0);
+    store.compact().unwrap();
+    assert_ne!(file_of(&temp, blobs[0].0), before, "it gives room back on a disk that has none");
+}
+
+#[test]
+fn a_compaction_that_fails_leaves_everything_where_it_was() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs: Vec<_> = (0..10).map(blob).collect();
+    store.put_many(&blobs).unwrap();
+    blobs[1..].iter().for_each(|(digest, _)| store.remove(*digest).unwrap());
+    let number = store.next.load(Ordering::Relaxed);
+    fs::write(temp.path().join(name_of(number, Standing::Named)), "in the way").unwrap();
+    assert!(store.compact().is_err());
+    assert_eq!((files(&temp, LOOSE).len(), files(&temp, PACK).len()), (0, 1));
+    assert!(store.contains(blobs[0].0));
+    assert_eq!(store.get(blobs[0].0).unwrap(), blobs[0].1);
+    store.compact().unwrap();
+    assert_eq!(store.get(blobs[0].0).unwrap(), blobs[0].1);
+}
+
+#[test]
+fn the_newest_copy_stands_after_a_start() {
+    let temp = tempfile::tempdir().unwrap();
+    let first = store(&temp);
+    let blobs: Vec<_> = (0..3).map(blob).collect();
+    first.put_many(&blobs).unwrap();
+    let old = file_of(&temp, blobs[0].0);
+    let mut bad = fs::read(&old).unwrap();
+    bad[20] ^= 1;
+    fs::write(&old, bad).unwrap();
+    first.put_many(&blobs).unwrap();
+    drop(first);
+    let second = store(&temp);
+    assert!(blobs.iter().all(|(digest, bytes)| second.get(*digest).unwrap() == *bytes));
+    assert_ne!(file_of(&temp, blobs[0].0), old);
+}
+
+#[test]
+fn a_pack_that_was_read_last_is_closed_when_it_is_removed() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let (digest, bytes) = blob(1);
+    store.put(digest, &bytes).unwrap();
+    store.get(digest).unwrap();
+    assert!(store.last_read().is_some());
+    store.remove(digest).unwrap();
+    assert!(store.last_read().is_none(), "its room would not come back");
 }
 
 #[test]

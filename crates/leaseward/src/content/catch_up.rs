@@ -31,10 +31,18 @@ impl QuorumContent {
     pub(crate) async fn catch_up(self) {
         let mut published = self.replica.published();
         let mut seen = Seen::new();
-        let mut unsettled = None;
+        let (mut unsettled, mut losses) = (None, 0);
         let started = Instant::now();
         let mut collect_at = started + self.kept_for;
         loop {
+            match self.with(|store| Ok(store.losses())).await {
+                Ok(now) if now != losses => {
+                    // Whatever was here may be gone.
+                    seen.clear();
+                    losses = now;
+                }
+                Ok(_) | Err(_) => {}
+            }
             self.let_members_go_first(&mut published, &seen).await;
             let state = Arc::clone(&published.borrow_and_update().state);
             let before = seen.clone();
@@ -54,8 +62,9 @@ impl QuorumContent {
                 () = sleep_until(unsettled.unwrap_or(collect_at)) => {}
             }
             if unsettled.is_some_and(|at| at <= Instant::now()) {
-                match self.with(BlobStore::settle).await {
-                    Ok(()) => {
+                match self.with(|store| store.settle().map(|()| store.losses())).await {
+                    Ok(now) if now != losses => continue,
+                    Ok(_) => {
                         unsettled = None;
                         self.replica.has_content_of(state.revision());
                     }
@@ -123,7 +132,7 @@ impl QuorumContent {
     pub(crate) async fn version(&self, version: &Version, base: Option<Digest>) -> Result<usize> {
         let mut came = 0;
         if let Some(delta) = &version.delta
-            && !self.lacking(&[version.manifest]).is_empty()
+            && !self.lacking(&[version.manifest]).await.is_empty()
         {
             let (bytes, next) = (delta.bytes.clone(), version.manifest);
             let _turn = self.deltas.turn().await;
@@ -134,7 +143,7 @@ impl QuorumContent {
                 Err(error) => info!(version = version.number, %error, "a delta does not fit what is here: fetching"),
             }
         }
-        let had_manifest = self.lacking(&[version.manifest]).is_empty();
+        let had_manifest = self.lacking(&[version.manifest]).await.is_empty();
         if !had_manifest {
             // Kept here, and not only known.
             self.get_now(version.manifest).await?;
@@ -149,7 +158,7 @@ impl QuorumContent {
             }
             None => chunks(&tree).into_iter().collect(),
         };
-        let lacking = self.lacking(&named);
+        let lacking = self.lacking(&named).await;
         let fetched = lacking.len();
         came += fetched;
         // What nobody gives may still be made from the delta, though the manifest was here.
@@ -159,7 +168,7 @@ impl QuorumContent {
             let (bytes, next) = (delta.bytes.clone(), version.manifest);
             self.with(move |store| make(store, bytes.as_slice(), next)).await?;
             // It has what is new in this version, and what it builds on may lack something.
-            let missing = self.lacking(&missing);
+            let missing = self.lacking(&missing).await;
             if let Some(first) = missing.first() {
                 return Err(super::nobody_has(&missing, fetched, *first));
             }

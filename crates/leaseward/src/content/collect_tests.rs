@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Voters {
     pub(super) replicas: Vec<Replica>,
     pub(super) contents: Vec<QuorumContent>,
-    _dir: TempDir,
+    pub(super) dir: TempDir,
 }
 
 impl Voters {
@@ -69,7 +69,7 @@ impl Voters {
             }
         };
         timeout(PATIENCE, all).await.expect("all of them vote");
-        Self { replicas, contents, _dir: dir }
+        Self { replicas, contents, dir }
     }
 }
 
@@ -161,7 +161,7 @@ async fn a_voter_that_gives_what_nobody_asked_for_holds_up_no_voter() {
     let left = timeout(PATIENCE, content.fetch(vec![nowhere])).await.expect("it asks for ever").unwrap();
     assert_eq!(left, [nowhere]);
     let other = leaseward_sync::digest_of(b"nobody asked for it");
-    assert_eq!(content.lacking(&[other]), [other], "what nobody asked for is kept");
+    assert_eq!(content.lacking(&[other]).await, [other], "what nobody asked for is kept");
     for replica in &voters.replicas {
         replica.stop().await;
     }

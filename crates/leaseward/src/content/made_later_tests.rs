@@ -1,10 +1,10 @@
 //! Versions whose deltas are in the log, and whose content a voter has yet to make.
 
 use leaseward_raft::Blobs as _;
-use leaseward_state::Command;
 use leaseward_state::command::PublishSet;
 use leaseward_state::config::spec::SetSpec;
 use leaseward_state::propose::Propose as _;
+use leaseward_state::{Command, Revision};
 use tokio::time::timeout;
 
 use super::collect_tests::Voters;
@@ -109,6 +109,34 @@ async fn a_delta_upon_what_is_not_complete_here_makes_nothing_complete() {
     content.manifest(one).await.unwrap();
     world.forget(&[one]);
     assert!(!content.complete(&state, &mut Seen::new()).await, "nobody can make this one");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_lost_is_made_again_though_it_was_complete() {
+    let mut world = World::new().await;
+    let first = world.publish(["first", "shared"], false).await;
+    let (content, until) = (world.content().clone(), Duration::from_secs(30));
+    content.replica.has_content_of(Revision(0));
+    let following = tokio::spawn(content.clone().catch_up());
+    let complete = async |least: Revision| {
+        while content.replica.status().content_complete < least {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(until, complete(world.state().revision())).await.expect("it is complete");
+    let blobs = world.voters.dir.path().join("n0/blobs");
+    std::fs::read_dir(&blobs).unwrap().for_each(|pack| std::fs::remove_file(pack.unwrap().path()).unwrap());
+    // One that was read last may still be open; then nothing is lost yet.
+    let is_lost = || first.iter().any(|digest| content.store.get(*digest).is_err());
+    content.store.put_many(&[(leaseward_sync::digest_of(b"other"), b"other")]).unwrap();
+    content.store.get(leaseward_sync::digest_of(b"other")).unwrap();
+    assert!(is_lost() && content.store.losses() > 0);
+    let spec = Box::new(SetSpec { keep_versions: 6, ..SetSpec::default() });
+    world.voters.replicas[0].propose(Command::PutSet { set: set(), spec, if_version: None }.into()).await.unwrap();
+    timeout(until, complete(world.state().revision())).await.expect("it is complete again");
+    assert_eq!(content.store.missing(&first), []);
+    following.abort();
     world.stop().await;
 }
 

@@ -79,12 +79,12 @@ impl QuorumContent {
         let fresh = delta::only_in(next, &old);
         let digests: Vec<Digest> = fresh.iter().map(|chunk| chunk.digest).collect();
         let all = digests.len();
-        let missing = self.fetch_or_make(self.lacking(&digests)).await?;
+        let missing = self.fetch_or_make(self.lacking(&digests).await).await?;
         if let Some(first) = missing.first() {
             return Err(nobody_has(&missing, all, *first));
         }
         let gone: Vec<Digest> = delta::only_in(&old, next).iter().map(|chunk| chunk.digest).collect();
-        if !self.fetch_or_make(self.lacking(&gone)).await?.is_empty() {
+        if !self.fetch_or_make(self.lacking(&gone).await).await?.is_empty() {
             return Ok(None);
         }
         let next = Arc::clone(next);

@@ -119,3 +119,25 @@ fn a_full_store_says_so_and_leaves_nothing_half_written() {
     let Err(Error::DiskFull { floor, .. }) = store.put(digest_of(&other), &other) else { panic!("below the floor") };
     assert_eq!(floor, 900_000);
 }
+
+#[test]
+fn a_store_in_the_old_form_is_opened_on_a_full_disk_and_taken_over_where_there_is_room() {
+    // Smaller than half of the floor.
+    let Some(disk) = SmallDisk::new("size=1m") else { return };
+    let bytes = b"small".to_vec();
+    let (digest, hex) = (digest_of(&bytes), digest_of(&bytes).to_string());
+    let dir = disk.at.path().join("blobs");
+    let path = dir.join(&hex[..2]).join(&hex[2..]);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, crate::frame::pack(&bytes).unwrap()).unwrap();
+    for _ in 0..2 {
+        assert!(!BlobStore::open(&dir).unwrap().contains(digest));
+        assert!(path.exists(), "nothing else has it");
+    }
+    let large = tempfile::tempdir().unwrap();
+    fs::create_dir(large.path().join(&hex[..2])).unwrap();
+    fs::copy(&path, large.path().join(&hex[..2]).join(&hex[2..])).unwrap();
+    let store = BlobStore::open(large.path()).unwrap();
+    assert!(store.contains(digest));
+    assert_eq!(fs::read_dir(large.path()).unwrap().count(), 1);
+}

@@ -122,7 +122,8 @@ impl SetTask {
             // What the version was made from is read again, and what was replaced in place is the way back.
             let mut kept = if rendered { working.cache.named_by(&[goal.manifest]) } else { BTreeSet::new() };
             kept.extend(way_back(&working.disk.lock().unwrap_or_else(PoisonError::into_inner)));
-            working.cache.retain(&kept)
+            working.cache.retain(&kept)?;
+            working.cache.compact()
         });
         if let Err(error) = cleaned.await {
             tracing::debug!(set = %self.set, %error, "the cache is not cleaned");
