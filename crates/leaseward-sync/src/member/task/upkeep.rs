@@ -116,7 +116,7 @@ impl SetTask {
     }
 
     /// Forgets cached blobs that no longer help. What cannot be removed is tried after the next version.
-    pub(super) async fn clean(&self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
+    pub(super) async fn clean(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) {
         let (working, rendered) = (opened.clone(), render::is_needed(&want.spec));
         let cleaned = blocking(move || {
             // What the version was made from is read again, and what was replaced in place is the way back.
@@ -125,8 +125,11 @@ impl SetTask {
             working.cache.retain(&kept)?;
             working.cache.compact()
         });
-        if let Err(error) = cleaned.await {
-            tracing::debug!(set = %self.set, %error, "the cache is not cleaned");
+        match cleaned.await {
+            // Nothing is left of it that the next version would have to look for, while everybody waits for that.
+            Ok(()) if !rendered => self.now.came_for = None,
+            Ok(()) => {}
+            Err(error) => tracing::debug!(set = %self.set, %error, "the cache is not cleaned"),
         }
     }
 }
