@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
-use leaseward_state::config::{Chunk, Digest, ManifestNode};
+use leaseward_state::config::{Chunk, Digest};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
 use leaseward_sync::{DigestSet, Scanned, digest_of, frame, manifest, scan_again, scan_some};
 use reqwest::Method;
@@ -152,17 +152,14 @@ impl Prepared {
     /// Cuts what is missing into batches, in the order of the paths: small enough that each thread has some to compress.
     fn batches(&self) -> Vec<Vec<Digest>> {
         let mut missing: DigestSet = self.missing.iter().copied().collect();
-        let files = self.scanned.manifest().entries.iter().flat_map(|entry| match &entry.node {
-            ManifestNode::File { chunks, .. } => chunks.as_slice(),
-            _ => &[],
-        });
+        let files = self.scanned.manifest().chunks();
         let whole = Chunk { digest: self.manifest, size: u32::try_from(self.encoded.len()).unwrap_or(u32::MAX) };
         let all: usize =
             files.clone().filter(|chunk| missing.contains(&chunk.digest)).map(|chunk| chunk.size as usize).sum();
         let most = (all / (2 * BATCHES_AT_ONCE)).clamp(BATCH_BYTES_MIN, FRAMES_BYTES_MAX);
         let mut batches: Vec<Vec<Digest>> = Vec::new();
         let mut left = 0;
-        for chunk in files.chain([&whole]) {
+        for chunk in files.chain([whole]) {
             if !missing.remove(&chunk.digest) {
                 continue;
             }

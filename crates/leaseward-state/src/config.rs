@@ -10,7 +10,7 @@ pub mod program;
 pub mod rollout;
 pub mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -265,6 +265,21 @@ impl Manifest {
     #[must_use]
     pub fn xattrs_of(&self, path: &str) -> Option<&Xattrs> {
         self.xattrs.as_ref().map(|all| all.get(path).unwrap_or(&NO_XATTRS))
+    }
+
+    /// Returns the pieces of all files, in the order of the paths. Files of equal content name the same ones.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
+        let files = self.entries.iter().flat_map(|entry| match &entry.node {
+            ManifestNode::File { chunks, .. } => chunks.as_slice(),
+            _ => &[],
+        });
+        files.copied()
+    }
+
+    /// Returns the names of the pieces of all files, each once.
+    #[must_use]
+    pub fn chunk_names(&self) -> BTreeSet<Digest> {
+        self.chunks().map(|chunk| chunk.digest).collect()
     }
 
     /// Returns the number of regular files and their bytes together.

@@ -11,7 +11,7 @@
 use std::io::Write;
 use std::ops::Range;
 
-use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Chunk, Digest, Manifest};
 use zstd::zstd_safe::DCtx;
 
 use crate::error::{Error, Result};
@@ -32,18 +32,8 @@ pub type ReadChunk<'a> = dyn FnMut(Chunk) -> Result<Vec<u8>> + 'a;
 /// Returns the chunks that `one` names and `other` does not, each once, in order of `one`.
 #[must_use]
 pub fn only_in(one: &Manifest, other: &Manifest) -> Vec<Chunk> {
-    let mut seen: DigestSet = chunks(other).map(|chunk| chunk.digest).collect();
-    chunks(one).filter(|chunk| seen.insert(chunk.digest)).collect()
-}
-
-fn chunks(tree: &Manifest) -> impl Iterator<Item = Chunk> + '_ {
-    tree.entries
-        .iter()
-        .flat_map(|entry| match &entry.node {
-            ManifestNode::File { chunks, .. } => chunks.as_slice(),
-            _ => &[],
-        })
-        .copied()
+    let mut seen: DigestSet = other.chunks().map(|chunk| chunk.digest).collect();
+    one.chunks().filter(|chunk| seen.insert(chunk.digest)).collect()
 }
 
 fn plain_bytes(chunks: &[Chunk]) -> u64 {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use leaseward_state::config::ManifestNode;
+
 use super::*;
 use crate::limits::CHUNK_BYTES_MAX;
 

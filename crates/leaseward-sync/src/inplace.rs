@@ -5,8 +5,8 @@
 //! replaced; after a death the journal is played to its end, so the set is the old or the new version once it is opened
 //! again. Nothing is replaced or removed that was not proven to be ours, and nothing that was touched since it was looked at:
 //! the version is staged anew then. What was changed by hand is put aside before a version takes its place (`stood.rs`). What
-//! only its owner may read, as secrets are, is copied into no other file. Readers may see old and new files side by side for the moment that the renames take: that is
-//! what [`crate::Applier`] is better at.
+//! only its owner may read, as secrets are, is copied into no other file. Readers may see old and new files side by side for
+//! the moment that the renames take: that is what [`crate::Applier`] is better at.
 
 mod stood;
 

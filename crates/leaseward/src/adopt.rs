@@ -13,7 +13,7 @@ use leaseward_raft::Replica;
 use leaseward_raft::net::wire::{About, Told};
 use leaseward_state::command::PublishSet;
 use leaseward_state::config::spec::{DriftRule, Layout};
-use leaseward_state::config::{Digest, ManifestNode, SyncState};
+use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::propose::Propose;
 use leaseward_state::state::ConfigSet;
 use leaseward_state::{Command, MachineName, SetName, State, Term};
@@ -73,13 +73,7 @@ impl QuorumContent {
         };
         let bad = |error: leaseward_sync::Error| failed(error.code(), error.to_string());
         let tree = manifest::decode(encoded.as_slice()).map_err(bad)?;
-        let mut wanted: BTreeSet<Digest> = BTreeSet::new();
-        for entry in &tree.entries {
-            if let ManifestNode::File { chunks, .. } = &entry.node {
-                wanted.extend(chunks.iter().map(|chunk| chunk.digest));
-            }
-        }
-        let mut lacking = self.lacking(&wanted.into_iter().collect::<Vec<_>>()).await;
+        let mut lacking = self.lacking(&tree.chunk_names().into_iter().collect::<Vec<_>>()).await;
         while !lacking.is_empty() {
             let digests: Vec<Digest> = lacking.iter().take(PIECES_AT_ONCE).copied().collect();
             let Told::Pieces(pieces) = tell(About::Pieces { set: set.clone(), digests }).await? else {

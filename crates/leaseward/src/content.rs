@@ -5,8 +5,8 @@
 //! published goes into its entry, or is put on a quorum first, and the proof is asked for again before the commit.
 //! A blob goes to each voter once, in its stored form, and many at a time.
 //!
-//! `ready.rs` prepares a commit, `held.rs` knows what may build on deltas alone, `deltas.rs` gives members what changed, `catch_up.rs` makes what was committed and
-//! forgets what nothing names.
+//! `ready.rs` prepares a commit, `held.rs` knows what may build on deltas alone, `deltas.rs` gives members what changed,
+//! `catch_up.rs` makes what was committed and forgets what nothing names.
 
 mod catch_up;
 mod deltas;
@@ -35,7 +35,6 @@ use self::deltas::Deltas;
 use self::held::Held;
 use self::promises::Promises;
 pub use self::ready::Ready;
-pub(crate) use self::ready::chunks;
 use crate::error::{Error, Result};
 use crate::limits::{MADE_LOOK_EACH, MADE_WITHIN, PROMISED_FOR, RECENT_ENTRIES_MAX, RECENT_KEPT, SENDINGS_AT_ONCE};
 

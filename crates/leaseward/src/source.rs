@@ -2,7 +2,8 @@
 //!
 //! Must stay true: what is large travels over connections of its own; a voter that lacks something costs one question, one
 //! that is silent about a second and then nothing until it was heard again, one that is dead no time at all; one that gave
-//! something else than it was asked for is asked last for a minute; the next one is asked. A voter that is slow is not left as long as bytes come. Whoever gets the bytes verifies them.
+//! something else than it was asked for is asked last for a minute; the next one is asked. A voter that is slow is not left
+//! as long as bytes come. Whoever gets the bytes verifies them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};

@@ -1,7 +1,8 @@
 //! Blobs that came for a version and stand in no tree yet: in memory as long as there is room, in files beyond.
 //!
 //! Must stay true: what is here was verified, and what is read from a file is verified again; what all sets of a machine hold
-//! in memory together is bounded, and nothing is held for a version that nobody wants any more. Nothing here need survive: what a death takes is fetched again.
+//! in memory together is bounded, and nothing is held for a version that nobody wants any more. Nothing here need survive:
+//! what a death takes is fetched again.
 //! Files that are made to be removed a moment later are what costs most of a first version: some file systems look at each
 //! inode that was freed within the last minute before they give a new one (ext4 without a journal: 2,000 files took
 //! seconds where they take 30 ms).
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::config::Digest;
 
 use super::Blob;
 use crate::error::{Error, Result};
@@ -169,7 +170,7 @@ impl Cache {
         for digest in manifests {
             if let Ok(tree) = self.get(*digest).and_then(|bytes| manifest::decode(&bytes)) {
                 named.insert(*digest);
-                named.extend(chunk_names(&tree));
+                named.extend(tree.chunk_names());
             }
         }
         named
@@ -179,15 +180,6 @@ impl Cache {
         // A panic while it was held cannot leave a table half-changed.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the names of the chunks of a tree.
-pub(crate) fn chunk_names(tree: &Manifest) -> impl Iterator<Item = Digest> {
-    let chunks = tree.entries.iter().filter_map(|entry| match &entry.node {
-        ManifestNode::File { chunks, .. } => Some(chunks),
-        _ => None,
-    });
-    chunks.flatten().map(|chunk| chunk.digest)
 }
 
 impl Drop for Cache {

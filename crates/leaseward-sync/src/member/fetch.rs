@@ -1,7 +1,8 @@
 //! Getting a version onto this machine: as what changed since the live one, or else the blobs that are not here.
 //!
 //! Must stay true: what is kept was asked for and is verified; what came stays when the rest fails, so the next attempt
-//! fetches only what is left; whoever gives something else is asked last, and an attempt ends though he goes on. Bounded: so many questions at one time, each for so many bytes; a delta within its own limits.
+//! fetches only what is left; whoever gives something else is asked last, and an attempt ends though he goes on.
+//! Bounded: so many questions at one time, each for so many bytes; a delta within its own limits.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use leaseward_state::name::SetName;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
-use super::cache::{Cache, chunk_names};
+use super::cache::Cache;
 use super::disk::Disk;
 use super::{Blob, GivenBy, Source, WantedVersion};
 use crate::delta::Delta;
@@ -296,7 +297,7 @@ pub(crate) fn drop_leftovers(disk: &Mutex<Disk>, cache: &Cache, keeps: &[Digest]
 pub(crate) fn way_back(disk: &Disk) -> BTreeSet<Digest> {
     match disk.layout() {
         Layout::Tree => BTreeSet::new(),
-        Layout::Files => disk.previous_manifest().map(|(_, tree)| chunk_names(&tree).collect()).unwrap_or_default(),
+        Layout::Files => disk.previous_manifest().map(|(_, tree)| tree.chunk_names()).unwrap_or_default(),
     }
 }
 

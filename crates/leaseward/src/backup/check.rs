@@ -11,7 +11,7 @@ use std::path::Path;
 
 use leaseward_raft::life::Life;
 use leaseward_state::State;
-use leaseward_state::config::{Digest, ManifestNode};
+use leaseward_state::config::Digest;
 use leaseward_state::record::{Record, RecordKey};
 use leaseward_sync::{frame, manifest};
 
@@ -74,11 +74,7 @@ pub(super) fn read(
                 if manifests.contains(&digest) {
                     let tree = manifest::decode(&plain)
                         .map_err(|error| BackupError::NotWhole(format!("manifest {digest}: {error}")))?;
-                    for entry in &tree.entries {
-                        if let ManifestNode::File { chunks, .. } = &entry.node {
-                            needed.extend(chunks.iter().map(|chunk| chunk.digest));
-                        }
-                    }
+                    needed.extend(tree.chunks().map(|chunk| chunk.digest));
                 }
                 bytes += plain.len() as u64;
                 found.insert(digest);

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::format::{Head, Writer};
-use crate::content::{QuorumContent, chunks};
+use crate::content::QuorumContent;
 use crate::error::Result;
 
 /// Bytes of a piece.
@@ -91,7 +91,7 @@ impl QuorumContent {
         let failed = |error: crate::Error| io::Error::other(error.to_string());
         handle.block_on(self.version(version, None)).map_err(failed)?;
         let tree = handle.block_on(self.manifest(version.manifest)).map_err(failed)?;
-        for digest in std::iter::once(version.manifest).chain(chunks(&tree)) {
+        for digest in std::iter::once(version.manifest).chain(tree.chunk_names()) {
             if !written.insert(digest) {
                 continue;
             }

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::QuorumContent;
 use super::promises::Promises;
-use super::ready::{chunks, make};
+use super::ready::make;
 use crate::error::Result;
 use crate::limits::{COLLECT_EACH, MAKE_AFTER, SETTLE_AFTER};
 
@@ -156,7 +156,7 @@ impl QuorumContent {
                 let base = self.manifest_now(base).await?;
                 delta::only_in(&tree, &base).iter().map(|chunk| chunk.digest).collect()
             }
-            None => chunks(&tree).into_iter().collect(),
+            None => tree.chunk_names().into_iter().collect(),
         };
         let lacking = self.lacking(&named).await;
         let fetched = lacking.len();
@@ -217,7 +217,7 @@ fn can_wait(state: &State, seen: &Seen) -> bool {
 fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> leaseward_sync::Result<usize> {
     let mut needed: HashSet<Digest> = named.iter().copied().collect();
     for digest in named {
-        needed.extend(chunks(&manifest::decode(&store.get(*digest)?)?));
+        needed.extend(manifest::decode(&store.get(*digest)?)?.chunk_names());
     }
     let mut removed = 0;
     for digest in store.digests() {

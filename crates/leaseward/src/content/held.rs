@@ -20,7 +20,7 @@ use leaseward_state::{Revision, SetName};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{QuorumContent, chunks};
+use super::QuorumContent;
 use crate::error::Result;
 use crate::limits::{ATTEMPT, HELD_LOOK_EACH, HELD_WITHIN};
 
@@ -63,7 +63,7 @@ impl QuorumContent {
                 && until <= Instant::now()
             {
                 let tree = self.manifest(newest.manifest).await?;
-                let mut named: Vec<Digest> = chunks(&tree).into_iter().collect();
+                let mut named: Vec<Digest> = tree.chunk_names().into_iter().collect();
                 named.push(newest.manifest);
                 self.make_quorum(&named).await?;
                 return Ok(found.head);

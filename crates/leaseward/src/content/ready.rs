@@ -4,11 +4,10 @@
 //! that one whatever is forgotten (`held.rs`), or with every blob on a quorum of voters. Either way this voter has read the manifest and has every blob that the newest version does not name.
 //! Left out on purpose: deltas upon older versions, and of more than one entry.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leaseward_state::config::delta::InlineDelta;
-use leaseward_state::config::{Chunk, Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Chunk, Digest, Manifest};
 use leaseward_state::limits::DELTA_BYTES_MAX;
 use leaseward_sync::{BlobStore, DigestSet, delta};
 use tracing::{debug, warn};
@@ -30,17 +29,6 @@ pub struct Ready {
     pub delta: Option<InlineDelta>,
 }
 
-/// Returns every chunk that a tree names, each once.
-pub(crate) fn chunks(tree: &Manifest) -> BTreeSet<Digest> {
-    let mut named = BTreeSet::new();
-    for entry in &tree.entries {
-        if let ManifestNode::File { chunks, .. } = &entry.node {
-            named.extend(chunks.iter().map(|chunk| chunk.digest));
-        }
-    }
-    named
-}
-
 impl QuorumContent {
     /// Makes a version ready to be committed upon `base`, the newest one with its manifest; `Some(None)` if the set has
     /// none. With `None`, its content is put on a quorum whatever its size.
@@ -57,7 +45,7 @@ impl QuorumContent {
         {
             return Ok(Ready { files, bytes, delta: Some(delta) });
         }
-        let mut named: Vec<Digest> = chunks(&next).into_iter().collect();
+        let mut named: Vec<Digest> = next.chunk_names().into_iter().collect();
         named.push(manifest);
         self.make_quorum(&named).await?;
         Ok(Ready { files, bytes, delta: None })

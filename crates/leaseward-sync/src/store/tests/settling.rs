@@ -1,0 +1,155 @@
+//! On the way to the disk: nobody counts on what a power cut could still take.
+
+use super::*;
+
+#[test]
+fn loose_blobs_are_read_and_not_counted_on_until_they_settle() {
+    let temp = tempfile::tempdir().unwrap();
+    let first = store(&temp);
+    let blobs: Vec<_> = (0..20).map(blob).collect();
+    let digests = names(&blobs);
+    let frames: Vec<_> = blobs.iter().map(|(digest, bytes)| (*digest, frame::pack(bytes).unwrap())).collect();
+    first.put_loose(&frames[..10]).unwrap();
+    put_plain(&first, &blobs[10..]).unwrap();
+    assert_eq!(first.lacking(&digests), []);
+    assert_eq!(first.missing(&digests), digests, "nobody may count on them");
+    for (digest, bytes) in &blobs {
+        assert_eq!(first.get(*digest).unwrap(), *bytes);
+    }
+    drop(first);
+    // A crash forgets them, all or nothing of each.
+    let second = store(&temp);
+    assert_eq!(second.lacking(&digests), digests);
+    second.put_loose(&frames).unwrap();
+    second.remove(digests[1]).unwrap();
+    assert_eq!(second.missing(&digests), digests);
+    second.settle().unwrap();
+    second.settle().unwrap();
+    assert_eq!(second.missing(&digests), [digests[1]]);
+    drop(second);
+    let third = store(&temp);
+    third.remove(digests[1]).unwrap();
+    assert_eq!(third.missing(&digests), [digests[1]]);
+    assert_eq!((files(&temp, LOOSE).len(), files(&temp, PACK).len()), (0, 1));
+}
+
+#[test]
+fn a_name_that_is_not_yet_durable_does_not_count() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs = [blob(1)];
+    put_plain(&store, &blobs).unwrap();
+    let number = *store.index().packs.keys().next().unwrap();
+    // As far as a settling goes before it syncs the names.
+    store.name(number).unwrap();
+    assert!(!store.contains(blobs[0].0), "a power cut could still take it");
+    assert_eq!(store.get(blobs[0].0).unwrap(), blobs[0].1);
+    store.put(blobs[0].0, &blobs[0].1).unwrap();
+    assert!(store.contains(blobs[0].0));
+}
+
+#[test]
+fn whoever_settles_finds_everything_durable_though_another_one_began_with_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    for round in 0..100 {
+        let blobs: Vec<_> = (round * 10..round * 10 + 10).map(blob).collect();
+        put_plain(&store, &blobs).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    store.settle().unwrap();
+                    assert_eq!(store.missing(&names(&blobs)), []);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn whoever_brought_and_settled_finds_it_durable_though_others_bring_it_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let start = std::sync::Barrier::new(3);
+    for round in 0..50 {
+        let blobs: Vec<_> = (round * 10..round * 10 + 10).map(blob).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    start.wait();
+                    put_plain(&store, &blobs).unwrap();
+                    store.settle().unwrap();
+                    assert_eq!(store.missing(&names(&blobs)), [], "round {round}");
+                });
+            }
+        });
+    }
+    store.settle().unwrap();
+    assert_eq!(files(&temp, LOOSE).len(), 0, "twins are removed, or settled");
+}
+
+#[test]
+fn what_could_not_be_settled_is_settled_by_the_next_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let (one, other) = ([blob(1), blob(2)], [blob(3)]);
+    put_plain(&store, &one).unwrap();
+    put_plain(&store, &other).unwrap();
+    // The second pack cannot get its name.
+    let number = *store.index().packs.keys().max().unwrap();
+    let in_the_way = temp.path().join(name_of(number, Standing::Named));
+    fs::write(&in_the_way, "").unwrap();
+    assert!(store.settle().is_err());
+    let all = names(&[one.as_slice(), other.as_slice()].concat());
+    assert_eq!(store.missing(&all), all, "their names are not durable");
+    assert!(one.iter().chain(&other).all(|(digest, bytes)| store.get(*digest).unwrap() == *bytes));
+    fs::remove_file(&in_the_way).unwrap();
+    store.settle().unwrap();
+    assert_eq!(store.missing(&all), []);
+    // One that went away meanwhile is in nobody's way.
+    put_plain(&store, &[blob(9)]).unwrap();
+    store.remove(blob(9).0).unwrap();
+    store.settle().unwrap();
+    assert_eq!(files(&temp, LOOSE).len(), 0);
+}
+
+#[test]
+fn after_a_sync_that_failed_another_file_is_synced_and_not_that_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs: Vec<_> = (0..3).map(blob).collect();
+    put_plain(&store, &blobs[..2]).unwrap();
+    let path = files(&temp, LOOSE).remove(0);
+    // Something that cannot be synced stands there, once.
+    let aside = temp.path().join("aside");
+    fs::rename(&path, &aside).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(store.settle().is_err());
+    fs::rename(&aside, &path).unwrap();
+    let doubted = fs::metadata(&path).unwrap().ino();
+    put_plain(&store, &blobs).unwrap();
+    store.settle().unwrap();
+    assert_eq!((store.missing(&names(&blobs)), store.losses()), (vec![], 0));
+    let inode = |digest| fs::metadata(file_of(&temp, digest)).unwrap().ino();
+    assert!(blobs.iter().all(|(digest, bytes)| inode(*digest) != doubted && store.get(*digest).unwrap() == *bytes));
+    assert_eq!((files(&temp, LOOSE).len(), files(&temp, PACK).len()), (0, 2));
+}
+
+#[test]
+fn what_a_failed_sync_took_is_missed_and_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs: Vec<_> = (0..2).map(blob).collect();
+    put_plain(&store, &blobs).unwrap();
+    let path = files(&temp, LOOSE).remove(0);
+    let number = *store.index().packs.keys().next().unwrap();
+    store.doubt(&[number]);
+    let mut bad = fs::read(&path).unwrap();
+    bad[20] ^= 1;
+    fs::write(&path, bad).unwrap();
+    store.settle().unwrap();
+    assert_eq!((store.lacking(&names(&blobs)), store.losses()), (vec![blobs[0].0], 1));
+    assert!(store.contains(blobs[1].0));
+    store.put_many(&blobs).unwrap();
+    assert_eq!(store.missing(&names(&blobs)), []);
+}
