@@ -5,6 +5,8 @@
 //! what was sent after each step; neither pays for what the other one does after it is done. Bytes are those that the
 //! members' network cards counted, replication to voters and reports included, until a while after the last byte; less
 //! what the same cards count in such a time when nothing is done. The time ends when every member shows the version.
+//! Each member has a disk of its own, newly made (`LEASEWARD_DISK=shared`: the machine's, where what was removed before slows both
+//! down: ext4 without a journal looks at every inode that was freed within minutes before it gives one).
 //! rsync runs as it is served best: a daemon on each member, all three at once, `-az`; it does not sync its files to the
 //! disk, we do. `LEASEWARD_TRIALS` says how often, `LEASEWARD_FILES` and `LEASEWARD_MB` how much, `LEASEWARD_EDITS` which
 //! edits (`one,dbswap`).
@@ -19,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use leaseward_tests::hosts::outage::Timing;
-use leaseward_tests::hosts::{CLIENT, HOSTS, Hosts};
+use leaseward_tests::hosts::{CLIENT, HOSTS, Hosts, Setup};
 use leaseward_tests::{PATIENCE, binary};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -30,6 +32,9 @@ use crate::figures::at_share;
 
 /// Where rsync's daemons listen.
 const PORT: u16 = 8730;
+
+/// Where rsync's copies are, on the disk of each member.
+const THEIRS: &str = "rsync";
 
 /// What is said and cleaned up after a version is live has come to an end by then.
 const AFTERWARDS: Duration = Duration::from_millis(700);
@@ -68,6 +73,11 @@ fn number(name: &str, usually: usize) -> usize {
     std::env::var(name).map_or(usually, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+/// Returns the bytes of a member's disk: room for all that both ways keep of a tree of so many megabytes. They are only taken when written.
+fn disk_bytes(mb: usize) -> u64 {
+    (4 << 30) + ((mb as u64) << 20) * 24
+}
+
 /// Returns the host on which somebody publishes: one of the members, or with `LEASEWARD_FROM=client` the fourth host.
 fn publisher() -> &'static str {
     if std::env::var("LEASEWARD_FROM").is_ok_and(|from| from == CLIENT) { CLIENT } else { HOSTS[0] }
@@ -78,7 +88,9 @@ pub(crate) async fn sync() -> Value {
     let (trials, files, mb) =
         (number("LEASEWARD_TRIALS", 5), number("LEASEWARD_FILES", 2_000), number("LEASEWARD_MB", 50));
     let timing = Timing { profile: "default", ttl: "3s".to_owned() };
-    let Some(hosts) = Hosts::timed(timing).await else { return json!({ "left_out": "needs root" }) };
+    let disk_bytes = (std::env::var("LEASEWARD_DISK").as_deref() != Ok("shared")).then(|| disk_bytes(mb));
+    let setup = Setup { timing, disk_bytes, ..Setup::default() };
+    let Some(hosts) = Hosts::set_up(setup).await else { return json!({ "left_out": "needs root" }) };
     if Command::new("rsync").arg("--version").stdout(Stdio::null()).status().is_err() {
         return json!({ "left_out": "needs rsync" });
     }
@@ -124,7 +136,7 @@ pub(crate) async fn sync() -> Value {
 impl Race {
     fn start_daemons(&mut self) {
         for (i, host) in HOSTS.iter().enumerate() {
-            let dir = self.hosts.dir().join("rsync").join(host);
+            let dir = self.hosts.dir().join(host).join(THEIRS);
             fs::create_dir_all(&dir).expect("a directory");
             let config = self.hosts.dir().join(format!("rsync-{host}.conf"));
             let text = format!(
@@ -153,7 +165,7 @@ impl Race {
             (self.ours(set, source, &mark), theirs)
         };
         for host in HOSTS {
-            for copy in [self.tree(host, set), self.hosts.dir().join("rsync").join(host).join(set)] {
+            for copy in [self.tree(host, set), self.hosts.dir().join(host).join(THEIRS).join(set)] {
                 let same = Command::new("diff").arg("-r").args([source, &copy]).stdout(Stdio::null()).status();
                 assert!(same.is_ok_and(|status| status.success()), "{} differs", copy.display());
             }

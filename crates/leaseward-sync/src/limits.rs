@@ -61,8 +61,8 @@ pub(crate) const UNSYNCED_MAX: usize = 2 * SYNC_EACH_MAX;
 /// Files of a tree from which on the next one is begun ahead: below it a tree is built within a millisecond.
 pub const AHEAD_FILES_MIN: usize = 64;
 
-/// Packs of blobs up to which each is synced alone; beyond it the whole file system is, with what others wrote.
-pub const PACKS_SYNC_EACH_MAX: usize = 16;
+/// Packs of blobs that are kept open until each is synced alone; beyond it the whole file system is, with what others wrote.
+pub const PACKS_OPEN_MAX: usize = 16;
 
 /// Bytes of a pack of blobs: what is written at one time stands in one file, up to this size.
 pub const PACK_BYTES_MAX: u64 = 64 << 20;

@@ -3,6 +3,8 @@
 //! Must stay true: a pack that nobody took leaves nothing behind, under none of its names; so much stays free on the file
 //! system as the writer was told.
 
+use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use leaseward_state::config::Digest;
@@ -18,6 +20,8 @@ use crate::space;
 pub(super) struct Written {
     pub(super) number: u32,
     pub(super) pack: (Table, u64),
+    /// What it was written through.
+    pub(super) file: Arc<File>,
     /// The place of each blob when its frame was written.
     pub(super) seen: Vec<Option<Place>>,
 }
@@ -63,7 +67,8 @@ impl<'a> Batch<'a> {
 
     pub(super) fn close(&mut self) -> Result<()> {
         if let Some((number, writer, seen)) = self.writing.take() {
-            self.full.push(Written { number, pack: writer.finish()?, seen });
+            let (pack, file) = writer.finish()?;
+            self.full.push(Written { number, pack, file, seen });
         }
         Ok(())
     }

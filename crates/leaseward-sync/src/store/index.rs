@@ -4,10 +4,13 @@
 //! that they did not look at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::Arc;
 
 use leaseward_state::config::Digest;
 
 use super::pack::Table;
+use crate::limits::PACKS_OPEN_MAX;
 use crate::tables::DigestMap;
 
 /// Where a frame is.
@@ -38,6 +41,9 @@ pub(super) struct Pack {
     pub(super) needed: u64,
     /// A sync of it failed.
     pub(super) is_doubtful: bool,
+    /// The file that a loose pack was written through. The kernel tells of what it could not write by the inode, and may forget an
+    /// inode that nobody has open. `None` if so many are open that the whole file system is synced.
+    pub(super) file: Option<Arc<File>>,
     blobs: usize,
 }
 
@@ -78,7 +84,7 @@ impl Index {
         (table, bytes): &(Table, u64),
         seen: impl Fn(usize, Option<Place>) -> Option<Place>,
     ) -> Vec<(u32, Standing)> {
-        let mut pack = Pack { standing, bytes: *bytes, needed: 0, is_doubtful: false, blobs: 0 };
+        let mut pack = Pack { standing, bytes: *bytes, needed: 0, is_doubtful: false, file: None, blobs: 0 };
         let (mut offset, mut left) = (0, Vec::new());
         for (i, (digest, length)) in table.iter().enumerate() {
             let before = self.places.get(digest).copied();
@@ -99,6 +105,15 @@ impl Index {
             self.packs.insert(number, pack);
         }
         left
+    }
+
+    /// Keeps the file of a loose pack open, unless many are.
+    pub(super) fn keep_open(&mut self, number: u32, file: &Arc<File>) {
+        let open = self.packs.values().filter(|pack| pack.file.is_some()).count();
+        let pack = self.packs.get_mut(&number).filter(|pack| pack.standing == Standing::Loose);
+        if let Some(pack) = pack.filter(|_| open < PACKS_OPEN_MAX) {
+            pack.file = Some(Arc::clone(file));
+        }
     }
 
     /// Forgets a blob. Returns its pack, if nothing of that is needed any more.

@@ -32,8 +32,7 @@ use self::index::{Index, Place, Standing};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
 use crate::limits::{
-    BLOB_BYTES_MAX, MOVED_BYTES_MAX, PACK_BYTES_MAX, PACK_SMALL_BYTES, PACKS_SMALL_MAX, PACKS_SYNC_EACH_MAX,
-    STORE_FLOOR_BYTES,
+    BLOB_BYTES_MAX, MOVED_BYTES_MAX, PACK_BYTES_MAX, PACK_SMALL_BYTES, PACKS_SMALL_MAX, STORE_FLOOR_BYTES,
 };
 use crate::{digest_of, frame};
 
@@ -239,6 +238,7 @@ impl BlobStore {
         let mut index = self.index();
         // What another thread put there meanwhile stays: it may be durable already.
         let left = index.add(written.number, standing, &written.pack, |i, _| written.seen[i]);
+        index.keep_open(written.number, &written.file);
         self.drop_packs(left)
     }
 
@@ -270,12 +270,14 @@ impl BlobStore {
             self.index().packs.iter().filter(|(_, pack)| pack.standing == wanted).map(|(number, _)| *number).collect()
         };
         let loose = standing(Standing::Loose);
-        if loose.len() > PACKS_SYNC_EACH_MAX {
-            self.root.sync_file_system().inspect_err(|_| self.doubt(&loose))?;
-        } else {
-            for number in &loose {
-                self.sync_pack(&name_of(*number, Standing::Loose)).inspect_err(|_| self.doubt(&[*number]))?;
+        let open: Vec<_> =
+            loose.iter().filter_map(|number| Some((*number, self.index().packs.get(number)?.file.clone()?))).collect();
+        if open.len() == loose.len() {
+            for (number, file) in open {
+                self.sync_pack(number, &file).inspect_err(|_| self.doubt(&[number]))?;
             }
+        } else {
+            self.root.sync_file_system().inspect_err(|_| self.doubt(&loose))?;
         }
         for number in loose {
             self.name(number)?;
@@ -334,13 +336,8 @@ impl BlobStore {
         self.index().losses
     }
 
-    fn sync_pack(&self, name: &str) -> Result<()> {
-        match self.root.file(name) {
-            Ok(file) => file.sync_data().map_err(at("sync", self.root.path().join(name))),
-            // Nothing of it is needed any more.
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(error),
-        }
+    fn sync_pack(&self, number: u32, file: &File) -> Result<()> {
+        file.sync_data().map_err(at("sync", self.root.path().join(name_of(number, Standing::Loose))))
     }
 
     /// Gives a pack that is synced its last name, unless it is gone.
@@ -349,6 +346,7 @@ impl BlobStore {
         let Some(pack) = index.packs.get_mut(&number) else { return Ok(()) };
         self.root.rename(&name_of(number, Standing::Loose), &name_of(number, Standing::Named))?;
         pack.standing = Standing::Named;
+        pack.file = None;
         Ok(())
     }
 
@@ -427,7 +425,7 @@ impl BlobStore {
                 return self.add(&written, Standing::Durable);
             }
             let (from, to) = (name_of(written.number, Standing::Loose), name_of(written.number, Standing::Named));
-            self.sync_pack(&from)?;
+            self.sync_pack(written.number, &written.file)?;
             self.root.rename(&from, &to)?;
             self.root.sync()?;
             self.add(&written, Standing::Durable)

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use leaseward_state::config::Digest;
 
@@ -27,7 +28,7 @@ pub(super) type Table = Vec<(Digest, u32)>;
 pub(super) struct Writer<'a> {
     dir: &'a Dir,
     name: String,
-    file: BufWriter<File>,
+    file: BufWriter<Arc<File>>,
     table: Table,
     bytes: u64,
     is_finished: bool,
@@ -36,7 +37,7 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Creates the file `name`, which must not exist.
     pub(super) fn create(dir: &'a Dir, name: String) -> Result<Self> {
-        let file = BufWriter::with_capacity(PACK_BUFFER_BYTES, dir.create(&name)?);
+        let file = BufWriter::with_capacity(PACK_BUFFER_BYTES, Arc::new(dir.create(&name)?));
         Ok(Self { dir, name, file, table: Table::new(), bytes: 0, is_finished: false })
     }
 
@@ -52,8 +53,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes the table and returns it with the bytes of all frames. Nothing is synced.
-    pub(super) fn finish(mut self) -> Result<(Table, u64)> {
+    /// Writes the table and returns it with the bytes of all frames, and the file. Nothing is synced.
+    pub(super) fn finish(mut self) -> Result<((Table, u64), Arc<File>)> {
         let mut rows = Vec::with_capacity(self.table.len() * ROW + FOOTER);
         for (digest, length) in &self.table {
             rows.extend_from_slice(&digest.0);
@@ -69,7 +70,7 @@ impl<'a> Writer<'a> {
             begin_to_sync(self.file.get_ref());
         }
         self.is_finished = true;
-        Ok((std::mem::take(&mut self.table), self.bytes))
+        Ok(((std::mem::take(&mut self.table), self.bytes), Arc::clone(self.file.get_ref())))
     }
 }
 

@@ -1,6 +1,7 @@
 //! On the way to the disk: nobody counts on what a power cut could still take.
 
 use super::*;
+use crate::limits::PACKS_OPEN_MAX;
 
 #[test]
 fn loose_blobs_are_read_and_not_counted_on_until_they_settle() {
@@ -120,12 +121,11 @@ fn after_a_sync_that_failed_another_file_is_synced_and_not_that_one() {
     let blobs: Vec<_> = (0..3).map(blob).collect();
     put_plain(&store, &blobs[..2]).unwrap();
     let path = files(&temp, LOOSE).remove(0);
-    // Something that cannot be synced stands there, once.
-    let aside = temp.path().join("aside");
-    fs::rename(&path, &aside).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    // The file that it was written through tells of an error, whatever bears its name now; and tells it once.
+    let number = *store.index().packs.keys().next().unwrap();
+    let good = store.index().packs.get_mut(&number).unwrap().file.replace(unsyncable());
     assert!(store.settle().is_err());
-    fs::rename(&aside, &path).unwrap();
+    store.index().packs.get_mut(&number).unwrap().file = good;
     let doubted = fs::metadata(&path).unwrap().ino();
     put_plain(&store, &blobs).unwrap();
     store.settle().unwrap();
@@ -133,6 +133,32 @@ fn after_a_sync_that_failed_another_file_is_synced_and_not_that_one() {
     let inode = |digest| fs::metadata(file_of(&temp, digest)).unwrap().ino();
     assert!(blobs.iter().all(|(digest, bytes)| inode(*digest) != doubted && store.get(*digest).unwrap() == *bytes));
     assert_eq!((files(&temp, LOOSE).len(), files(&temp, PACK).len()), (0, 2));
+}
+
+/// Returns something whose sync fails.
+fn unsyncable() -> Arc<File> {
+    let (end, _) = std::io::pipe().unwrap();
+    Arc::new(std::os::fd::OwnedFd::from(end).into())
+}
+
+#[test]
+fn so_many_loose_packs_that_not_all_are_open_are_synced_with_their_file_system() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let blobs: Vec<_> = (0..=PACKS_OPEN_MAX as u32).map(blob).collect();
+    for blob in &blobs {
+        put_plain(&store, std::slice::from_ref(blob)).unwrap();
+    }
+    let open = |store: &BlobStore| store.index().packs.values().filter(|pack| pack.file.is_some()).count();
+    assert_eq!(open(&store), PACKS_OPEN_MAX);
+    // One that is open goes: the one that is not must not be left out.
+    store.remove(blobs[0].0).unwrap();
+    for pack in store.index().packs.values_mut().filter(|pack| pack.file.is_some()) {
+        pack.file = Some(unsyncable());
+    }
+    store.settle().unwrap();
+    assert_eq!(store.missing(&names(&blobs[1..])), []);
+    assert_eq!((open(&store), files(&temp, PACK).len()), (0, PACKS_OPEN_MAX));
 }
 
 #[test]
