@@ -7,6 +7,7 @@
 //! inode that was freed within the last minute before they give a new one (ext4 without a journal: 2,000 files took
 //! seconds where they take 30 ms).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,24 +71,49 @@ impl Cache {
         held.map_or_else(|| self.files.get(digest).map(Arc::new), Ok)
     }
 
-    /// Keeps what came from somewhere, after a look whether it bears its name.
-    pub(crate) fn keep(&self, digest: Digest, blob: &Blob) -> Result<()> {
-        match blob {
-            Blob::Frame(bytes) => {
-                let plain = frame::unpack(digest, bytes.as_slice(), Path::new("given frame"))?;
-                if self.hold(digest, plain).is_ok() { Ok(()) } else { self.files.put_frame(digest, bytes.as_slice()) }
+    /// Keeps what came from somewhere, after a look whether each bears its name: `taken` hears of each what came of that. What does
+    /// not fit the memory is written at one time.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`]; then any of them may be kept or not.
+    pub(crate) fn keep<'b>(
+        &self,
+        blobs: impl Iterator<Item = (Digest, &'b Blob)>,
+        taken: &mut dyn FnMut(Digest, Result<()>),
+    ) -> Result<()> {
+        let mut frames: Vec<(Digest, Cow<'b, [u8]>)> = Vec::new();
+        for (digest, blob) in blobs {
+            let plain = match blob {
+                Blob::Frame(bytes) => frame::unpack(digest, bytes.as_slice(), Path::new("given frame")),
+                Blob::Plain(plain) if digest_of(plain) == digest => Ok(plain.clone()),
+                Blob::Plain(_) => {
+                    let why = "its content has another name";
+                    Err(Error::BlobCorrupt { path: "given bytes".into(), digest, why })
+                }
+            };
+            let plain = match plain {
+                Ok(plain) => plain,
+                Err(error) => {
+                    taken(digest, Err(error));
+                    continue;
+                }
+            };
+            if let Err(plain) = self.hold(digest, plain) {
+                frames.push(match blob {
+                    Blob::Frame(bytes) => (digest, Cow::Borrowed(bytes.as_slice())),
+                    Blob::Plain(_) => (digest, Cow::Owned(frame::pack(&plain)?)),
+                });
             }
-            Blob::Plain(plain) if digest_of(plain) == digest => self.keep_proven(digest, plain.clone()),
-            Blob::Plain(_) => {
-                let why = "its content has another name";
-                Err(Error::BlobCorrupt { path: "given bytes".into(), digest, why })
-            }
+            taken(digest, Ok(()));
         }
+        if frames.is_empty() { Ok(()) } else { self.files.put_checked(&frames) }
     }
 
-    /// Keeps bytes that are known to bear this name.
-    pub(crate) fn keep_proven(&self, digest: Digest, plain: Vec<u8>) -> Result<()> {
-        self.hold(digest, plain).or_else(|plain| self.files.put_plain(std::iter::once((digest, plain.as_slice()))))
+    /// Keeps bytes that are known to bear these names.
+    pub(crate) fn keep_proven<'b>(&self, blobs: impl Iterator<Item = (Digest, &'b [u8])>) -> Result<()> {
+        let rest: Vec<(Digest, &[u8])> =
+            blobs.filter(|(digest, plain)| self.hold(*digest, plain.to_vec()).is_err()).collect();
+        if rest.is_empty() { Ok(()) } else { self.files.put_plain(rest.into_iter()) }
     }
 
     /// Holds it, or gives it back if there is no room for it.
@@ -197,6 +223,16 @@ mod tests {
         (digest_of(&bytes), bytes)
     }
 
+    fn plain(blobs: &[(Digest, Vec<u8>)]) -> impl Iterator<Item = (Digest, &[u8])> {
+        blobs.iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))
+    }
+
+    fn take(cache: &Cache, digest: Digest, blob: Blob) -> Result<()> {
+        let mut outcome = None;
+        cache.keep(std::iter::once((digest, &blob)), &mut |_, taken| outcome = Some(taken))?;
+        outcome.unwrap()
+    }
+
     fn files(cache: &Cache) -> usize {
         cache.files.digests().len()
     }
@@ -208,9 +244,9 @@ mod tests {
         let (one, other) = (open("one"), open("other"));
         let blobs: Vec<_> = (0..5).map(|byte| blob(byte, HELD_BYTES_MAX / 4)).collect();
         for (cache, (digest, bytes)) in [&one, &one, &other, &other, &one].into_iter().zip(&blobs) {
-            cache.keep_proven(*digest, bytes.clone()).unwrap();
+            cache.keep_proven(std::iter::once((*digest, bytes.as_slice()))).unwrap();
             // Again it takes no more room.
-            cache.keep(*digest, &Blob::Plain(bytes.clone())).unwrap();
+            take(cache, *digest, Blob::Plain(bytes.clone())).unwrap();
         }
         assert_eq!((files(&one), files(&other)), (1, 0), "the fifth quarter");
         assert!(other.holds(blobs[2].0) && !one.holds(blobs[4].0));
@@ -219,14 +255,38 @@ mod tests {
         }
         drop(other);
         let (digest, frame) = (blobs[3].0, frame::pack(&blobs[3].1).unwrap());
-        one.keep(digest, &Blob::Frame(frame.into())).unwrap();
+        take(&one, digest, Blob::Frame(frame.into())).unwrap();
         assert!(one.holds(digest), "the other set is gone, and there is room");
         one.put_down().unwrap();
         assert_eq!((files(&one), one.holds(digest)), (4, false));
-        one.keep_proven(blob(9, 10).0, blob(9, 10).1).unwrap();
+        one.keep_proven(std::iter::once((blob(9, 10).0, [9; 10].as_slice()))).unwrap();
         one.let_go();
         assert_eq!(room.taken(), 0);
         assert_eq!(one.get(blob(9, 10).0).unwrap_err().code(), "LW0801");
+    }
+
+    #[test]
+    fn what_does_not_fit_the_memory_is_one_file_however_many_blobs_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let room = Arc::new(Room::default());
+        assert!(room.take(HELD_BYTES_MAX), "somebody else holds it all");
+        let cache = Cache::open(temp.path(), 0, room).unwrap();
+        let on_disk = || std::fs::read_dir(temp.path()).unwrap().count();
+        let blobs: Vec<_> = (0..20).map(|byte| blob(byte, 100)).collect();
+        let given: Vec<_> = blobs
+            .iter()
+            .map(|(digest, plain)| match plain[0] % 2 {
+                0 => (*digest, Blob::Plain(plain.clone())),
+                _ => (*digest, Blob::Frame(frame::pack(plain).unwrap().into())),
+            })
+            .collect();
+        let mut taken = 0;
+        let each = given[..10].iter().map(|(digest, blob)| (*digest, blob));
+        cache.keep(each, &mut |_, outcome| taken += usize::from(outcome.is_ok())).unwrap();
+        assert_eq!((taken, files(&cache), on_disk()), (10, 10, 1));
+        cache.keep_proven(plain(&blobs[10..])).unwrap();
+        assert_eq!((files(&cache), on_disk()), (20, 2));
+        assert!(blobs.iter().all(|(digest, plain)| *cache.get(*digest).unwrap() == *plain));
     }
 
     #[test]
@@ -234,10 +294,8 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let cache = Cache::open(temp.path(), 0, Arc::default()).unwrap();
         let blobs: Vec<_> = (0..4).map(|byte| blob(byte, 100)).collect();
-        cache.files.put_plain(blobs[..2].iter().map(|(digest, bytes)| (*digest, bytes.as_slice()))).unwrap();
-        for (digest, bytes) in &blobs[2..] {
-            cache.keep_proven(*digest, bytes.clone()).unwrap();
-        }
+        cache.files.put_plain(plain(&blobs[..2])).unwrap();
+        cache.keep_proven(plain(&blobs[2..])).unwrap();
         cache.retain(&BTreeSet::from([blobs[1].0, blobs[2].0])).unwrap();
         let here = |(digest, _): &(Digest, Vec<u8>)| cache.files.get(*digest).is_ok();
         assert_eq!(blobs.iter().map(here).collect::<Vec<_>>(), [false, true, true, false]);
@@ -272,7 +330,7 @@ mod tests {
         let ((digest, _), (_, other)) = (blob(1, 50), blob(2, 50));
         let frame = Blob::Frame(frame::pack(&other).unwrap().into());
         for wrong in [Blob::Plain(other), frame] {
-            assert_eq!(cache.keep(digest, &wrong).unwrap_err().code(), "LW0802");
+            assert_eq!(take(&cache, digest, wrong).unwrap_err().code(), "LW0802");
             assert!(!cache.holds(digest) && cache.get(digest).is_err());
         }
     }

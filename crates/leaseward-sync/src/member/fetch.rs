@@ -214,11 +214,9 @@ impl Fetch {
                 delta.decode(&Manifest::default(), &mut |chunk| Err(Error::BlobMissing { digest: chunk.digest }))?
             }
         };
-        for (digest, bytes) in decoded.chunks() {
-            self.cache.keep_proven(digest, bytes.to_vec())?;
-        }
+        self.cache.keep_proven(decoded.chunks())?;
         // The manifest last: it says that the rest is here.
-        self.cache.keep_proven(next, decoded.encoded)?;
+        self.cache.keep_proven(std::iter::once((next, decoded.encoded.as_slice())))?;
         Ok(decoded.manifest)
     }
 
@@ -332,13 +330,11 @@ fn keep_wanted(
     given: &[(Digest, Blob)],
 ) -> Result<(BTreeSet<Digest>, Option<String>), Error> {
     let (mut kept, mut wrong) = (BTreeSet::new(), None);
-    for (digest, blob) in given.iter().filter(|(digest, _)| wanted.contains(digest)) {
-        match cache.keep(*digest, blob) {
-            Ok(()) => drop(kept.insert(*digest)),
-            Err(error @ (Error::BlobCorrupt { .. } | Error::TooLarge { .. })) => wrong = Some(error.to_string()),
-            Err(error) => return Err(error),
-        }
-    }
+    let asked = given.iter().filter(|(digest, _)| wanted.contains(digest)).map(|(digest, blob)| (*digest, blob));
+    cache.keep(asked, &mut |digest, taken| match taken {
+        Ok(()) => drop(kept.insert(digest)),
+        Err(error) => wrong = Some(error.to_string()),
+    })?;
     if kept.is_empty() && wrong.is_none() {
         wrong = Some("it gives nothing of what it was asked for".to_owned());
     }

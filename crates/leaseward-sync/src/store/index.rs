@@ -109,9 +109,11 @@ impl Index {
 
     /// Keeps the file of a loose pack open, unless many are.
     pub(super) fn keep_open(&mut self, number: u32, file: &Arc<File>) {
+        if self.packs.get(&number).is_none_or(|pack| pack.standing != Standing::Loose) {
+            return;
+        }
         let open = self.packs.values().filter(|pack| pack.file.is_some()).count();
-        let pack = self.packs.get_mut(&number).filter(|pack| pack.standing == Standing::Loose);
-        if let Some(pack) = pack.filter(|_| open < PACKS_OPEN_MAX) {
+        if let Some(pack) = self.packs.get_mut(&number).filter(|_| open < PACKS_OPEN_MAX) {
             pack.file = Some(Arc::clone(file));
         }
     }
