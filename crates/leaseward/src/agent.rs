@@ -21,9 +21,9 @@ use leaseward_state::machine::MachineProfile;
 use leaseward_state::server::{Certificate, FenceLevel};
 use leaseward_state::session::Incarnation;
 use leaseward_state::{Command, MachineName, Revision, ServerName, SessionId, SetName};
-use leaseward_sync::Facts;
 use leaseward_sync::member::{Member, MemberConfig, Wanted};
 use leaseward_sync::secret::Keys;
+use leaseward_sync::{BlobStore, Facts};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,8 @@ pub struct AgentConfig {
     pub keys: Keys,
     /// What load balancers are told.
     pub readiness: Arc<Readiness>,
+    /// What the voter of this process holds, if there is one: what is there is not fetched.
+    pub blobs: Option<Arc<BlobStore>>,
 }
 
 impl AgentConfig {
@@ -112,6 +114,7 @@ impl AgentConfig {
             address: String::new(),
             keys: Keys::default(),
             readiness: Readiness::new(Vec::new(), false),
+            blobs: None,
         }
     }
 }
@@ -204,7 +207,7 @@ impl Agent {
         sync_config.targets = self.config.targets.clone();
         let (machine, log_dir) = (self.config.machine.clone(), self.config.log_dir.clone());
         let answering = tokio::spawn(questions::answer(self.client.another(), machine, log_dir, sync_config.clone()));
-        let source = Arc::new(FromVoters::of(&self.client));
+        let source = Arc::new(FromVoters::of(&self.client).beside(self.config.blobs.clone()));
         sync_config.facts = Facts { machine: self.config.machine.to_string(), labels: self.config.labels.clone() };
         sync_config.keys = self.config.keys.clone();
         let gate = Arc::clone(&self.config.readiness);

@@ -14,6 +14,7 @@ use leaseward_raft::net::connection::CallError;
 use leaseward_raft::net::wire::{Answer, Ask};
 use leaseward_state::SetName;
 use leaseward_state::config::Digest;
+use leaseward_sync::BlobStore;
 use leaseward_sync::member::{Blob, FetchError, Fetching, FetchingDelta, FetchingMany, GivenBy, Source};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -33,6 +34,8 @@ const DEAD_WITHIN: Duration = Duration::from_millis(250);
 /// The voters that an agent knows.
 pub(crate) struct FromVoters {
     client: Client,
+    /// What the voter of this process holds, if there is one.
+    here: Option<Arc<BlobStore>>,
     voters: Mutex<BTreeMap<String, Arc<Voter>>>,
 }
 
@@ -114,7 +117,12 @@ impl Voter {
 impl FromVoters {
     /// Returns the voters that `client` knows, now and later.
     pub(crate) fn of(client: &Client) -> Self {
-        Self { client: client.clone(), voters: Mutex::default() }
+        Self { client: client.clone(), here: None, voters: Mutex::default() }
+    }
+
+    /// Returns them, with what a voter of this process holds.
+    pub(crate) fn beside(self, here: Option<Arc<BlobStore>>) -> Self {
+        Self { here, ..self }
     }
 
     /// Returns the voters: first those on this machine, from the one whose turn it is; then those that are
@@ -219,6 +227,17 @@ impl Source for FromVoters {
             let why = if said.is_empty() { "no voter is known".to_owned() } else { said.join("; ") };
             Err(FetchError { digest, why })
         })
+    }
+
+    fn is_here(&self, digest: Digest) -> bool {
+        self.here.as_ref().is_some_and(|store| store.lacking(&[digest]).is_empty())
+    }
+
+    fn read_here(&self, digest: Digest) -> Option<Blob> {
+        let read = self.here.as_ref()?.get_frame(digest);
+        // It was collected since, or is damaged: others are asked.
+        let frame = read.inspect_err(|error| debug!(%digest, %error, "the voter here cannot give it")).ok()?;
+        Some(Blob::Frame(frame.into()))
     }
 
     fn refuse(&self, who: &str, why: &str) {

@@ -33,7 +33,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Diagnostic> {
         Role::Member => None,
     };
     if settings.is_machine() {
-        let config = agent_config(&settings)?;
+        let mut config = agent_config(&settings)?;
+        config.blobs = voter.as_ref().map(|voter| Arc::clone(voter.content().store()));
         answer_load_balancers(&settings, &config, &mut tasks).await?;
         let mut addresses = settings.cluster.join.clone();
         if voter.is_some() {

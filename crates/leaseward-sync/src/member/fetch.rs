@@ -66,6 +66,8 @@ pub(crate) struct Fetch {
     pub(crate) set: SetName,
     /// Questions at one time.
     pub(crate) parallel: usize,
+    /// Whether what the source has on this machine is left there until the tree is built.
+    pub(crate) relies_on_here: bool,
     /// Of which versions, by their manifests, what the cache has is kept, once the one that is fetched is known; `None`:
     /// nothing came for any other.
     pub(crate) keeps: Option<Arc<[Digest]>>,
@@ -223,11 +225,16 @@ impl Fetch {
     /// Returns the chunks of a version that are nowhere on this machine.
     fn missing(&self, name: Digest, tree: &Manifest) -> Result<Vec<Piece>, Error> {
         let is_held = |digest: Digest| self.cache.holds(digest);
-        let needs = self.disk.lock().unwrap_or_else(PoisonError::into_inner).needs(name, tree, &is_held)?;
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let needs = disk.needs(name, tree, &is_held)?;
+        // Single files are switched one by one: what they need must not go meanwhile.
+        let relies_on_here = self.relies_on_here && disk.layout() == Layout::Tree;
+        drop(disk);
         let mut missing = Vec::new();
         for Chunk { digest, size } in needs.fetch {
             // Read and not only looked for, as the manifest is.
-            if self.cache.get(digest).is_err() {
+            let is_here = || relies_on_here && self.source.is_here(digest);
+            if !self.cache.holds(digest) && !is_here() && self.cache.get(digest).is_err() {
                 missing.push(Piece { digest, size });
             }
         }

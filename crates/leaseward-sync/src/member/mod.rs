@@ -123,6 +123,18 @@ pub trait Source: Send + Sync + 'static {
         })
     }
 
+    /// Returns whether this machine holds a blob that need not be fetched: [`Source::read_here`] gives it when it is needed.
+    fn is_here(&self, digest: Digest) -> bool {
+        let _ = digest;
+        false
+    }
+
+    /// Returns a blob that this machine holds, if it still does; nobody has looked at it yet. Blocks on the disk.
+    fn read_here(&self, digest: Digest) -> Option<Blob> {
+        let _ = digest;
+        None
+    }
+
     /// Hears that what somebody gave is not what he was asked for: he is asked last for some time.
     fn refuse(&self, who: &str, why: &str) {
         let _ = (who, why);

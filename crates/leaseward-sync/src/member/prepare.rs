@@ -3,6 +3,7 @@
 //! Must stay true: nothing is live before its check has passed; what is made for this member alone is in no store.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use leaseward_state::config::spec::SetSpec;
@@ -10,9 +11,10 @@ use leaseward_state::config::{Digest, Manifest, ManifestNode};
 use leaseward_state::name::SetName;
 
 use super::fetch::{Failure, Fetch, blocking};
-use super::{WantedVersion, task::Opened};
+use super::{Blob, Source, WantedVersion, task::Opened};
 use crate::apply::{Given, Live};
 use crate::error::{Error, Result};
+use crate::frame;
 use crate::program::Run;
 use crate::render::{self, Facts};
 use crate::secret::Keys;
@@ -26,6 +28,31 @@ pub(crate) struct Prepared {
     pub(crate) manifest: Arc<Manifest>,
     /// Chunks that are in no store.
     made: Arc<DigestMap<Arc<Vec<u8>>>>,
+    here: Here,
+}
+
+/// What this machine holds beside what was fetched.
+#[derive(Clone)]
+struct Here(Arc<dyn Source>);
+
+impl std::fmt::Debug for Here {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Here")
+    }
+}
+
+impl Here {
+    /// Returns the plain bytes of a blob, verified.
+    fn get(&self, digest: Digest) -> Result<Given> {
+        match self.0.read_here(digest) {
+            Some(Blob::Frame(bytes)) => {
+                let plain = frame::unpack(digest, bytes.as_slice(), Path::new("this machine's voter"))?;
+                Ok(Given::Proven(Arc::new(plain)))
+            }
+            Some(Blob::Plain(plain)) => Ok(Given::Claimed(plain)),
+            None => Err(Error::BlobMissing { digest }),
+        }
+    }
 }
 
 /// What a version depends on, beside itself.
@@ -40,10 +67,11 @@ pub(crate) struct Member {
 impl Member {
     /// Fetches what this machine lacks of a version. Cancel safe: what was stored stays.
     pub(crate) async fn fetch(&self, fetch: &Fetch, want: WantedVersion) -> Result<Prepared, Failure> {
+        let here = Here(Arc::clone(&fetch.source));
         if !render::is_needed(&self.spec) {
             let manifest = fetch.version(want).await?;
             let wanted = Live { version: want.number, manifest: want.manifest };
-            return Ok(Prepared { wanted, manifest, made: Arc::default() });
+            return Ok(Prepared { wanted, manifest, made: Arc::default(), here });
         }
         let published = fetch.manifest(want).await?;
         let laid = if self.spec.overlays { render::lay(&published, &self.facts) } else { published };
@@ -73,7 +101,7 @@ impl Member {
         .await?;
         fetch.chunks(needs.fetch.into_iter().filter(|chunk| !made.contains_key(&chunk.digest)).collect()).await?;
         let wanted = Live { version: want.number, manifest: name };
-        Ok(Prepared { wanted, manifest, made })
+        Ok(Prepared { wanted, manifest, made, here })
     }
 }
 
@@ -83,7 +111,10 @@ impl Prepared {
         let mut disk = opened.disk.lock().unwrap_or_else(PoisonError::into_inner);
         let mut source = |digest: Digest| match self.made.get(&digest) {
             Some(bytes) => Ok(Given::Proven(Arc::clone(bytes))),
-            None => opened.cache.get(digest).map(Given::Proven),
+            None => match opened.cache.get(digest) {
+                Err(Error::BlobMissing { .. }) => self.here.get(digest),
+                got => got.map(Given::Proven),
+            },
         };
         disk.stage(self.wanted, &self.manifest, &mut source, &opened.cache)?;
         let (Some(hook), Some(tree)) = (&member.spec.check, disk.staged_tree()) else { return Ok(()) };

@@ -80,6 +80,8 @@ pub(crate) struct Now {
     /// The version whose reload failed here, in which attempt.
     refused: Option<(WantedVersion, u64)>,
     last: Option<Report>,
+    /// The last attempt failed: what this machine was said to hold may have been the reason.
+    has_failed: bool,
     /// The manifest for which the cache was filled last, by this run or an earlier one.
     came_for: Option<Digest>,
     /// The failure that was logged last, so that a repeated one is not.
@@ -127,11 +129,13 @@ impl SetTask {
                         continue;
                     }
                     Ok(Outcome::Settled) => {
+                        self.now.has_failed = false;
                         look = want.live.map(|_| Duration::from_millis(want.spec.scan_each_ms));
                         self.drop_unwanted(want).await;
                         self.put_down().await;
                     }
                     Ok(Outcome::Failed(failure)) | Err(failure) => {
+                        self.now.has_failed = true;
                         self.failed(want, &failure).await;
                         let for_ever = matches!(&failure, Failure::Local(error) if !error.is_retryable());
                         // Other sets need the memory, too, while this one waits.
@@ -339,6 +343,7 @@ impl SetTask {
             cache: Arc::clone(&opened.cache),
             set: self.set.clone(),
             parallel: self.parallel,
+            relies_on_here: !self.now.has_failed,
             keeps: keeps.then(|| wanted_manifests(want)),
             door: Door::default(),
             progress: Arc::clone(&progress),

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leaseward_state::config::SyncState;
-use leaseward_sync::digest_of;
-use leaseward_sync::member::WantedVersion;
+use leaseward_sync::member::{Blob, WantedVersion};
+use leaseward_sync::{digest_of, frame};
 
 use crate::world::*;
 
@@ -157,6 +157,40 @@ async fn a_corrupt_chunk_is_refused_and_fetched_again() {
     assert_eq!(world.read("app/a"), "x");
     let refused = world.voter.refused.lock().unwrap().len();
     assert_eq!(refused, 5, "whoever gave it hears of it each time");
+}
+
+#[tokio::test]
+async fn what_the_voter_on_this_machine_holds_is_not_fetched() {
+    let mut world = World::new();
+    let one = world.voter.publish(1, &[("a", "x"), ("b", "y"), ("c", "z")]);
+    let frame = Blob::Frame(frame::pack(b"x").unwrap().into());
+    let here = [(digest_of(b"x"), Some(frame)), (digest_of(b"y"), Some(Blob::Plain(b"y".to_vec())))];
+    world.voter.here.lock().unwrap().extend(here);
+    world.want("app", one);
+    world.applied("app", 1).await;
+    assert_eq!(["app/a", "app/b", "app/c"].map(|path| world.read(path)), ["x", "y", "z"]);
+    let given: Vec<_> = world.voter.given.lock().unwrap().keys().copied().collect();
+    let mut fetched = vec![one.manifest, digest_of(b"z")];
+    fetched.sort_unstable();
+    assert_eq!(given, fetched);
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_on_this_machine_and_is_not_or_not_so_is_fetched_by_the_next_attempt() {
+    let mut world = World::new();
+    let wrong = Blob::Plain(b"wrong".to_vec());
+    let damaged = Blob::Frame(frame::pack(b"other").unwrap().into());
+    for (version, bad) in [(1, None), (2, Some(wrong)), (3, Some(damaged))] {
+        let text = format!("text {version}");
+        let wanted = world.voter.publish(version, &[("a", &text)]);
+        world.voter.here.lock().unwrap().insert(digest_of(text.as_bytes()), bad);
+        world.want("app", wanted);
+        world.applied("app", version).await;
+        assert_eq!(world.read("app/a"), text);
+        assert_eq!(world.voter.given.lock().unwrap().get(&digest_of(text.as_bytes())), Some(&1));
+    }
+    let said = world.story();
+    assert_eq!(said.iter().filter(|word| word.contains("rejected") || word.contains("failed")).count(), 3, "{said:?}");
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ pub(crate) struct Voter {
     pub(crate) asked_stuck: Notify,
     /// Answers that hold only what nobody asked for, so many.
     pub(crate) lies: AtomicUsize,
+    /// What the member's machine is said to hold, and what is read there.
+    pub(crate) here: Mutex<BTreeMap<Digest, Option<Blob>>>,
     /// What is given for any delta.
     pub(crate) delta: Mutex<Option<Vec<u8>>>,
     /// Who was refused, and why.
@@ -90,6 +92,14 @@ impl Source for Voter {
     fn delta<'a>(&'a self, _: &'a SetName, _: Digest, _: Digest) -> FetchingDelta<'a> {
         let given = self.delta.lock().unwrap().clone();
         Box::pin(async move { given.map(|given| GivenBy { who: "voter 2".to_owned(), given: given.into() }) })
+    }
+
+    fn is_here(&self, digest: Digest) -> bool {
+        self.here.lock().unwrap().contains_key(&digest)
+    }
+
+    fn read_here(&self, digest: Digest) -> Option<Blob> {
+        self.here.lock().unwrap().get(&digest)?.clone()
     }
 
     fn refuse(&self, who: &str, why: &str) {
