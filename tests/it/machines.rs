@@ -1,4 +1,4 @@
-//! What machines bring along: boot clocks of different ages, long lines, disks that lie. Needs root.
+//! What machines bring along: boot clocks of different ages, wall clocks that somebody sets, long lines, disks that lie. Needs root.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use leaseward_tests::chaos::missing;
 use leaseward_tests::hosts::delay::Latency;
 use leaseward_tests::hosts::outage::Timing;
-use leaseward_tests::hosts::{CLIENT, HOSTS, Hosts, Setup};
+use leaseward_tests::hosts::{CLIENT, HOSTS, Hosts, Setup, clock};
 use leaseward_tests::stamps::Stamps;
 use leaseward_tests::{owns_machine, victim};
 use tokio::time::Instant;
@@ -139,6 +139,80 @@ async fn machines_of_different_ages_agree_on_whose_time_is_over() {
     assert_eq!(tokens.len(), lives.len(), "each under a token of its own: {lives:?}");
     println!("{} lives, none beside another one", lives.len());
     assert!(lives.len() >= 2, "it moved: {lives:?}");
+}
+
+/// Whoever is on a machine goes by its wall clock, and by no other one; a step of it makes nobody execute twice, moves no other
+/// clock, and what the cluster keeps the time of goes on.
+#[tokio::test]
+async fn a_machine_whose_wall_clock_is_stepped_stops_what_it_may_not_believe_in_and_goes_on() {
+    if let Some(missing) = missing() {
+        println!("left out: needs {missing}");
+        return;
+    }
+    let setup = Setup { boot_clocks: vec![90, 9_000_000, 4_000], wall_clocks: true, ..Setup::default() };
+    let Some(mut hosts) = Hosts::set_up(setup).await else { return };
+    let stamps = Stamps::at(&hosts.dir().join("stamps"));
+    let (victim, told) = (victim(), hosts.dir().join("told"));
+    // A server that stamps, and says what time it is.
+    let script = "while :; do date +%s > $1.new; mv $1.new $1; sleep 0.05; done & exec $2 stamp $3 --ignore-term";
+    let words = [told.as_path(), &victim, stamps.path()].map(|path| path.to_str().expect("text"));
+    let command = [&["sh", "-c", script, "sh"][..], &words].concat();
+    let file = hosts.dir().join("pay.toml");
+    let text = format!("command = {command:?}\nstop_grace = \"500ms\"\ncandidates = {HOSTS:?}\n");
+    std::fs::write(&file, text).expect("written");
+    hosts.must(&["server", "apply", "-f", file.to_str().expect("text")]);
+    let on = hosts.phase("pay", "running").await["machine"].as_str().expect("a name").to_owned();
+    let on = HOSTS.iter().position(|host| *host == on).expect("one of them");
+
+    let clocks = |hosts: &Hosts, host: usize| -> Vec<f64> {
+        let output = hosts.network().command(HOSTS[host], &victim).arg("clocks").output().expect("it starts");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.split_whitespace().map(|ns| ns.parse::<f64>().expect("a number") / 1e9).collect()
+    };
+    let before: Vec<_> = (0..HOSTS.len()).map(|host| clocks(&hosts, host)).collect();
+    // The last one leaps only for what was renewed since the one before.
+    for (seconds, leaps) in [(7_200, true), (-3_600, false), (0, false)] {
+        let held = hosts.until_some("it executes", async |_| stamps.tail()).await;
+        hosts.wall_clock(on).set(seconds, 0);
+        let is_near = |clock: f64, other: f64| (clock - other).abs() < 60.0;
+        for host in 0..HOSTS.len() {
+            let [wall, others @ ..] = &clocks(&hosts, host)[..] else { panic!("it says nothing") };
+            let ahead = if host == on { seconds } else { 0 };
+            assert!(is_near(*wall, clock::machine_seconds() + ahead as f64), "{}: {wall}", HOSTS[host]);
+            let same = others.iter().zip(&before[host][1..]).all(|(clock, before)| is_near(*clock, *before));
+            assert!(same, "{others:?}, before {:?}", before[host]);
+        }
+        let api = hosts.all_apis()[on];
+        hosts
+            .until("its agent knows", async |hosts| {
+                let page = hosts.fetch(&format!("http://{api}/metrics")).unwrap_or_default();
+                let said = page.lines().find_map(|line| line.strip_prefix("leaseward_wall_clock_seconds "));
+                said.is_some_and(|said| {
+                    is_near(said.parse().expect("a number"), clock::machine_seconds() + seconds as f64)
+                })
+            })
+            .await;
+        // A time that is over on the holder's clock is over.
+        hosts
+            .until("it executes, in another life if time seemed to leap", async |hosts| {
+                let server = hosts.get("/v1/servers/pay");
+                let runs = server.is_some_and(|server| server["phase"] == "running" && server["machine"].is_string());
+                runs && stamps.tail().is_some_and(|(_, life)| !leaps || life != held.1)
+            })
+            .await;
+        let server = hosts.get("/v1/servers/pay").expect("it is there");
+        if server["machine"] == HOSTS[on] {
+            hosts
+                .until("the server knows", async |_| {
+                    let said = std::fs::read_to_string(&told).unwrap_or_default();
+                    said.trim().parse().is_ok_and(|said| is_near(said, clock::machine_seconds() + seconds as f64))
+                })
+                .await;
+        }
+        hosts.until_connected(HOSTS.len() as u64).await;
+    }
+    let lives = stamps.exclusive();
+    println!("{} lives, none beside another one", lives.len());
 }
 
 /// Voters that are far from each other agree, only later; and the harness tells the truth about how far.

@@ -1,13 +1,13 @@
 //! Chaos: the real binary on hosts of its own, broken by a schedule, while clients work and write down what they are told.
 //!
 //! To find your way: `nemesis.rs` says what is broken when (pure, from one seed), `faults.rs` breaks and mends it, `net.rs` adds up what
-//! several faults do to one line; the workloads are `registers.rs`, `publishes.rs`, `lockset.rs`, `servers.rs`; `watchers.rs` hear of everything; `judge` of
+//! several faults do to one line, `wall.rs` says what happens to a wall clock; the workloads are `registers.rs`, `publishes.rs`, `lockset.rs`, `servers.rs`; `watchers.rs` hear of everything; `judge` of
 //! [`crate::history`] says whether it can have been so, and `report.rs` says it to people. `peer.rs` does the lock-set to
 //! etcd.
 //!
 //! Must stay true: the schedule depends on the seed alone, what it does to whom is in the history with its times; all faults
 //! end before the cluster has to be well again; nothing is left of a run, however it ended. Root of a user namespace has all of
-//! it but what needs devices or the machine's clock ([`left_out`]); without any root it says that it is left out.
+//! it but what needs devices ([`left_out`]); without any root it says that it is left out.
 
 mod clients;
 mod eye;
@@ -20,6 +20,7 @@ mod publishes;
 mod registers;
 pub mod report;
 mod servers;
+mod wall;
 mod watchers;
 
 use std::path::{Path, PathBuf};
@@ -172,6 +173,7 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     std::fs::create_dir_all(&plan.out).expect("a directory for the history");
     let mut setup = Setup { count: plan.hosts, more_clients: vec![OTHER_CLIENT], ..Setup::default() };
     setup.disk_bytes = Some(DISK_BYTES);
+    setup.wall_clocks = true;
     setup.boot_clocks = (0..plan.hosts).map(|host| boot_clock(plan.seed, host)).collect();
     let newer = crate::binary();
     setup.binary = plan.previous.clone();
@@ -200,6 +202,7 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     let planned = schedule(plan.seed, &plan.nemeses, plan.hosts, plan.lasting, plan.overlap);
     faults.play(&planned, plan.lasting, plan.overlap).await;
     let by_themselves = faults.ended_by_themselves.get();
+    let (clocks_seen, blind) = (faults.clocks_seen.get(), faults.blind.take());
     sleep(CALM).await;
     let head = plan.workloads.contains(&Workload::Publishes).then_some(publishes::SET);
     // Nothing new is published, so that everybody can arrive at the newest.
@@ -225,7 +228,8 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     };
     let mut report = Report::of(plan, &records, judge(&records, &expected));
     report.history = history.path().to_owned();
-    report.sick = sick;
+    report.sick = [sick, blind].concat();
+    report.clocks_seen = clocks_seen;
     report.healed_after = healed_after;
     report.ended_by_themselves = by_themselves;
     if !report.is_well() {
@@ -252,7 +256,6 @@ pub fn left_out(nemesis: Nemesis) -> Option<&'static str> {
     let needs = match nemesis {
         Nemesis::Latency => "root of the machine: device nodes of a macvtap",
         Nemesis::DiskStall | Nemesis::LostFsync => "root of the machine: loop devices",
-        Nemesis::WallClock => "root of the machine: its clock",
         _ => return None,
     };
     (!owns_machine()).then_some(needs)

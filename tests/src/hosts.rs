@@ -4,8 +4,8 @@
 //! Must stay true: it starts the `leaseward` binary as an operator would; what happens to a host happens to everything
 //! on it; nothing is left of it when it is dropped, however the story ended. It needs root, and says so without.
 //!
-//! Left out on purpose: what hosts share here. They have one kernel and one wall clock; one boot clock and one disk, too, unless
-//! they are given their own.
+//! Left out on purpose: what hosts share here. They have one kernel; and one boot clock, one wall clock and one disk, unless they
+//! are given their own.
 
 pub mod clock;
 pub mod delay;
@@ -33,6 +33,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use crate::{LABS, PATIENCE, binary, end_child, is_root, print_logs_of, signal};
+use clock::WallClock;
 use disk::Disk;
 use network::Network;
 use outage::Timing;
@@ -68,6 +69,8 @@ pub struct Setup {
     pub disk_bytes: Option<u64>,
     /// What the boot clock of each host says when it is started, in seconds; the machine's own if not given.
     pub boot_clocks: Vec<i64>,
+    /// Each host with an agent has a wall clock of its own.
+    pub wall_clocks: bool,
     /// What runs on them; [`crate::binary`] if not given.
     pub binary: Option<PathBuf>,
     /// Whether the agents are started.
@@ -83,6 +86,7 @@ impl Default for Setup {
             fenced: &[],
             disk_bytes: None,
             boot_clocks: Vec::new(),
+            wall_clocks: false,
             binary: None,
             with_agents: true,
         }
@@ -95,6 +99,7 @@ pub struct Hosts {
     // Before the disks, the directory and the turn: its processes use them all.
     network: Network,
     disks: Vec<Disk>,
+    wall_clocks: Vec<WallClock>,
     names: Vec<&'static str>,
     clients: Vec<&'static str>,
     agents: Vec<Option<Child>>,
@@ -158,6 +163,7 @@ impl Hosts {
         let mut hosts = Self {
             network: Network::new(),
             disks: Vec::new(),
+            wall_clocks: Vec::new(),
             clients: [&[CLIENT], &setup.more_clients[..]].concat(),
             agents: names.iter().map(|_| None).collect(),
             is_reachable: vec![true; names.len()],
@@ -177,7 +183,9 @@ impl Hosts {
                 fs::create_dir(&at).expect("a directory");
                 hosts.disks.push(Disk::mount(&hosts.dir.path().join(format!("{name}.img")), &at, bytes));
             }
-            hosts.add_host(name);
+            let etc = setup.wall_clocks.then(|| hosts.dir.path().join(format!("{name}.etc")));
+            hosts.wall_clocks.extend(etc.as_deref().map(WallClock::make));
+            hosts.add(name, etc.as_deref());
         }
         for (name, seconds) in hosts.names.clone().into_iter().zip(&setup.boot_clocks) {
             hosts.network.set_boot_clock(name, *seconds);
@@ -200,11 +208,15 @@ impl Hosts {
 
     /// Adds a host to the network, without an agent.
     pub fn add_host(&mut self, name: &str) {
+        self.add(name, None);
+    }
+
+    fn add(&mut self, name: &str, etc: Option<&Path>) {
         let own = self.dir.path().join(name);
         // It is there if it is a disk.
         fs::create_dir_all(&own).expect("a directory");
         let at = self.own_dir();
-        self.network.add(name, &own, &at);
+        self.network.add(name, &own, &at, etc);
     }
 
     fn settings(&self, host: usize) -> PathBuf {
@@ -261,6 +273,14 @@ impl Hosts {
     /// If the hosts have none of their own.
     pub fn disk(&mut self, host: usize) -> &mut Disk {
         &mut self.disks[host]
+    }
+
+    /// Returns the wall clock of a host.
+    ///
+    /// # Panics
+    /// If the hosts have none of their own.
+    pub fn wall_clock(&mut self, host: usize) -> &mut WallClock {
+        &mut self.wall_clocks[host]
     }
 
     /// Runs another binary from the next start of an agent on.

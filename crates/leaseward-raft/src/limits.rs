@@ -50,6 +50,13 @@ pub const CONNECTIONS_MAX: usize = 4_096;
 /// Frames that wait to be written on one connection.
 pub const FRAMES_WAITING_MAX: usize = 1_024;
 
+/// The same in bytes: one of the largest, and what else is on its way. A peer that reads slowly, or not at all, costs no more.
+pub const FRAMES_WAITING_BYTES_MAX: usize = 32 << 20;
+
+/// Questions of one connection for content, each answered with up to a frame of it, that are worked on at the same time. Enough to
+/// keep a line full; the others wait, and are small.
+pub const CONTENT_ANSWERS_MAX: usize = 8;
+
 /// Renewals that wait for one confirmation round.
 pub const RENEWALS_WAITING_MAX: usize = 262_144;
 

@@ -1,6 +1,6 @@
 //! The wire: framed requests and answers over TCP, to peers and from clients.
 //!
-//! Must stay true: who speaks is known before anything is allocated for it; every frame is bounded; a slow reader
+//! Must stay true: who speaks is known before anything is allocated for it; every frame is bounded, and so are all that wait; a slow reader
 //! slows its own connection only. A peer has two connections: `control` for consensus and `bulk` for what is large,
 //! so that a snapshot never delays a heartbeat. Left out on purpose: TLS, which wraps the stream in `transport.rs`.
 
@@ -9,5 +9,6 @@ pub mod frame;
 mod heard;
 pub mod links;
 pub mod listener;
+mod outbox;
 pub mod transport;
 pub mod wire;

@@ -60,6 +60,12 @@ pub enum SnapshotError {
 pub struct Snapshots {
     dir: PathBuf,
     cluster: u128,
+    /// Makes the names in a directory durable. Another one in tests.
+    sync_names: fn(&Path) -> io::Result<()>,
+}
+
+fn sync_names(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 impl Snapshots {
@@ -68,8 +74,14 @@ impl Snapshots {
     /// # Errors
     /// What the operating system says.
     pub fn open(dir: &Path, cluster: u128) -> io::Result<Self> {
+        Self::open_with(dir, cluster, sync_names)
+    }
+
+    fn open_with(dir: &Path, cluster: u128, sync_names: fn(&Path) -> io::Result<()>) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned(), cluster })
+        // Whoever named what is here may have died before the name was durable, and the log is purged behind it.
+        sync_names(dir)?;
+        Ok(Self { dir: dir.to_owned(), cluster, sync_names })
     }
 
     /// Writes a snapshot and makes it durable. Forgets all but the newest few.
@@ -101,7 +113,11 @@ impl Snapshots {
         let (term, index) = applied.position.map_or((0, 0), |position| (position.term, position.index));
         let path = self.dir.join(format!("snapshot-{index:020}-{term:020}.lws"));
         fs::rename(temporary, &path)?;
-        File::open(&self.dir)?.sync_all()?;
+        if let Err(error) = (self.sync_names)(&self.dir) {
+            // Nobody may find it and count on it: the next sync would prove nothing.
+            fs::remove_file(&path).ok();
+            return Err(error);
+        }
         let names = self.names()?;
         for old in &names[..names.len().saturating_sub(SNAPSHOTS_KEPT)] {
             fs::remove_file(self.dir.join(old))?;
@@ -215,4 +231,33 @@ fn read_envelope(from: &mut impl Read, kind: Kind) -> Result<Vec<u8>, SnapshotEr
     from.read_exact(&mut payload).map_err(cut)?;
     codec::open_body(kind, &head, &payload)?;
     Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::LogPosition;
+
+    fn broken(_: &Path) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(5))
+    }
+
+    #[test]
+    fn a_snapshot_whose_name_is_not_durable_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |index| AppliedTo { position: Some(LogPosition { term: 1, node: 1, index }), ..AppliedTo::default() };
+        let newest = |snapshots: &Snapshots| {
+            let found = snapshots.newest_head().unwrap();
+            found.and_then(|(_, head)| head.applied.position).map(|position| position.index)
+        };
+        let snapshots = Snapshots::open(dir.path(), 5).unwrap();
+        snapshots.write(&State::default(), &at(3)).unwrap();
+        let failing = Snapshots { sync_names: broken, ..snapshots.clone() };
+        failing.write(&State::default(), &at(9)).unwrap_err();
+        assert_eq!(newest(&snapshots), Some(3));
+        snapshots.write(&State::default(), &at(9)).unwrap();
+        assert_eq!(newest(&snapshots), Some(9));
+        // What somebody left who died is believed once its name is durable.
+        Snapshots::open_with(dir.path(), 5, broken).unwrap_err();
+    }
 }

@@ -20,6 +20,34 @@ use crate::limits::DEPTH_MAX;
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
+/// Syncs of directories and of file systems that fail, in tests: those of this thread.
+#[cfg(test)]
+pub(crate) mod failing {
+    use std::cell::Cell;
+
+    use super::{Errno, Error, Path, Result};
+
+    thread_local! {
+        static SYNCS: Cell<(usize, Option<usize>)> = const { Cell::new((0, None)) };
+    }
+
+    /// The sync that comes after so many fails, once.
+    pub(crate) fn after(syncs: usize) {
+        SYNCS.set((0, Some(syncs)));
+    }
+
+    /// Returns how many there were since then.
+    pub(crate) fn count() -> usize {
+        SYNCS.get().0
+    }
+
+    pub(super) fn sync(path: &Path) -> Result<()> {
+        let (count, fails) = SYNCS.get();
+        SYNCS.set((count + 1, fails));
+        if fails == Some(count) { Err(Error::io("sync", path, Errno::IO)) } else { Ok(()) }
+    }
+}
+
 /// An open directory. The path is for messages only.
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -165,11 +193,15 @@ impl Dir {
 
     /// Makes the names in this directory durable.
     pub(crate) fn sync(&self) -> Result<()> {
+        #[cfg(test)]
+        failing::sync(&self.path)?;
         rustix::fs::fsync(&self.fd).map_err(at("sync", &self.path))
     }
 
     /// Makes everything on this file system durable, also what others wrote.
     pub(crate) fn sync_file_system(&self) -> Result<()> {
+        #[cfg(test)]
+        failing::sync(&self.path)?;
         rustix::fs::syncfs(&self.fd).map_err(at("sync the file system of", &self.path))
     }
 

@@ -304,3 +304,30 @@ fn what_only_its_owner_may_read_goes_back_and_is_copied_nowhere() {
     set.finish();
     assert!(set.back.chunks.is_empty());
 }
+
+#[test]
+fn a_version_whose_names_cannot_be_made_durable_is_not_reported_until_they_are() {
+    let (one, two) =
+        (published(&[("a", "1"), ("sub/b", "1")]), published(&[("a", "2"), ("sub/b", "2"), ("new/c", "2")]));
+    for fails in 0.. {
+        let place = Place::new();
+        let mut files = place.open();
+        place.apply(&mut files, 1, &one).unwrap();
+        crate::dir::failing::after(fails);
+        let outcome = place.apply(&mut files, 2, &two);
+        if crate::dir::failing::count() <= fails {
+            assert!(fails > 3, "{fails} syncs are too few to mean anything");
+            outcome.unwrap();
+            return;
+        }
+        outcome.expect_err("it is not durable");
+        assert_eq!(files.live().map(|live| live.version), Some(1), "sync {fails}");
+        crate::dir::failing::after(usize::MAX);
+        place.apply(&mut files, 2, &two).unwrap();
+        assert!(crate::dir::failing::count() > 0, "sync {fails}: not durable, and reported");
+        assert_eq!(files.live().map(|live| live.version), Some(2), "sync {fails}");
+        drop(files);
+        assert_eq!(place.open().live().map(|live| live.version), Some(2), "sync {fails}");
+        assert_eq!(place.files()["sub/b"], "2", "sync {fails}");
+    }
+}

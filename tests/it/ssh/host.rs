@@ -66,7 +66,7 @@ impl Host {
             for name in [NEAR, FAR] {
                 let own = dir.path().join(format!("own-{name}"));
                 fs::create_dir(&own).expect("a directory");
-                network.add(name, &own, &own);
+                network.add(name, &own, &own, None);
             }
             address = network.v4(2).to_string();
         }

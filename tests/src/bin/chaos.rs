@@ -120,16 +120,11 @@ fn usage() -> String {
         "cargo xtask chaos [--nemesis LIST] [--workload LIST] [--for 60s] [--seed N] [--hosts 5] [--overlap 1]\n\
          \x20                 [--out DIR] [--previous BINARY | --from-commit COMMIT]\n\
          cargo xtask chaos --peer etcd [--stalls 3] [--out DIR]\n\
-         nemeses:   all but wall-clock, or some of {}\n\
+         nemeses:   all, or some of {}\n\
          workloads: all, or some of {}",
         NEMESES.map(|(name, _)| name).join(","),
         WORKLOADS.map(|(name, _)| name).join(",")
     )
-}
-
-/// Returns all that breaks without being asked for by name.
-fn ordinary() -> Vec<Nemesis> {
-    NEMESES.into_iter().map(|(_, nemesis)| nemesis).filter(|nemesis| nemesis.is_ordinary()).collect()
 }
 
 fn chosen<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<Vec<T>, String> {
@@ -146,7 +141,7 @@ fn plan(words: &[String]) -> Result<Plan, String> {
         // Another one each time, and said, so that the run can be repeated.
         seed: boot_ns() / 1_000_000,
         lasting: Duration::from_secs(60),
-        nemeses: ordinary(),
+        nemeses: NEMESES.map(|(_, nemesis)| nemesis).to_vec(),
         overlap: 1,
         workloads: WORKLOADS.map(|(_, workload)| workload).to_vec(),
         out: PathBuf::from(OUT),
@@ -158,7 +153,6 @@ fn plan(words: &[String]) -> Result<Plan, String> {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let wrong = |why: &str| format!("{word} {value}: {why}");
         match word.as_str() {
-            "--nemesis" if value == "all" => plan.nemeses = ordinary(),
             "--nemesis" => plan.nemeses = chosen(value, &NEMESES)?,
             "--overlap" => match value.parse() {
                 Ok(overlap @ 1..=OVERLAP_MAX) => plan.overlap = overlap,

@@ -4,7 +4,7 @@
 //! executed when, whatever the cluster believed. The machine's boot clock is one for all its hosts.
 //!
 //! `stamp FILE [--ignore-term] [--daemon] [--crash-if PATH] [--for MS] [--greet PORT]`, `absent PATH`, `exit CODE`,
-//! `wall-clock SECONDS`, which steps it until standard input ends.
+//! `clocks`, which says what the product's clocks say.
 //! With `--greet` it says on every TCP connection which machine it is on and its token, and then says what it hears.
 
 use std::fs::{File, OpenOptions};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use leaseward_tests::hosts::clock::step_until_told;
+use leaseward_raft::clock::{Which, read};
 use leaseward_tests::stamps::{boot_ns, machine_number};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,13 +27,9 @@ fn main() -> ExitCode {
     match *words.as_slice() {
         ["absent", path] => ExitCode::from(u8::from(Path::new(path).exists())),
         ["exit", code] => ExitCode::from(code.parse::<u8>().expect("a code")),
-        ["wall-clock", seconds] => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let _entered = runtime.enter();
-            // Whoever stops what it belongs to must not keep it from taking the step back.
-            let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-            let _listening = kinds.map(|kind| signal(kind).expect("signals can be listened to"));
-            step_until_told(seconds.parse().expect("seconds"));
+        ["clocks"] => {
+            let clocks = [Which::Wall, Which::Boot, Which::Monotonic, Which::Raw].map(|which| read(which).as_nanos());
+            println!("{}", clocks.map(|clock| clock.to_string()).join(" "));
             ExitCode::SUCCESS
         }
         ["daemon-start", ref rest @ ..] => {

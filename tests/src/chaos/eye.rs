@@ -16,7 +16,7 @@ use crate::hosts::{CLIENT, Hosts};
 /// A host that does not answer within this is not seen. More than the slowest lines take there and back, twice.
 const LOOK_WITHIN: Duration = Duration::from_millis(1_500);
 
-type Question = (String, oneshot::Sender<Vec<(usize, Value)>>);
+type Question = (String, oneshot::Sender<Vec<(usize, String)>>);
 
 /// Whoever looks.
 pub(super) struct Eye {
@@ -41,11 +41,17 @@ impl Eye {
         Self { asked }
     }
 
-    /// Returns what each host says that answers.
-    pub(super) async fn ask(&self, path: &str) -> Vec<(usize, Value)> {
+    /// Returns the page that each host shows that answers.
+    pub(super) async fn pages(&self, path: &str) -> Vec<(usize, String)> {
         let (answer, told) = oneshot::channel();
         self.asked.send((path.to_owned(), answer)).ok();
         told.await.unwrap_or_default()
+    }
+
+    /// Returns what each host says that answers.
+    pub(super) async fn ask(&self, path: &str) -> Vec<(usize, Value)> {
+        let pages = self.pages(path).await.into_iter();
+        pages.filter_map(|(host, page)| Some((host, serde_json::from_str(&page).ok()?))).collect()
     }
 
     /// Returns the cluster's status, as the one sees it who leads; else as somebody does who knows a leader.
@@ -58,16 +64,16 @@ impl Eye {
     }
 }
 
-async fn ask_all(http: &Client, apis: &[SocketAddr], path: &str) -> Vec<(usize, Value)> {
+async fn ask_all(http: &Client, apis: &[SocketAddr], path: &str) -> Vec<(usize, String)> {
     let mut asked = JoinSet::new();
     for (host, api) in apis.iter().enumerate() {
         let question = http.get(format!("http://{api}{path}")).send();
         asked.spawn(async move {
             let answer = question.await.ok()?.error_for_status().ok()?;
-            Some((host, answer.json::<Value>().await.ok()?))
+            Some((host, answer.text().await.ok()?))
         });
     }
-    let mut shown: Vec<(usize, Value)> = asked.join_all().await.into_iter().flatten().collect();
+    let mut shown: Vec<(usize, String)> = asked.join_all().await.into_iter().flatten().collect();
     shown.sort_by_key(|(host, _)| *host);
     shown
 }

@@ -12,16 +12,16 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::eye::Eye;
 use super::nemesis::{Fault, Nemesis, Target};
 use super::net::{Line, Lines};
 use super::servers::Server;
+use super::wall;
 use super::{HEALED_WITHIN, OTHER_CLIENT, boot_clock};
 use crate::history::{History, Record, op};
 use crate::hosts::Hosts;
-use crate::hosts::clock::Stepped;
 use crate::hosts::delay::Latency;
 use crate::hosts::filter::Filter;
 use crate::signal;
@@ -63,6 +63,10 @@ pub(super) struct Faults<'a> {
     together: RwLock<()>,
     /// Agents that ended by themselves.
     pub(super) ended_by_themselves: Cell<usize>,
+    /// Agents that were seen to go by the wall clock that was set for them.
+    pub(super) clocks_seen: Cell<usize>,
+    /// Those that were seen to go by another one.
+    pub(super) blind: RefCell<Vec<String>>,
 }
 
 impl<'a> Faults<'a> {
@@ -79,6 +83,8 @@ impl<'a> Faults<'a> {
             in_hand: RefCell::default(),
             together: RwLock::new(()),
             ended_by_themselves: Cell::new(0),
+            clocks_seen: Cell::new(0),
+            blind: RefCell::default(),
         }
     }
 
@@ -293,11 +299,24 @@ impl<'a> Faults<'a> {
             }
             Nemesis::LostFsync => return self.lose_syncs(fault, host, until).await,
             Nemesis::WallClock => {
-                let seconds = i64::from(fault.strength) * if fault.order[0].is_multiple_of(2) { 30 } else { -30 };
-                let stepped = Stepped::by(seconds);
+                let step = wall::step(fault);
+                self.hosts.borrow_mut().wall_clock(host).set(step.seconds, step.rate);
+                let seen = timeout_at(until, self.clock_of_agent(host)).await.ok().flatten();
+                let ahead = self.hosts.borrow_mut().wall_clock(host).ahead_seconds();
+                match seen {
+                    Some(said) if wall::is_seen(said, ahead) => self.clocks_seen.set(self.clocks_seen.get() + 1),
+                    Some(said) => {
+                        self.blind
+                            .borrow_mut()
+                            .push(format!("{name} is {ahead:.0} s ahead, and its agent {said:.0} s"));
+                    }
+                    None => {}
+                }
                 sleep_until(until).await;
-                drop(stepped);
-                return Some(format!("{seconds} s"));
+                if step.is_set_right {
+                    self.hosts.borrow_mut().wall_clock(host).set(0, 0);
+                }
+                return Some(format!("{step:?}; its agent said {seen:.1?}"));
             }
             Nemesis::Restart | Nemesis::Upgrade => self.restart_all(fault).await,
             Nemesis::Churn => {
@@ -355,6 +374,17 @@ impl<'a> Faults<'a> {
         }
         let others = if before && meanwhile { "" } else { "; the others were not all there" };
         Some(format!("{}{others}", why.as_deref().unwrap_or("nobody remembers more than it has")))
+    }
+
+    /// Returns by how many seconds the agent of a host says that it is ahead of the machine, once it answers. `None`: it does not say.
+    async fn clock_of_agent(&self, host: usize) -> Option<f64> {
+        loop {
+            let pages = self.eye.pages("/metrics").await;
+            if let Some((_, page)) = pages.iter().find(|(asked, _)| *asked == host) {
+                return wall::ahead(page);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn signal_agent(&self, host: usize, what: Signal) {

@@ -49,7 +49,7 @@ pub enum Nemesis {
     DiskStall,
     /// A host's disk acknowledges syncs that it loses with the power.
     LostFsync,
-    /// The wall clock of the whole machine is stepped, and back. Only if it is asked for by name: it disturbs whatever else runs there.
+    /// The wall clock of a host is stepped, by minutes or hours, and back; or it stays so; or goes at another rate besides.
     WallClock,
     /// Every agent is told to end and started again, one after the other.
     Restart,
@@ -85,12 +85,6 @@ pub const NEMESES: [(&str, Nemesis); 21] = [
 ];
 
 impl Nemesis {
-    /// Returns whether it comes without being asked for by name.
-    #[must_use]
-    pub fn is_ordinary(self) -> bool {
-        self != Self::WallClock
-    }
-
     /// Returns whether nothing else may be broken meanwhile. A disk that loses what it acknowledged leaves one copy less of it: what
     /// is promised is that the others' copies suffice, so they must not be away.
     #[must_use]

@@ -30,6 +30,8 @@ pub struct Report {
     pub healed_after: Duration,
     /// Agents that ended without having been told to.
     pub ended_by_themselves: usize,
+    /// Agents that were seen to go by the wall clock that was set for them.
+    pub clocks_seen: usize,
     /// Where the history is.
     pub history: PathBuf,
     /// Where the logs are, of a run that is not well.
@@ -53,6 +55,7 @@ impl Report {
             sick: Vec::new(),
             healed_after: Duration::ZERO,
             ended_by_themselves: 0,
+            clocks_seen: 0,
             history: PathBuf::new(),
             logs: None,
             command: plan.command.clone(),
@@ -82,6 +85,7 @@ impl Report {
             "not_well": self.sick,
             "well_after_ms": u64::try_from(self.healed_after.as_millis()).unwrap_or(u64::MAX),
             "ended_by_themselves": self.ended_by_themselves,
+            "clocks_seen": self.clocks_seen,
             "history": self.history,
             "logs": self.logs,
             "again": self.command,
@@ -129,6 +133,9 @@ impl fmt::Display for Report {
         }
         if self.ended_by_themselves > 0 {
             writeln!(f, "agents that ended by themselves, and were started again: {}", self.ended_by_themselves)?;
+        }
+        if self.clocks_seen > 0 {
+            writeln!(f, "clocks seen   {} agents went by the wall clock that was set for them", self.clocks_seen)?;
         }
         writeln!(f, "history       {}", self.history.display())?;
         if let Some(logs) = &self.logs {

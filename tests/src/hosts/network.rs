@@ -1,7 +1,7 @@
 //! A network of its own for one story: hosts in namespaces, each with one cable to one switch.
 //!
 //! Must stay true: nothing of it is left when it is dropped, and nothing outside it can be reached from inside. A host
-//! has its own addresses, ports, mount table and directory, and a boot clock if it is given one; it shares the kernel with others.
+//! has its own addresses, ports, mount table and directory, and clocks if it is given some; it shares the kernel with others.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -62,17 +62,18 @@ impl Network {
         network
     }
 
-    /// Adds a host. Within it `own` is seen at `at`, so that all hosts may be told the same paths.
+    /// Adds a host. Within it `own` is seen at `at`, so that all hosts may be told the same paths; and over `/etc` what is in `etc`.
     ///
     /// # Panics
     /// If it cannot be made.
-    pub fn add(&mut self, name: &str, own: &Path, at: &Path) {
+    pub fn add(&mut self, name: &str, own: &Path, at: &Path, etc: Option<&Path>) {
         let (space, switch) = (self.space(name), self.space(SWITCH));
         ip(&["netns", "add", &space]);
-        let keep = "mount --bind \"$0\" \"$1\" && exec sleep infinity";
+        // The directory is what shows that all is mounted.
+        let keep = "{ [ -z \"$2\" ] || mount -t overlay -o lowerdir=\"$2\":/etc none /etc; } && mount --bind \"$0\" \"$1\" && exec sleep infinity";
         let keeper = Command::new("ip")
             .args(["netns", "exec", &space, "sh", "-c", keep])
-            .args([own, at])
+            .args([own, at, etc.unwrap_or(Path::new(""))])
             .stdin(Stdio::null())
             .spawn()
             .expect("a host is kept");

@@ -66,7 +66,7 @@ impl Vrrp {
         for name in PAIR.into_iter().chain([CLIENT]) {
             let own = vrrp.dir.path().join(name);
             fs::create_dir(&own).expect("a directory");
-            vrrp.network.add(name, &own, &at);
+            vrrp.network.add(name, &own, &at, None);
         }
         for host in 0..PAIR.len() {
             fs::write(vrrp.path(host, "conf"), vrrp.settings(host, advert_int)).expect("the settings are written");

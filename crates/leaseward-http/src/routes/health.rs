@@ -90,6 +90,8 @@ async fn metrics(State(api): State<Api>, Params(Nothing {}): Params<Nothing>) ->
     page.gauge("leaseward_raft_applied_index", "The last entry applied", [("", status.applied_index)]);
     page.gauge("leaseward_raft_last_index", "The last entry of the log", [("", status.last_index)]);
     page.counter("leaseward_storage_log_syncs_total", "Syncs of the log", status.log_syncs);
+    let wall = leaseward_raft::clock::wall_millis() / 1_000;
+    page.gauge("leaseward_wall_clock_seconds", "What this node's wall clock says, since 1970", [("", wall)]);
     of_state(&mut page, &api.here());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, page.0).into_response()

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, BufReader, split};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::io::{BufReader, split};
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::limits::{FRAMES_WAITING_MAX, HELLO_TIMEOUT, SPEAK_EACH};
+use crate::limits::{HELLO_TIMEOUT, SPEAK_EACH};
 use crate::net::frame::{self, FrameError};
 use crate::net::heard::{Heard, Listening};
+use crate::net::outbox::{Outbox, outbox};
 use crate::net::transport::Transport;
 use crate::net::wire::{Answer, Ask, Hello, Welcome};
 use crate::types::NodeId;
@@ -63,7 +64,7 @@ pub struct Connection {
 }
 
 struct Shared {
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: Outbox,
     waiting: Waiting,
     next: AtomicU64,
     closed: watch::Sender<bool>,
@@ -100,8 +101,8 @@ impl Connection {
                 Welcome::Refused { code, why } => return Err(CallError::Refused { code, why }),
             };
         let kind = frame::message(hello.purpose);
-        let (read, mut write) = split(stream);
-        let (frames, mut queue) = mpsc::channel::<Vec<u8>>(FRAMES_WAITING_MAX);
+        let (read, write) = split(stream);
+        let (frames, queue) = outbox();
         let close = watch::Sender::new(false);
         let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
 
@@ -123,11 +124,7 @@ impl Connection {
         });
         let (pending, close_writer) = (Arc::clone(&waiting), close.clone());
         let writer = tokio::spawn(async move {
-            while let Some(bytes) = queue.recv().await {
-                if write.write_all(&bytes).await.is_err() {
-                    break;
-                }
-            }
+            queue.write_to(write).await;
             pending.lock().expect("no holder of this lock panics").take();
             close_writer.send_replace(true);
         });
@@ -232,7 +229,7 @@ impl Connection {
 const NOBODY_WAITS: u64 = 0;
 
 /// Says again and again that this node lives.
-async fn speak(frames: mpsc::Sender<Vec<u8>>, kind: crate::codec::Kind) {
+async fn speak(frames: Outbox, kind: crate::codec::Kind) {
     let word = frame::bytes(kind, &(NOBODY_WAITS, Ask::Ping)).expect("a short question fits");
     let mut each = interval(SPEAK_EACH);
     each.set_missed_tick_behavior(MissedTickBehavior::Delay);

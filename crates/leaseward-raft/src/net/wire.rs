@@ -331,6 +331,14 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// Returns whether the answer has content, up to a whole frame of it, and comes as soon as it is read.
+    #[must_use]
+    pub fn is_for_content(&self) -> bool {
+        matches!(self, Self::GetBlob(_) | Self::GetFrames(_) | Self::Delta { .. })
+    }
+}
+
 /// A question to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {

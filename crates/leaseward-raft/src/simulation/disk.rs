@@ -16,12 +16,18 @@ struct Content {
     durable: Vec<u8>,
     /// What was written and not synced, oldest first.
     pending: Vec<(u64, Vec<u8>)>,
+    /// What a sync failed for: readers see it, and nobody will write it any more.
+    forgotten: Vec<(u64, Vec<u8>)>,
 }
 
 impl Content {
+    fn durable(bytes: Vec<u8>) -> Self {
+        Self { durable: bytes, ..Self::default() }
+    }
+
     fn volatile(&self) -> Vec<u8> {
         let mut bytes = self.durable.clone();
-        for (offset, written) in &self.pending {
+        for (offset, written) in self.forgotten.iter().chain(&self.pending) {
             lay_over(&mut bytes, 0, *offset, written);
         }
         bytes
@@ -69,6 +75,7 @@ struct Inner {
     operations: u64,
     room: Option<u64>,
     sync_error: Option<i32>,
+    dir_sync_error: Option<i32>,
     lies: bool,
 }
 
@@ -101,6 +108,18 @@ impl SimDisk {
         self.lock().sync_error = errno;
     }
 
+    /// Every sync of the directory fails with this number of the kernel's, until told otherwise. Names that it should have made durable
+    /// never are, though they are seen until the power fails.
+    pub fn break_dir_syncs(&self, errno: Option<i32>) {
+        self.lock().dir_sync_error = errno;
+    }
+
+    /// What failed was not the power, but the process: what it wrote is seen by the next one, and not durable yet.
+    pub fn only_the_process_died(&self) {
+        let mut inner = self.lock();
+        (inner.dead, inner.fuel) = (false, None);
+    }
+
     /// Every sync says that it is done, and nothing is, until the power fails.
     pub fn lie_about_syncs(&self) {
         self.lock().lies = true;
@@ -127,7 +146,7 @@ impl SimDisk {
             for (offset, written) in &content.pending {
                 keep_some(&mut bytes, *offset as usize, written, &mut random);
             }
-            let content = Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() }));
+            let content = Arc::new(Mutex::new(Content::durable(bytes)));
             survivors.insert(name.clone(), content);
         }
         let inner = Inner { names: survivors.clone(), durable_names: survivors, ..Inner::default() };
@@ -143,7 +162,7 @@ impl SimDisk {
             .iter()
             .map(|(name, content)| {
                 let bytes = content.lock().expect("no holder of this lock panics").volatile();
-                (name.clone(), Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() })))
+                (name.clone(), Arc::new(Mutex::new(Content::durable(bytes))))
             })
             .collect();
         let inner = Inner { names: names.clone(), durable_names: names, ..Inner::default() };
@@ -178,7 +197,7 @@ impl SimDisk {
 
     /// Puts a file there, durable.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
-        let content = Arc::new(Mutex::new(Content { durable: bytes, pending: Vec::new() }));
+        let content = Arc::new(Mutex::new(Content::durable(bytes)));
         let mut inner = self.lock();
         inner.names.insert(name.to_owned(), Arc::clone(&content));
         inner.durable_names.insert(name.to_owned(), content);
@@ -245,7 +264,7 @@ impl Disk for SimDisk {
                 *room -= size;
             }
         }
-        let content = Arc::new(Mutex::new(Content { durable: vec![0; size as usize], pending: Vec::new() }));
+        let content = Arc::new(Mutex::new(Content::durable(vec![0; size as usize])));
         self.rename_or_so(NameChange::Create(name.to_owned(), Arc::clone(&content)))?;
         Ok(Box::new(SimFile { disk: self.clone(), content }))
     }
@@ -268,8 +287,11 @@ impl Disk for SimDisk {
         self.step()?;
         self.outcome()?;
         let mut inner = self.lock();
-        inner.durable_names = inner.names.clone();
-        inner.pending_names.clear();
+        let done = std::mem::take(&mut inner.pending_names);
+        if let Some(errno) = inner.dir_sync_error {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        done.iter().for_each(|done| change(&mut inner.durable_names, done));
         Ok(())
     }
 
@@ -298,7 +320,7 @@ impl DiskFile for SimFile {
         let content = self.lock();
         let found = content.durable.get(offset as usize..offset as usize + buffer.len());
         buffer.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
-        for (at, written) in &content.pending {
+        for (at, written) in content.forgotten.iter().chain(&content.pending) {
             lay_over(buffer, offset as usize, *at, written);
         }
         Ok(())
@@ -314,8 +336,10 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         self.disk.step()?;
         if let Some(errno) = self.disk.lock().sync_error {
-            // As the kernel does it: the pages are thrown away and count as clean.
-            self.lock().pending.clear();
+            // As the kernel does it: the pages count as clean.
+            let mut content = self.lock();
+            let lost = std::mem::take(&mut content.pending);
+            content.forgotten.extend(lost);
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.disk.outcome()?;
@@ -325,6 +349,9 @@ impl DiskFile for SimFile {
         let mut content = self.lock();
         for (offset, written) in std::mem::take(&mut content.pending) {
             lay_over(&mut content.durable, 0, offset, &written);
+            // Whoever wrote there again has made good for it.
+            let end = offset + written.len() as u64;
+            content.forgotten.retain(|(at, lost)| *at < offset || at + lost.len() as u64 > end);
         }
         Ok(())
     }

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::format::{Record, RecordKind, Tail, scan, write_batch};
+use super::format::{HEAD_BYTES, Record, RecordKind, Tail, scan, write_batch};
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
 use crate::limits::RECORD_BYTES_MAX;
@@ -176,11 +176,18 @@ impl Wal {
                 warn!(segment = name, at = found.end, "cut a batch that was never acknowledged");
                 let zeros = vec![0; bytes.len() - found.end];
                 file.write_at(&zeros, found.end as u64)?;
-                file.sync()?;
             }
             Tail::Torn | Tail::Rotten => {
                 return Err(WalError::Rotten { segment: name.to_owned(), offset: found.end as u64 });
             }
+        }
+        if let (Some(newest), true) = (found.records.last(), last) {
+            // Whoever wrote it may have died before it was durable, or because it could not be made so; then the kernel shows what it will
+            // not write any more. What is believed from here on is written once more: a batch is the most that can be so.
+            let of_batch = found.records.iter().find(|record| record.batch == newest.batch);
+            let start = of_batch.map_or(found.end, |first| first.payload.start - HEAD_BYTES);
+            file.write_at(&bytes[start..found.end], start as u64)?;
+            file.sync()?;
         }
         let Some((head, records)) = found.records.split_first() else {
             if last {
@@ -360,16 +367,21 @@ impl Wal {
         self.segments.last().is_some_and(|segment| segment.end > self.segment_bytes / 2)
     }
 
-    /// Removes the oldest segments that hold nothing but purged entries. Call it after the purge is durable.
+    /// Removes the oldest segments that hold nothing but purged entries. Call it after the purge is durable. Those that cannot be
+    /// removed now are removed another time.
     ///
     /// # Errors
-    /// What the operating system says; the segments are then removed another time.
+    /// What the operating system says of the directory's sync. The log must not be used any more then: names may be lost that a later
+    /// sync does not bring back, and not only those of what was removed.
     pub fn remove_purged(&mut self) -> io::Result<Vec<u64>> {
         let Some(purged) = self.purged else { return Ok(Vec::new()) };
         let mut removed = Vec::new();
         while self.segments.len() > 1 && self.segments[0].last_index <= purged.index {
             // The next segment's head must already say what this one's records said.
-            self.disk.remove(&self.segments[0].name)?;
+            if let Err(error) = self.disk.remove(&self.segments[0].name) {
+                error!(%error, segment = self.segments[0].name, "cannot remove an old segment of the log");
+                break;
+            }
             removed.push(self.segments.remove(0).sequence);
         }
         if !removed.is_empty() {

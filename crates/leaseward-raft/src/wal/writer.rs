@@ -194,7 +194,7 @@ impl Thread {
         self.write(waiting);
         if purge && self.failed.is_none() {
             if let Err(error) = self.wal.remove_purged() {
-                error!(%error, "cannot remove old segments of the log");
+                self.fail(&error);
             }
             self.publish_files();
         }
@@ -265,15 +265,20 @@ impl Thread {
                 Ok(places)
             }
             Err(error) => {
-                // After a failed sync the kernel may have thrown the pages away: what is durable is unknown.
-                let code = if error.kind() == io::ErrorKind::StorageFull { "LW0605" } else { "LW0600" };
-                let why = format!("{code}: the log cannot be written: {error}");
-                error!(code, %error, "the log cannot be written; nothing more is acknowledged");
-                self.failed = Some(why.clone());
-                (self.fatal)(&why);
+                self.fail(&error);
                 Err(error)
             }
         }
+    }
+
+    /// After a failed sync the kernel may have thrown pages and names away: what is durable is unknown, and the next sync may say that
+    /// all is well.
+    fn fail(&mut self, error: &io::Error) {
+        let code = if error.kind() == io::ErrorKind::StorageFull { "LW0605" } else { "LW0600" };
+        let why = format!("{code}: the log cannot be written: {error}");
+        error!(code, %error, "the log cannot be written; nothing more is acknowledged");
+        self.failed = Some(why.clone());
+        (self.fatal)(&why);
     }
 
     fn after_commit(&mut self) {

@@ -190,6 +190,25 @@ fn a_power_cut_at_each_single_operation_loses_nothing() {
     }
 }
 
+/// A process that died leaves what it wrote to the next one, which counts on all of it, and says so to others.
+#[test]
+fn what_a_process_that_died_left_is_durable_before_the_next_one_believes_it() {
+    for death in 0..200 {
+        let mut random = SmallRng::seed_from_u64(99);
+        let disk = SimDisk::default();
+        Wal::open(Arc::new(disk.clone()), WHOSE, SEGMENT).expect("a log");
+        live(&disk, &[Model::default()], death, &mut random);
+        disk.only_the_process_died();
+        let (wal, recovered) = Wal::open(Arc::new(disk.clone()), WHOSE, SEGMENT).expect("a log");
+        let believed = read(&disk, &wal, &recovered);
+        for seed in 0..8 {
+            let disk = disk.after_power_cut(seed);
+            let (wal, recovered) = Wal::open(Arc::new(disk.clone()), WHOSE, SEGMENT).expect("a log");
+            assert_eq!(read(&disk, &wal, &recovered), believed, "death {death}, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn segments_rotate_and_purged_ones_go() {
     let disk = SimDisk::default();

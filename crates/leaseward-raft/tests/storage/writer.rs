@@ -61,6 +61,64 @@ fn after_an_error_of_a_sync_nothing_is_acknowledged_ever_again() {
     assert!(recovered.entries.keys().copied().eq(1..=5), "{:?}", recovered.entries.keys());
 }
 
+/// The kernel shows what it could not write, and does not say again that it could not.
+#[test]
+fn what_could_not_be_synced_is_made_durable_by_the_next_process_before_it_believes_it() {
+    let disk = SimDisk::default();
+    let (writer, ..) = start(&disk);
+    (1..=5).for_each(|index| drop(write(&writer, index).expect("durable")));
+    disk.break_syncs(Some(5));
+    write(&writer, 6).expect_err("not durable");
+    disk.break_syncs(None);
+    drop(writer);
+    let (writer, believed, _) = start(&disk);
+    assert_eq!(believed.entries.keys().next_back(), Some(&6), "it is whole, so it is believed");
+    drop(writer);
+    for seed in 0..20 {
+        let (_, recovered, _) = start(&disk.after_power_cut(seed));
+        assert_eq!(recovered.entries.keys().next_back(), Some(&6), "seed {seed}");
+    }
+}
+
+/// A directory's sync that failed is not made good for by the next one: what stands under a new name then is not acknowledged.
+#[test]
+fn after_an_error_of_a_directorys_sync_nothing_is_acknowledged_ever_again() {
+    // A new segment's name, and the names of those that went.
+    for purges in [false, true] {
+        let disk = SimDisk::default();
+        let (writer, _, fatal) = start(&disk);
+        let mut acknowledged = 0;
+        let write_on = |acknowledged: &mut u64, until: u64| {
+            while *acknowledged < until && write(&writer, *acknowledged + 1).is_ok() {
+                *acknowledged += 1;
+            }
+        };
+        write_on(&mut acknowledged, 200);
+        assert_eq!(acknowledged, 200, "more than one segment");
+        disk.break_dir_syncs(Some(5));
+        if purges {
+            let purged = LogPosition { term: 1, node: 1, index: 150 };
+            let (done, wait) = channel();
+            let then = move |outcome| done.send(outcome).expect("somebody waits");
+            writer.write(vec![Record::new(RecordKind::PurgeTo, codec::encode(&purged))], Box::new(then));
+            wait.recv_timeout(PATIENCE).expect("answered").expect("a segment has room for it");
+            writer.purged();
+        }
+        // Whoever is answered after the next one is answered after the purge.
+        write_on(&mut acknowledged, if purges { 202 } else { 10_000 });
+        disk.break_dir_syncs(None);
+        write_on(&mut acknowledged, 10_000);
+        assert!(acknowledged < 10_000, "purges: {purges}: names are lost, and it went on");
+        assert_eq!(fatal.load(Ordering::SeqCst), 1, "told once");
+        drop(writer);
+        for seed in 0..20 {
+            let (_, recovered, _) = start(&disk.after_power_cut(seed));
+            let last = recovered.entries.keys().next_back().copied();
+            assert!(last >= Some(acknowledged), "purges: {purges}, seed {seed}: {last:?} of {acknowledged}");
+        }
+    }
+}
+
 #[test]
 fn a_full_disk_is_an_error_and_loses_nothing() {
     let disk = SimDisk::default();

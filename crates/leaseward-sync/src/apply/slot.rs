@@ -80,6 +80,9 @@ impl Slots {
         let path = dir.path().join(NAME);
         if dir.stat(NAME)?.is_none() {
             preallocate(dir)?;
+        } else {
+            // Whoever made it may have died before its name was durable.
+            dir.sync()?;
         }
         let file = File::options().read(true).write(true).open(&path).map_err(at("open", &path))?;
         let read = |slot: u64| {
@@ -131,7 +134,10 @@ fn preallocate(dir: &Dir) -> Result<()> {
     file.write_all(&bytes).map_err(at("write", &path))?;
     file.sync_all().map_err(at("sync", &path))?;
     dir.rename(temporary, NAME)?;
-    dir.sync()
+    dir.sync().inspect_err(|_| {
+        // It is made again: another sync of the same name proves nothing.
+        let _ = dir.unlink(NAME);
+    })
 }
 
 fn encode(generation: u64, state: &State) -> [u8; USED] {

@@ -48,13 +48,30 @@ impl Applier {
             self.parent.rename(&self.names.next, &self.names.previous)?;
         }
         self.steps.before(Step::SyncParent)?;
-        self.parent.sync()?;
+        if let Err(error) = self.parent.sync() {
+            let old = if previous.is_some() { &self.names.previous } else { &self.names.next };
+            self.switch_back(&old.clone(), exists)?;
+            return Err(error);
+        }
         // The disk says so from here on, and whoever opens it reads that from the staged state.
         self.slots.note(State { phase: Phase::Idle, live: Some(next), previous, next: None });
         self.planned = None;
         self.know(Some((next, Arc::new(Record::unproven(manifest)))));
         self.unfinished = Some(stamps);
         Ok(done)
+    }
+
+    /// Undoes a switch whose names cannot be made durable. The next sync might say that they are: the kernel says once that it lost
+    /// them. Then the next switch writes all of them anew. After a crash either tree may be live; both are whole.
+    fn switch_back(&mut self, old: &str, exists: bool) -> Result<()> {
+        if !exists {
+            return self.parent.rename(&self.names.live, &self.names.next);
+        }
+        self.parent.exchange(old, &self.names.live)?;
+        if *old != self.names.next {
+            self.parent.rename(old, &self.names.next)?;
+        }
+        Ok(())
     }
 
     fn exchange(&mut self, exists: bool) -> Result<()> {

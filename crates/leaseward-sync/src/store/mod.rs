@@ -266,10 +266,7 @@ impl BlobStore {
         }
         let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         self.write_again()?;
-        let standing = |wanted: Standing| -> Vec<u32> {
-            self.index().packs.iter().filter(|(_, pack)| pack.standing == wanted).map(|(number, _)| *number).collect()
-        };
-        let loose = standing(Standing::Loose);
+        let loose = self.standing(Standing::Loose);
         let open: Vec<_> =
             loose.iter().filter_map(|number| Some((*number, self.index().packs.get(number)?.file.clone()?))).collect();
         if open.len() == loose.len() {
@@ -282,7 +279,7 @@ impl BlobStore {
         for number in loose {
             self.name(number)?;
         }
-        let named = standing(Standing::Named);
+        let named = self.standing(Standing::Named);
         if named.is_empty() {
             return Ok(());
         }
@@ -294,6 +291,11 @@ impl BlobStore {
             }
         }
         Ok(())
+    }
+
+    /// Returns the packs that are so far on their way.
+    fn standing(&self, wanted: Standing) -> Vec<u32> {
+        self.index().packs.iter().filter(|(_, pack)| pack.standing == wanted).map(|(number, _)| *number).collect()
     }
 
     /// Notes packs of which a sync failed. The kernel says so once, and forgets what it could not write: another sync of
@@ -426,8 +428,10 @@ impl BlobStore {
             }
             let (from, to) = (name_of(written.number, Standing::Loose), name_of(written.number, Standing::Named));
             self.sync_pack(written.number, &written.file)?;
+            // The kernel says once that a sync failed: nobody else may ask meanwhile, and hear that all is well.
+            let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
             self.root.rename(&from, &to)?;
-            self.root.sync()?;
+            self.root.sync().inspect_err(|_| self.doubt(&self.standing(Standing::Named)))?;
             self.add(&written, Standing::Durable)
         })
     }

@@ -6,6 +6,7 @@ mod full;
 mod hostile;
 mod readers;
 mod reuse;
+mod unsynced;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,9 @@
 //! On the way to the disk: nobody counts on what a power cut could still take.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::dir::failing;
 use crate::limits::PACKS_OPEN_MAX;
 
 #[test]
@@ -178,4 +181,62 @@ fn what_a_failed_sync_took_is_missed_and_said() {
     assert!(store.contains(blobs[1].0));
     store.put_many(&blobs).unwrap();
     assert_eq!(store.missing(&names(&blobs)), []);
+}
+
+#[test]
+fn names_whose_sync_failed_do_not_count_and_what_they_name_is_written_again() {
+    // One pack after the other is synced, or the whole file system for many; then the names are.
+    for (packs, fails) in [(1, 0), (PACKS_OPEN_MAX + 1, 0), (PACKS_OPEN_MAX + 1, 1)] {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store(&temp);
+        let blobs: Vec<_> = (0..packs as u32).map(blob).collect();
+        blobs.chunks(1).for_each(|blobs| put_plain(&store, blobs).unwrap());
+        failing::after(fails);
+        store.settle().unwrap_err();
+        assert_eq!(
+            store.missing(&names(&blobs)),
+            names(&blobs),
+            "{packs} packs, sync {fails}: nobody may count on them"
+        );
+        let inodes = || -> BTreeSet<u64> {
+            let all = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().ino());
+            all.collect()
+        };
+        // Held open, so that no new file can have the number of one that went.
+        let open: Vec<_> =
+            fs::read_dir(temp.path()).unwrap().map(|entry| fs::File::open(entry.unwrap().path())).collect();
+        let doubted = inodes();
+        store.settle().unwrap();
+        assert_eq!((store.missing(&names(&blobs)), store.losses()), (vec![], 0));
+        assert!(
+            inodes().is_disjoint(&doubted),
+            "{packs} packs, sync {fails}: another sync of the same ones proves nothing"
+        );
+        assert!(blobs.iter().all(|(digest, bytes)| store.get(*digest).unwrap() == *bytes));
+        drop(open);
+    }
+}
+
+/// The kernel says it once, to whoever asks first.
+#[test]
+fn a_sync_that_failed_for_a_compaction_failed_for_whoever_settles_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let worn: Vec<_> = (0..10).map(blob).collect();
+    store.put_many(&worn).unwrap();
+    worn[..8].iter().for_each(|(digest, _)| store.remove(*digest).unwrap());
+    let new = [blob(100)];
+    put_plain(&store, &new).unwrap();
+    // As far as a settling goes before it syncs the names.
+    let number = *store.index().packs.keys().max().unwrap();
+    store.name(number).unwrap();
+    let before = files(&temp, PACK);
+    failing::after(0);
+    store.compact().unwrap_err();
+    assert_eq!(files(&temp, PACK), before, "what was to be moved is where it was");
+    assert!(worn[8..].iter().all(|(digest, bytes)| store.contains(*digest) && store.get(*digest).unwrap() == *bytes));
+    let name = file_of(&temp, new[0].0);
+    store.settle().unwrap();
+    assert!(store.contains(new[0].0));
+    assert_ne!(file_of(&temp, new[0].0), name, "its name may be lost, whatever the next sync says");
 }
