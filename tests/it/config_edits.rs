@@ -232,6 +232,40 @@ async fn who_publishes_beyond_what_the_cluster_keeps_is_told_and_nothing_is_publ
 }
 
 #[tokio::test]
+async fn several_sets_are_published_together_or_not_at_all() {
+    let lab = lab(1).await;
+    let [web, db] = ["web", "db"].map(|name| lab.dir().join(name));
+    let put = |limit: u32| {
+        for dir in [&web, &db] {
+            fs::create_dir_all(dir).expect("a directory");
+            fs::write(dir.join("limit"), limit.to_string()).expect("written");
+        }
+    };
+    let version = async |set: &str| {
+        let found = lab.get_at(0, &format!("/v1/configs/{set}?consistency=linearizable")).await;
+        found.and_then(|found| found["version"].as_u64())
+    };
+    put(1);
+    lab.works(&["config", "publish", "web", "--from", text(&web), "--also", &format!("db@0={}", text(&db))]);
+    lab.works(&["config", "put", "db", "other", "--text", "somebody was faster"]);
+    put(2);
+    let both = |version: u64| format!("db@{version}={}", text(&db));
+    let (code, _, why) = lab.run(&["config", "publish", "web", "--from", text(&web), "--also", &both(1)]);
+    assert!(code == Some(5) && why.contains("LW0412"), "{code:?} {why}");
+    assert_eq!(version("web").await, Some(1), "half of it was published");
+    lab.works(&["config", "publish", "web", "--from", text(&web), "--also", &both(2), "--if-version", "1"]);
+    let [web, db] = ["web", "db"].map(|set| format!("/v1/configs/{set}/versions?consistency=linearizable"));
+    let newest = async |path: &str| {
+        let versions = lab.list_at(0, path).await.expect("they are listed");
+        let newest = versions.into_iter().max_by_key(|version| version["version"].as_u64()).expect("there is one");
+        (newest["version"].as_u64().expect("a number"), newest["revision"].clone())
+    };
+    let (web, db) = (newest(&web).await, newest(&db).await);
+    assert_eq!((web.0, db.0), (2, 3));
+    assert_eq!(web.1, db.1, "one entry");
+}
+
+#[tokio::test]
 async fn extended_attributes_survive_copies_and_tar_files_and_are_verified_there() {
     let lab = lab(1).await;
     let [from, pulled, again] = ["from", "pulled", "again"].map(|name| lab.dir().join(name));
