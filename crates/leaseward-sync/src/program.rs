@@ -31,13 +31,18 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Returns whether the command is told where the new tree is.
+    pub(crate) fn names_tree(&self) -> bool {
+        self.hook.command.iter().any(|word| word.contains(TREE))
+    }
+
     /// Runs it to its end, or until its time is over. Blocks.
     ///
     /// # Errors
     /// Why it did not succeed, with the last of what it said.
     pub(crate) fn to_end(&self) -> Result<(), String> {
         let tree = self.tree.display().to_string();
-        let names_tree = self.hook.command.iter().any(|word| word.contains(TREE));
+        let names_tree = self.names_tree();
         let argv: Vec<String> = self.hook.command.iter().map(|word| word.replace(TREE, &tree)).collect();
         let (program, arguments) = argv.split_first().ok_or("it names no program")?;
         let mut command = Command::new(program);
@@ -55,7 +60,10 @@ impl Run<'_> {
         let (mut output, write) = std::io::pipe().map_err(|error| error.to_string())?;
         let errors = write.try_clone().map_err(|error| error.to_string())?;
         command.stdout(write).stderr(errors);
-        let child = if self.tree == self.target || names_tree {
+        let is_shown = self.tree != self.target && !names_tree;
+        // The first version has no place yet at which it could be shown.
+        let place = (is_shown && !self.target.exists()).then(|| Place::make(self.target)).transpose()?;
+        let child = if !is_shown {
             command.spawn().map_err(|error| format!("{program}: {error}"))
         } else {
             self.spawn_over(&mut command).map_err(|why| format!("{program}: {why}"))
@@ -64,6 +72,7 @@ impl Run<'_> {
         drop(command);
         let said = std::thread::spawn(move || last_of(&mut output));
         let outcome = child.and_then(|child| wait(child, Duration::from_millis(self.hook.timeout_ms)));
+        drop(place);
         // A daemon that it left running may hold the pipe: it is not waited for.
         let said = match outcome {
             Ok(()) => return Ok(()),
@@ -90,14 +99,29 @@ impl Run<'_> {
                 let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
                 let none: Option<&str> = None;
                 mount(none, "/", none, private, none).map_err(|error| format!("cannot make mounts private: {error}"))?;
-                if self.target.exists() {
-                    mount(Some(self.tree), self.target, none, MsFlags::MS_BIND, none)
-                        .map_err(|error| format!("cannot show the new version at its place: {error}"))?;
-                }
+                mount(Some(self.tree), self.target, none, MsFlags::MS_BIND, none)
+                    .map_err(|error| format!("cannot show the new version at its place: {error}"))?;
                 command.spawn().map_err(|error| error.to_string())
             });
             spawned.join().unwrap_or_else(|_| Err("its thread panicked".to_owned()))
         })
+    }
+}
+
+/// An empty directory at which a tree is shown to one program; it goes away with this.
+struct Place<'a>(&'a Path);
+
+impl<'a> Place<'a> {
+    fn make(target: &'a Path) -> Result<Self, String> {
+        let made = std::fs::create_dir(target);
+        made.map(|()| Self(target)).map_err(|error| format!("make directory {}: {error}", target.display()))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // If somebody put something there meanwhile, the switch refuses and says so.
+        let _ = std::fs::remove_dir(self.0);
     }
 }
 
@@ -193,5 +217,10 @@ mod tests {
         }
         assert_eq!(run(&["grep", "-q", "new", "{tree}/f"], 5_000, &live, &next), Ok(()));
         assert_eq!(std::fs::read_to_string(live.join("f")).unwrap(), "old");
+        // The first version has no place yet, and its check sees it there all the same.
+        std::fs::remove_dir_all(&live).unwrap();
+        let seen = run(&["sh", "-c", &script], 5_000, &live, &next);
+        assert_eq!(seen.is_ok(), rustix::process::geteuid().is_root(), "{seen:?}");
+        assert!(!live.exists(), "something is left where the first version will be");
     }
 }
