@@ -104,6 +104,7 @@ async fn nothing_plain_is_committed_in_a_set_whose_files_are_encrypted() {
         assert!(detail.contains("0123456789abcdef") && detail.contains("--key"), "{path}: {detail}");
     }
     assert_eq!(cluster.get("/v1/configs/app").await.ok(200)["version"], 1);
+    cluster.get(&format!("/v1/blobs/{}", digest_of(b"password"))).await.problem(404, "LW0404");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,6 +128,10 @@ impl SetTask {
             let want = self.wanted.borrow_and_update().get(&self.set).cloned();
             let mut again = None;
             let mut look = None;
+            if want.is_none() {
+                // Who forgot the set forgot what was said of it, too, and nobody looks at it until it is wanted again.
+                (self.now.last, self.now.settled, self.now.astray) = (None, None, true);
+            }
             if let Some(want) = &want {
                 match self.attempt(want).await {
                     Ok(Outcome::Superseded) => {
@@ -299,6 +303,8 @@ impl SetTask {
             return Ok(Outcome::Superseded);
         }
         tracing::info!(set = %self.set, version = goal.number, "version applied");
+        // A set that was forgotten and made anew has the same numbers again: nothing was said of this version.
+        self.now.last = None;
         self.now.said = None;
         self.now.refused = None;
         self.now.settled = Some(goal);

@@ -244,3 +244,31 @@ async fn who_owns_the_files_is_as_true_as_what_they_say() {
         assert_eq!(owner(&world, "app/d/b"), (1, 2));
     }
 }
+
+#[tokio::test]
+async fn a_set_that_was_forgotten_and_made_anew_is_spoken_of_again() {
+    let mut world = World::new();
+    let one = world.voter.publish(1, &[("a", "1")]);
+    world.want("app", one);
+    world.applied("app", 1).await;
+    // Nobody knows any more what was said.
+    let forget = |world: &World| world.wanted.send_modify(|wanted| drop(wanted.remove(&set("app"))));
+    forget(&world);
+    world.want("other", one);
+    world.applied("other", 1).await;
+    world.want("app", one);
+    world.applied("app", 1).await;
+    // What was changed meanwhile is no part of it.
+    forget(&world);
+    world.want("other", world.voter.publish(2, &[("a", "2")]));
+    world.applied("other", 2).await;
+    fs::write(world.path("app/a"), "by hand").unwrap();
+    world.want("app", one);
+    drifted(&mut world, |said| has(said, "a content")).await;
+    // The member may hear of both at once: another version of the same number.
+    world.want("app", world.voter.publish(1, &[("a", "another")]));
+    world.applied("app", 1).await;
+    world.want("app", one);
+    world.applied("app", 1).await;
+    assert_eq!(world.read("app/a"), "1");
+}
