@@ -1,7 +1,7 @@
 //! A set's own programs: the check before a version is live, the reload after.
 //!
 //! Must stay true: a program that runs out of time is killed with its process group before anybody hears of it; what it
-//! said last stands in the reason. A check sees the new version at the set's own path, though nobody else does yet: it
+//! said last stands in the reason, unless the set is encrypted. A check sees the new version at the set's own path, though nobody else does yet: it
 //! runs in a mount namespace of its own, where that path is the new tree. Where that is not permitted it must name the
 //! new tree as `{tree}`, or it would check the old one.
 
@@ -28,6 +28,8 @@ pub(crate) struct Run<'a> {
     pub(crate) target: &'a Path,
     /// The tree it is about: the target, or one that is not live yet.
     pub(crate) tree: &'a Path,
+    /// Whether the set is encrypted: programs quote the lines that they refuse, and reasons are for everybody.
+    pub(crate) is_secret: bool,
 }
 
 impl Run<'_> {
@@ -80,7 +82,11 @@ impl Run<'_> {
         };
         outcome.map_err(|why| {
             let name = argv.join(" ");
-            if said.is_empty() { format!("{name}: {why}") } else { format!("{name}: {why}: {said}") }
+            match (said.is_empty(), self.is_secret) {
+                (true, _) => format!("{name}: {why}"),
+                (false, false) => format!("{name}: {why}: {said}"),
+                (false, true) => format!("{name}: {why}; what it said is not shown, as the set is encrypted"),
+            }
         })
     }
 
@@ -180,7 +186,8 @@ mod tests {
 
     fn run(command: &[&str], timeout_ms: u64, target: &Path, tree: &Path) -> Result<(), String> {
         let hook = SetHook { command: command.iter().map(|word| (*word).to_owned()).collect(), timeout_ms };
-        Run { hook: &hook, environment: BTreeMap::from([("LEASEWARD_SET", "app".to_owned())]), target, tree }.to_end()
+        let environment = BTreeMap::from([("LEASEWARD_SET", "app".to_owned())]);
+        Run { hook: &hook, environment, target, tree, is_secret: false }.to_end()
     }
 
     #[test]
@@ -195,6 +202,12 @@ mod tests {
         let ended = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
         assert!(ended - begun < 20, "its child was waited for");
         assert!(run(&["/nonexistent"], 200, here, here).is_err());
+        // What it quotes of an encrypted set is for nobody.
+        let words = ["sh", "-c", "printf 'line %s: hunter2' 1; exit 1"];
+        let hook = SetHook { command: words.map(str::to_owned).into(), timeout_ms: 5_000 };
+        let secret = Run { hook: &hook, environment: BTreeMap::new(), target: here, tree: here, is_secret: true };
+        let why = secret.to_end().unwrap_err();
+        assert!(why.contains("exited with 1") && why.contains("not shown") && !why.contains("line 1"), "{why}");
         // A daemon that holds the output is not waited for.
         assert_eq!(run(&["sh", "-c", "sleep 5 &"], 5_000, here, here), Ok(()));
     }

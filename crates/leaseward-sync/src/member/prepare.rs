@@ -91,7 +91,8 @@ impl Prepared {
         let before = disk.live().map_or(0, |live| live.version);
         let target = disk.target();
         let environment = environment(&member.set, self.wanted.version, before);
-        let run = Run { hook, environment, target: &target, tree: &tree };
+        let is_secret = member.spec.key.is_some();
+        let run = Run { hook, environment, target: &target, tree: &tree, is_secret };
         let checked = if disk.is_whole() || run.names_tree() {
             run.to_end()
         } else {

@@ -592,7 +592,8 @@ fn wanted_manifests(want: &WantedSet) -> Arc<[Digest]> {
 fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), String> {
     let Some(hook) = &member.spec.reload else { return Ok(()) };
     let target = disk.target();
-    Run { hook, environment: environment(&member.set, version, before), target: &target, tree: &target }.to_end()
+    let (environment, is_secret) = (environment(&member.set, version, before), member.spec.key.is_some());
+    Run { hook, environment, target: &target, tree: &target, is_secret }.to_end()
 }
 
 /// Makes the version from before live again, as it was, and returns whether it is loaded. What is left of the attempt is said
