@@ -252,13 +252,32 @@ async fn a_secret_is_read_by_its_members_alone() {
     assert!(code != Some(0) && why.contains("encrypted"), "{why}");
     let shown = lab.works(&["config", "get", "vault", "db.conf", "--key", key.to_str().expect("text")]);
     assert_eq!(shown, "password = hunter2\n");
+    // Who forgets the key, or has another one, is told before anything is sent or kept.
+    let (code, _, why) = lab.run(&["config", "publish", "vault", "--from", from]);
+    assert!(code != Some(0) && why.contains("LW0101") && why.contains("--key"), "{why}");
+    let (code, _, why) = lab.run(&["config", "put", "vault", "db.conf", "--text", "password = hunter2"]);
+    assert!(code != Some(0) && why.contains("LW0101") && why.contains(&fingerprint), "{why}");
+    let changes = json!({ "changes": [{ "path": "new.conf", "content": "password = hunter2" }] }).to_string();
+    let (code, _, why) = lab.run(&["api", "POST", "/v1/configs/vault/changes", &changes]);
+    assert!(code != Some(0) && why.contains("LW0101"), "{why}");
+    let other = keys.path().join("other.key");
+    lab.works(&["config", "key", other.to_str().expect("text"), "--create"]);
+    let (code, _, why) =
+        lab.run(&["config", "publish", "vault", "--from", from, "--key", other.to_str().expect("text")]);
+    assert!(code != Some(0) && why.contains(&fingerprint), "{why}");
+    let put = ["config", "put", "vault", "new.conf", "--text", "hunter2", "--key", key.to_str().expect("text")];
+    lab.works(&put);
+    lab.until("and one file can be put, too", async |lab| Some(here(lab, 0, "vault", "new.conf")), "hunter2".into())
+        .await;
+    assert_eq!(set(&lab, "vault").await.expect("it is there")["version"], 2, "nothing else was published");
     // Nothing that any node wrote, but the member's own target, holds the word.
     let target = lab.set_dir(0, "vault");
     let mut left = vec![lab.dir().to_owned()];
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path == target || path == plain {
+            let is_before = path == target.with_file_name(".vault.leaseward-prev");
+            if path == target || path == plain || is_before {
                 continue;
             }
             match entry.file_type() {

@@ -161,6 +161,46 @@ async fn what_was_changed_by_hand_is_adopted_once_though_the_leader_dies() {
     assert!(versions[1..5].iter().all(|(_, message)| message.starts_with("changed by hand on m")), "{versions:?}");
 }
 
+#[tokio::test]
+async fn what_cannot_be_adopted_keeps_nobody_elses_change_away() {
+    let lab = lab(2).await;
+    lab.works(&["config", "policy", "app", "drift=adopt", "scan_each=200ms"]);
+    lab.works(&["config", "put", "app", "app.conf", "--text", "first"]);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+    // No version can have such a name, and m1 comes first.
+    let odd = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff");
+    fs::write(lab.set_dir(0, "app").join(odd), "odd").expect("written");
+    let phase = async |lab: &Lab| Some(members(lab, "app").await?["m1"].0.clone());
+    lab.until("it is seen", phase, "drifted".into()).await;
+    for (round, text) in [(2, "second"), (3, "third")] {
+        fs::write(lab.set_dir(1, "app").join("app.conf"), text).expect("written");
+        lab.until("it is everybody's", async |lab| members(lab, "app").await, all_at(round, 2)).await;
+        assert_eq!((here(&lab, 0, "app.conf"), here(&lab, 1, "app.conf")), (text.into(), text.into()));
+        fs::write(lab.set_dir(0, "app").join(odd), "odd").expect("written");
+        lab.until("it is seen again", phase, "drifted".into()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_set_or_machine_that_was_forgotten_and_is_there_again_is_spoken_of_again() {
+    let lab = lab(2).await;
+    lab.works(&["config", "put", "app", "app.conf", "--text", "first"]);
+    lab.until("everybody has it", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+    lab.works(&["config", "rm", "app"]);
+    lab.works(&["config", "put", "app", "app.conf", "--text", "another first"]);
+    lab.until("everybody has the other one", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+    assert_eq!(here(&lab, 0, "app.conf"), "another first");
+    lab.works(&["wait", "config/app=synced", "--timeout", "30s"]);
+
+    // A machine stands still until it is lost and forgotten, and goes on: it is a new one, with what it had.
+    lab.signal_agent(1, rustix::process::Signal::STOP);
+    let gone = async |lab: &Lab| Some(lab.run(&["machine", "rm", "m2"]).0 == Some(0));
+    lab.until("it is forgotten", gone, true).await;
+    lab.until("nobody knows it", async |lab| members(lab, "app").await, all_at(1, 1)).await;
+    lab.signal_agent(1, rustix::process::Signal::CONT);
+    lab.until("it is there again", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+}
+
 fn xattr(path: &Path) -> Option<Vec<u8>> {
     let mut value = Vec::with_capacity(64);
     rustix::fs::getxattr(path, "user.origin", rustix::buffer::spare_capacity(&mut value)).ok()?;
@@ -229,6 +269,40 @@ async fn who_publishes_beyond_what_the_cluster_keeps_is_told_and_nothing_is_publ
     lab.works(&["config", "publish", "app", "--from", text(&from), "--dry-run"]);
     lab.works(&["config", "publish", "app", "--from", text(&from)]);
     assert_eq!(lab.works(&["config", "get", "app", "a"]), "9876543210");
+}
+
+#[tokio::test]
+async fn several_sets_are_published_together_or_not_at_all() {
+    let lab = lab(1).await;
+    let [web, db] = ["web", "db"].map(|name| lab.dir().join(name));
+    let put = |limit: u32| {
+        for dir in [&web, &db] {
+            fs::create_dir_all(dir).expect("a directory");
+            fs::write(dir.join("limit"), limit.to_string()).expect("written");
+        }
+    };
+    let version = async |set: &str| {
+        let found = lab.get_at(0, &format!("/v1/configs/{set}?consistency=linearizable")).await;
+        found.and_then(|found| found["version"].as_u64())
+    };
+    put(1);
+    lab.works(&["config", "publish", "web", "--from", text(&web), "--also", &format!("db@0={}", text(&db))]);
+    lab.works(&["config", "put", "db", "other", "--text", "somebody was faster"]);
+    put(2);
+    let both = |version: u64| format!("db@{version}={}", text(&db));
+    let (code, _, why) = lab.run(&["config", "publish", "web", "--from", text(&web), "--also", &both(1)]);
+    assert!(code == Some(5) && why.contains("LW0412"), "{code:?} {why}");
+    assert_eq!(version("web").await, Some(1), "half of it was published");
+    lab.works(&["config", "publish", "web", "--from", text(&web), "--also", &both(2), "--if-version", "1"]);
+    let [web, db] = ["web", "db"].map(|set| format!("/v1/configs/{set}/versions?consistency=linearizable"));
+    let newest = async |path: &str| {
+        let versions = lab.list_at(0, path).await.expect("they are listed");
+        let newest = versions.into_iter().max_by_key(|version| version["version"].as_u64()).expect("there is one");
+        (newest["version"].as_u64().expect("a number"), newest["revision"].clone())
+    };
+    let (web, db) = (newest(&web).await, newest(&db).await);
+    assert_eq!((web.0, db.0), (2, 3));
+    assert_eq!(web.1, db.1, "one entry");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ const BATCHES_AT_ONCE: usize = 4;
 const BATCH_BYTES_MIN: usize = 256 << 10;
 
 /// How often it is sent again when the node that had it is not the one that commits it.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// A directory that was read.
 pub(crate) struct Tree {
@@ -184,6 +184,17 @@ impl Prepared {
         }
     }
 
+    /// Returns the name of its manifest.
+    pub(crate) fn manifest(&self) -> Digest {
+        self.manifest
+    }
+
+    /// Sends what the node that commits it lacks: the one that took it is gone.
+    pub(crate) async fn send_again(&mut self, api: &Api) -> Result<(), Diagnostic> {
+        self.look(api, self.scanned.digests().collect()).await?;
+        self.send(api).await
+    }
+
     /// Commits the version; sends again what the node that commits it does not find.
     pub(crate) async fn commit(
         &mut self,
@@ -203,11 +214,7 @@ impl Prepared {
         let key = Key::new();
         for _ in 1..TRIES {
             match api.call_again(&key, Method::POST, &path, Some(&ask)).await {
-                // The node that took it is gone, and another one commits.
-                Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => {
-                    self.look(api, self.scanned.digests().collect()).await?;
-                    self.send(api).await?;
-                }
+                Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => self.send_again(api).await?,
                 done => return done,
             }
         }

@@ -8,6 +8,7 @@ use leaseward_state::lease::LeaseState;
 use leaseward_state::server::{Cause, Expired, Placement, Readiness, Server, ServerStatus, Wanted};
 use leaseward_state::session::Owner;
 use leaseward_state::{LeaseName, ServerName, SetName, State};
+use leaseward_sync::rollout::waits_for;
 
 use crate::describe::{describe, proof};
 use crate::limits::EXPLAINED_EVENTS;
@@ -389,6 +390,16 @@ pub(crate) fn config(state: &State, name: &SetName) -> Option<Explanation> {
             says.because(format!("it stands still: {why}"));
             says.hint(format!("leaseward config rollout {name} resume"), "pass over the members that failed");
             says.hint(format!("leaseward config rollout {name} abort"), "take everybody back");
+        } else {
+            for machine in waits_for(state, name, set, rollout) {
+                if state.machine(&machine).is_some_and(|machine| machine.session.is_some()) {
+                    says.because(format!("it waits for {machine}"));
+                } else {
+                    says.because(format!("its canary {machine} was lost after its turn, so nobody follows it"));
+                    says.hint(format!("leaseward config rollout {name} finish"), "go on without it");
+                    says.hint(format!("leaseward config rollout {name} abort"), "take everybody back");
+                }
+            }
         }
     }
     for (machine, pin) in &set.pins {

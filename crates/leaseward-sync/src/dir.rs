@@ -149,7 +149,8 @@ impl Dir {
     }
 
     /// Makes `name` here another name of the file `from` in `other`. `false` if the file system will not.
-    pub(crate) fn hard_link(&self, name: &str, other: &Self, from: &str) -> Result<bool> {
+    pub(crate) fn hard_link(&self, name: impl AsRef<OsStr>, other: &Self, from: impl AsRef<OsStr>) -> Result<bool> {
+        let (name, from) = (Path::new(name.as_ref()), Path::new(from.as_ref()));
         match rustix::fs::linkat(&other.fd, from, &self.fd, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOENT) => Ok(false),
@@ -241,11 +242,44 @@ impl Dir {
         }
     }
 
-    /// Calls `visit` with the path, the directory and the `stat` of everything below, parents first.
+    /// Calls `visit` with the path, the directory, the name and the `stat` of everything below, parents first, whatever others
+    /// do there meanwhile and whatever they put there: what goes away is passed over, and so is what is in a directory that
+    /// may not be listed or is too deep for a set. A name that is not UTF-8 has no path of its own: it is shown as well as
+    /// can be, and not looked into.
+    pub(crate) fn roam(&self, visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>) -> Result<()> {
+        self.roam_below("", 1, visit)
+    }
+
+    fn roam_below(
+        &self,
+        above: &str,
+        depth: usize,
+        visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>,
+    ) -> Result<()> {
+        for name in self.names()? {
+            let Some(stat) = self.stat(&name)? else { continue };
+            let part = name.to_string_lossy();
+            let path = if above.is_empty() { part.into_owned() } else { format!("{above}/{part}") };
+            visit(&path, self, &name, &stat)?;
+            if kind(&stat) != Kind::Directory || depth >= DEPTH_MAX || name.to_str().is_none() {
+                continue;
+            }
+            match self.child(&name) {
+                Ok(child) => child.roam_below(&path, depth + 1, visit)?,
+                Err(error) if is_shut(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::roam`], and refuses what may not be in a set.
+    #[cfg(test)]
     pub(crate) fn walk(&self, visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>) -> Result<()> {
         self.walk_below("", 1, visit)
     }
 
+    #[cfg(test)]
     fn walk_below(
         &self,
         above: &str,
@@ -266,6 +300,17 @@ impl Dir {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns whether a directory could not be opened because it went away, is none any more, or is not for us.
+pub(crate) fn is_shut(error: &Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    match error {
+        // A link stands in the way.
+        Error::IllegalTree { .. } => true,
+        Error::Io { source, .. } => matches!(source.kind(), NotFound | NotADirectory | PermissionDenied),
+        _ => false,
     }
 }
 

@@ -8,7 +8,9 @@
 //! only its owner may read, as secrets are, is copied into no other file. Readers may see old and new files side by side for
 //! the moment that the renames take: that is what [`crate::Applier`] is better at.
 
+mod journal;
 mod stood;
+pub(crate) mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -17,9 +19,10 @@ use std::path::{Path, PathBuf};
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 use rustix::fs::Mode;
 
+use self::journal::{Op, decode_op, encode_version, journal, read, read_version, write_durably};
 use self::stood::{Stood, put_aside};
 use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
-use crate::dir::{Dir, Kind, Parents, give, kind};
+use crate::dir::{Dir, Kind, Parents, give, is_shut, kind};
 use crate::error::{Error, Result, at};
 use crate::limits::{DRIFTS_MAX, RENDERED_BYTES_MAX, RESERVE_BYTES, SYNC_EACH_MAX};
 use crate::manifest::{check, decode, encode};
@@ -72,19 +75,6 @@ struct Back {
     bytes: u64,
 }
 
-/// One step of a switch. Each may be taken twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Op {
-    /// A directory is there, with this mode.
-    Directory(String, u32),
-    /// The staged file of this number stands at the path.
-    Put(u64, String),
-    /// The file or link is gone.
-    Remove(String),
-    /// The directory is gone, if nobody else has something in it.
-    RemoveDirectory(String),
-}
-
 impl InPlace {
     /// Opens a set and finishes what a death interrupted.
     ///
@@ -111,7 +101,7 @@ impl InPlace {
             tracing::info!(target = %this.target.display(), version, "an interrupted switch is played to its end");
             this.play(version, &manifest, &ops)?;
         }
-        this.live = this.read_version(LIVE);
+        this.live = read_version(&this.state_dir, LIVE);
         let root = this.root()?;
         root.remove_tree(STAGE)?;
         Ok(this)
@@ -150,7 +140,7 @@ impl InPlace {
     /// Returns the version that was live before, with its manifest.
     #[must_use]
     pub fn previous_manifest(&self) -> Option<(Live, Manifest)> {
-        let (version, manifest) = self.read_version(PREVIOUS)?;
+        let (version, manifest) = read_version(&self.state_dir, PREVIOUS)?;
         Some((Live { version, manifest: digest_of(&encode(&manifest)) }, manifest))
     }
 
@@ -203,9 +193,11 @@ impl InPlace {
             if self.ignore.ignores(&entry.path) || drifts.len() >= DRIFTS_MAX {
                 continue;
             }
-            if let Some(kind) = difference(&root, entry, manifest)? {
+            if let Some(kind) = difference(&root, entry, manifest, self.owner)? {
                 let mut drift = Drift::of(&entry.path, kind);
-                if let Ok(stat) = std::fs::symlink_metadata(self.target.join(&entry.path)) {
+                if let Ok(stat) = std::fs::symlink_metadata(self.target.join(&entry.path))
+                    && kind != DriftKind::Missing
+                {
                     use std::os::unix::fs::MetadataExt as _;
                     drift.owner = Some(stat.uid());
                     drift.at = u64::try_from(stat.ctime() * 1000).ok();
@@ -295,7 +287,7 @@ impl InPlace {
             root.remove_tree(STAGE)?;
             return Err(error);
         }
-        self.write_durably(JOURNAL, &journal(version, &manifest, &ops))?;
+        write_durably(&self.state_dir, JOURNAL, &journal(version, &manifest, &ops))?;
         self.play(version, &manifest, &ops)?;
         self.live = Some((version, manifest));
         Ok(done)
@@ -320,17 +312,34 @@ impl InPlace {
             .collect();
         let mut changed = Vec::new();
         for entry in &manifest.entries {
-            match difference(root, entry, manifest)? {
+            match difference(root, entry, manifest, self.owner)? {
                 None => continue,
                 Some(DriftKind::Missing) => {}
+                Some(DriftKind::Content) if self.is_in_the_way(root, entry)? => {
+                    return Err(Error::TargetNotOurs { path: self.target.join(&entry.path) });
+                }
                 Some(_) if ours.contains_key(entry.path.as_str()) => {}
-                // A directory that was there before keeps its mode.
-                Some(DriftKind::Mode) if matches!(entry.node, ManifestNode::Directory { .. }) => continue,
+                // A directory that was there before keeps its mode and owner.
+                Some(DriftKind::Mode | DriftKind::Owner) if matches!(entry.node, ManifestNode::Directory { .. }) => {
+                    continue;
+                }
                 Some(_) => return Err(Error::TargetNotOurs { path: self.target.join(&entry.path) }),
             }
             changed.push(entry);
         }
         Ok(changed)
+    }
+
+    /// Returns whether a directory that somebody filled stands where a file of the version belongs: what is in it is his.
+    fn is_in_the_way(&self, root: &Dir, entry: &ManifestEntry) -> Result<bool> {
+        if matches!(entry.node, ManifestNode::Directory { .. }) {
+            return Ok(false);
+        }
+        match root.child(&entry.path) {
+            Ok(found) => Ok(!found.names()?.is_empty()),
+            Err(error) if is_shut(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn stage_into(
@@ -357,6 +366,7 @@ impl InPlace {
             let name = number.to_string();
             match &entry.node {
                 ManifestNode::Directory { mode } => {
+                    by_hand.extend(self.changed_by_hand(root, &entry.path)?);
                     ops.push(Op::Directory(entry.path.clone(), *mode));
                     continue;
                 }
@@ -395,7 +405,7 @@ impl InPlace {
         let wanted: BTreeSet<&str> = manifest.entries.iter().map(|entry| entry.path.as_str()).collect();
         let old = self.live.iter().flat_map(|(_, live)| live.entries.iter().rev().map(move |entry| (entry, live)));
         for (entry, live) in old.filter(|(entry, _)| !wanted.contains(entry.path.as_str())) {
-            match (&entry.node, difference(root, entry, live)?) {
+            match (&entry.node, difference(root, entry, live, None)?) {
                 (ManifestNode::Directory { .. }, _) => ops.push(Op::RemoveDirectory(entry.path.clone())),
                 (_, None | Some(DriftKind::Mode | DriftKind::Xattr)) => {
                     self.remember(root, &entry.path, cache, &mut back)?;
@@ -420,7 +430,7 @@ impl InPlace {
         let Some((_, live)) = self.live.as_ref().filter(|_| !self.ignore.ignores(path)) else { return Ok(None) };
         let Some(entry) = live.entries.iter().find(|entry| entry.path == path) else { return Ok(None) };
         let is_private = matches!(entry.node, ManifestNode::File { mode, .. } if mode & 0o077 == 0);
-        let is_changed = difference(root, entry, live)? == Some(DriftKind::Content);
+        let is_changed = difference(root, entry, live, None)? == Some(DriftKind::Content);
         Ok(is_changed.then(|| (path.to_owned(), is_private)))
     }
 
@@ -430,6 +440,9 @@ impl InPlace {
         let old = self.live.iter().flat_map(|(_, manifest)| &manifest.entries).find(|entry| entry.path == path);
         let Some(ManifestNode::File { mode, chunks, .. }) = old.map(|entry| &entry.node) else { return Ok(()) };
         let Ok(mut file) = root.file(path) else { return Ok(()) };
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Ok(());
+        }
         let mut offset = 0;
         for chunk in chunks {
             let bytes = crate::dir::read_piece(&mut file, offset, chunk.size, Path::new(path))?;
@@ -479,6 +492,8 @@ impl InPlace {
                     let from = number.to_string();
                     let Ok(stage) = root.child(STAGE) else { continue };
                     if stage.stat(&from)?.is_some() {
+                        // An empty directory may stand there: a file does not take its place by itself.
+                        let _ = rustix::fs::unlinkat(dir, name, rustix::fs::AtFlags::REMOVEDIR);
                         rustix::fs::renameat(&stage, &from, dir, name)
                             .map_err(at("replace", self.target.join(path)))?;
                     }
@@ -504,47 +519,19 @@ impl InPlace {
                 }
             }
         }
-        if let Some((before, tree)) = self.read_version(LIVE)
+        if let Some((before, tree)) = read_version(&self.state_dir, LIVE)
             && before != version
         {
-            self.write_durably(PREVIOUS, &encode_version(before, &tree))?;
+            write_durably(&self.state_dir, PREVIOUS, &encode_version(before, &tree))?;
         }
-        self.write_durably(LIVE, &encode_version(version, manifest))?;
+        write_durably(&self.state_dir, LIVE, &encode_version(version, manifest))?;
         self.state_dir.unlink(JOURNAL)?;
         self.state_dir.sync()?;
         root.remove_tree(STAGE)
     }
 
-    fn write_durably(&self, name: &str, body: &[u8]) -> Result<()> {
-        let temporary = format!("{name}.tmp");
-        self.state_dir.unlink(&temporary)?;
-        let path = self.state_dir.path().join(&temporary);
-        let mut file = self.state_dir.create(&temporary)?;
-        let crc = crc32c::crc32c(body).to_le_bytes();
-        let written = file.write_all(body).and_then(|()| file.write_all(&crc)).and_then(|()| file.sync_all());
-        if let Err(error) = written {
-            self.state_dir.unlink(&temporary)?;
-            return Err(Error::io("write", path, error));
-        }
-        rustix::fs::renameat(&self.state_dir, &temporary, &self.state_dir, name).map_err(at("name", &path))?;
-        self.state_dir.sync()
-    }
-
-    fn read(&self, name: &str) -> Option<Vec<u8>> {
-        let mut bytes = std::fs::read(self.state_dir.path().join(name)).ok()?;
-        let body = bytes.len().checked_sub(4)?;
-        let crc = bytes.split_off(body);
-        (crc == crc32c::crc32c(&bytes).to_le_bytes()).then_some(bytes)
-    }
-
-    fn read_version(&self, name: &str) -> Option<(u64, Manifest)> {
-        let bytes = self.read(name)?;
-        let (version, manifest) = bytes.split_at_checked(8)?;
-        Some((u64::from_le_bytes(version.try_into().ok()?), decode(manifest).ok()?))
-    }
-
     fn read_journal(&self) -> Option<(u64, Manifest, Vec<Op>)> {
-        let bytes = self.read(JOURNAL)?;
+        let bytes = read(&self.state_dir, JOURNAL)?;
         let (head, rest) = bytes.split_at_checked(16)?;
         let version = u64::from_le_bytes(head[..8].try_into().ok()?);
         let length = usize::try_from(u64::from_le_bytes(head[8..].try_into().ok()?)).ok()?;
@@ -558,54 +545,29 @@ impl InPlace {
     }
 }
 
-fn encode_version(version: u64, manifest: &Manifest) -> Vec<u8> {
-    let mut bytes = version.to_le_bytes().to_vec();
-    bytes.extend(encode(manifest));
-    bytes
-}
-
-fn journal(version: u64, manifest: &Manifest, ops: &[Op]) -> Vec<u8> {
-    let tree = encode(manifest);
-    let mut bytes = version.to_le_bytes().to_vec();
-    bytes.extend((tree.len() as u64).to_le_bytes());
-    bytes.extend(tree);
-    for op in ops {
-        // A path holds no NUL byte.
-        let text = match op {
-            Op::Directory(path, mode) => format!("d{mode} {path}\0"),
-            Op::Put(number, path) => format!("p{number} {path}\0"),
-            Op::Remove(path) => format!("r {path}\0"),
-            Op::RemoveDirectory(path) => format!("x {path}\0"),
-        };
-        bytes.extend_from_slice(text.as_bytes());
-    }
-    bytes
-}
-
-fn decode_op(text: &str) -> Option<Op> {
-    let (head, path) = text.split_once(' ')?;
-    let path = path.to_owned();
-    Some(match head.split_at_checked(1)? {
-        ("d", mode) => Op::Directory(path, mode.parse().ok()?),
-        ("p", number) => Op::Put(number.parse().ok()?, path),
-        ("r", "") => Op::Remove(path),
-        ("x", "") => Op::RemoveDirectory(path),
-        _ => return None,
-    })
-}
-
 /// Returns how what stands at an entry's path differs from it, if it does.
-fn difference(root: &Dir, entry: &ManifestEntry, manifest: &Manifest) -> Result<Option<DriftKind>> {
+fn difference(
+    root: &Dir,
+    entry: &ManifestEntry,
+    manifest: &Manifest,
+    owner: Option<Owner>,
+) -> Result<Option<DriftKind>> {
+    let looks = (manifest.xattrs_of(&entry.path), owner);
     let mut parents = Parents::new(root);
     let (dir, name) = match parents.of(&entry.path) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Some(DriftKind::Missing));
-        }
+        // A directory above it is gone, or somebody put something else in its place.
+        Err(error) if is_shut(&error) => return Ok(Some(DriftKind::Missing)),
         found => found?,
     };
     match dir.stat(name)? {
         None => Ok(Some(DriftKind::Missing)),
-        Some(stat) => differs(&entry.node, manifest.xattrs_of(&entry.path), (dir, name.as_ref()), &stat, None),
+        Some(stat) => match differs(&entry.node, looks, (dir, name.as_ref()), &stat, None) {
+            // An ordinary user may not read what he may not read any more.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Ok(Some(DriftKind::Mode))
+            }
+            found => found,
+        },
     }
 }
 

@@ -220,7 +220,7 @@ fn after_a_death_at_any_step_the_set_is_whole_once_it_is_opened() {
         open.stage(2, &tree.0, &mut give, &place.cache()).unwrap();
         let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
         if taken > 0 {
-            open.write_durably(JOURNAL, &journal(version, &manifest, &ops)).unwrap();
+            write_durably(&open.state_dir, JOURNAL, &journal(version, &manifest, &ops)).unwrap();
             // As `play`, which a death ended after so many steps.
             let root = open.root().unwrap();
             for op in ops.iter().take(taken - 1) {
@@ -257,7 +257,7 @@ fn a_torn_journal_counts_as_none() {
     let tree = published(&[("a", "2")]);
     let ops = [Op::Remove("a".into())];
     let bytes = journal(2, &tree.0, &ops);
-    open.write_durably(JOURNAL, &bytes).unwrap();
+    write_durably(&open.state_dir, JOURNAL, &bytes).unwrap();
     let path = place.dirs.state_dir.join(JOURNAL);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();

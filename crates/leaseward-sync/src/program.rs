@@ -1,7 +1,7 @@
 //! A set's own programs: the check before a version is live, the reload after.
 //!
 //! Must stay true: a program that runs out of time is killed with its process group before anybody hears of it; what it
-//! said last stands in the reason. A check sees the new version at the set's own path, though nobody else does yet: it
+//! said last stands in the reason, unless the set is encrypted. A check sees the new version at the set's own path, though nobody else does yet: it
 //! runs in a mount namespace of its own, where that path is the new tree. Where that is not permitted it must name the
 //! new tree as `{tree}`, or it would check the old one.
 
@@ -28,16 +28,23 @@ pub(crate) struct Run<'a> {
     pub(crate) target: &'a Path,
     /// The tree it is about: the target, or one that is not live yet.
     pub(crate) tree: &'a Path,
+    /// Whether the set is encrypted: programs quote the lines that they refuse, and reasons are for everybody.
+    pub(crate) is_secret: bool,
 }
 
 impl Run<'_> {
+    /// Returns whether the command is told where the new tree is.
+    pub(crate) fn names_tree(&self) -> bool {
+        self.hook.command.iter().any(|word| word.contains(TREE))
+    }
+
     /// Runs it to its end, or until its time is over. Blocks.
     ///
     /// # Errors
     /// Why it did not succeed, with the last of what it said.
     pub(crate) fn to_end(&self) -> Result<(), String> {
         let tree = self.tree.display().to_string();
-        let names_tree = self.hook.command.iter().any(|word| word.contains(TREE));
+        let names_tree = self.names_tree();
         let argv: Vec<String> = self.hook.command.iter().map(|word| word.replace(TREE, &tree)).collect();
         let (program, arguments) = argv.split_first().ok_or("it names no program")?;
         let mut command = Command::new(program);
@@ -55,7 +62,10 @@ impl Run<'_> {
         let (mut output, write) = std::io::pipe().map_err(|error| error.to_string())?;
         let errors = write.try_clone().map_err(|error| error.to_string())?;
         command.stdout(write).stderr(errors);
-        let child = if self.tree == self.target || names_tree {
+        let is_shown = self.tree != self.target && !names_tree;
+        // The first version has no place yet at which it could be shown.
+        let place = (is_shown && !self.target.exists()).then(|| Place::make(self.target)).transpose()?;
+        let child = if !is_shown {
             command.spawn().map_err(|error| format!("{program}: {error}"))
         } else {
             self.spawn_over(&mut command).map_err(|why| format!("{program}: {why}"))
@@ -64,6 +74,7 @@ impl Run<'_> {
         drop(command);
         let said = std::thread::spawn(move || last_of(&mut output));
         let outcome = child.and_then(|child| wait(child, Duration::from_millis(self.hook.timeout_ms)));
+        drop(place);
         // A daemon that it left running may hold the pipe: it is not waited for.
         let said = match outcome {
             Ok(()) => return Ok(()),
@@ -71,7 +82,11 @@ impl Run<'_> {
         };
         outcome.map_err(|why| {
             let name = argv.join(" ");
-            if said.is_empty() { format!("{name}: {why}") } else { format!("{name}: {why}: {said}") }
+            match (said.is_empty(), self.is_secret) {
+                (true, _) => format!("{name}: {why}"),
+                (false, false) => format!("{name}: {why}: {said}"),
+                (false, true) => format!("{name}: {why}; what it said is not shown, as the set is encrypted"),
+            }
         })
     }
 
@@ -90,14 +105,29 @@ impl Run<'_> {
                 let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
                 let none: Option<&str> = None;
                 mount(none, "/", none, private, none).map_err(|error| format!("cannot make mounts private: {error}"))?;
-                if self.target.exists() {
-                    mount(Some(self.tree), self.target, none, MsFlags::MS_BIND, none)
-                        .map_err(|error| format!("cannot show the new version at its place: {error}"))?;
-                }
+                mount(Some(self.tree), self.target, none, MsFlags::MS_BIND, none)
+                    .map_err(|error| format!("cannot show the new version at its place: {error}"))?;
                 command.spawn().map_err(|error| error.to_string())
             });
             spawned.join().unwrap_or_else(|_| Err("its thread panicked".to_owned()))
         })
+    }
+}
+
+/// An empty directory at which a tree is shown to one program; it goes away with this.
+struct Place<'a>(&'a Path);
+
+impl<'a> Place<'a> {
+    fn make(target: &'a Path) -> Result<Self, String> {
+        let made = std::fs::create_dir(target);
+        made.map(|()| Self(target)).map_err(|error| format!("make directory {}: {error}", target.display()))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // If somebody put something there meanwhile, the switch refuses and says so.
+        let _ = std::fs::remove_dir(self.0);
     }
 }
 
@@ -156,7 +186,8 @@ mod tests {
 
     fn run(command: &[&str], timeout_ms: u64, target: &Path, tree: &Path) -> Result<(), String> {
         let hook = SetHook { command: command.iter().map(|word| (*word).to_owned()).collect(), timeout_ms };
-        Run { hook: &hook, environment: BTreeMap::from([("LEASEWARD_SET", "app".to_owned())]), target, tree }.to_end()
+        let environment = BTreeMap::from([("LEASEWARD_SET", "app".to_owned())]);
+        Run { hook: &hook, environment, target, tree, is_secret: false }.to_end()
     }
 
     #[test]
@@ -171,6 +202,12 @@ mod tests {
         let ended = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
         assert!(ended - begun < 20, "its child was waited for");
         assert!(run(&["/nonexistent"], 200, here, here).is_err());
+        // What it quotes of an encrypted set is for nobody.
+        let words = ["sh", "-c", "printf 'line %s: hunter2' 1; exit 1"];
+        let hook = SetHook { command: words.map(str::to_owned).into(), timeout_ms: 5_000 };
+        let secret = Run { hook: &hook, environment: BTreeMap::new(), target: here, tree: here, is_secret: true };
+        let why = secret.to_end().unwrap_err();
+        assert!(why.contains("exited with 1") && why.contains("not shown") && !why.contains("line 1"), "{why}");
         // A daemon that holds the output is not waited for.
         assert_eq!(run(&["sh", "-c", "sleep 5 &"], 5_000, here, here), Ok(()));
     }
@@ -193,5 +230,10 @@ mod tests {
         }
         assert_eq!(run(&["grep", "-q", "new", "{tree}/f"], 5_000, &live, &next), Ok(()));
         assert_eq!(std::fs::read_to_string(live.join("f")).unwrap(), "old");
+        // The first version has no place yet, and its check sees it there all the same.
+        std::fs::remove_dir_all(&live).unwrap();
+        let seen = run(&["sh", "-c", &script], 5_000, &live, &next);
+        assert_eq!(seen.is_ok(), rustix::process::geteuid().is_root(), "{seen:?}");
+        assert!(!live.exists(), "something is left where the first version will be");
     }
 }

@@ -1,7 +1,7 @@
 //! Whose turn it is to get a new version: pure.
 //!
 //! Must stay true: equal inputs give equal steps; a member whose agent is not connected is waited for by nobody and
-//! counted as unavailable; nothing goes on before the members whose turn it was have the version and the time to prove
+//! counted as unavailable, but nobody follows a canary that was lost after its turn; nothing goes on before the members whose turn it was have the version and the time to prove
 //! itself has passed; more failures than permitted stop it, or take everybody back, before anything else.
 //! Left out on purpose: who asks (the leader's loop), and what a member should have meanwhile (the state).
 
@@ -74,6 +74,9 @@ pub fn next(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout, q
         }
         _ => rollout.released.is_empty(),
     };
+    if members.has_lost_canary(rule, rollout) {
+        return Next::Wait(None);
+    }
     let canaries = members.canaries(rule);
     if canaries.iter().any(|canary| !rollout.released.contains(canary)) {
         let mut waiting = canaries;
@@ -140,6 +143,12 @@ impl<'a> Members<'a> {
         self.all.iter().filter(|member| member.released && member.connected && member.far < Far::Live).count()
     }
 
+    /// Returns whether a canary went away after its turn, while nobody else had his: perhaps it is the version that took it away.
+    fn has_lost_canary(&self, rule: &RolloutRule, rollout: &Rollout) -> bool {
+        rollout.released.len() <= rule.canaries as usize
+            && self.all.iter().any(|member| member.released && !member.connected)
+    }
+
     fn canaries(&self, rule: &RolloutRule) -> Vec<MachineName> {
         let mut reachable: Vec<&Member<'_>> = self.all.iter().filter(|member| member.connected).collect();
         let marked = |member: &Member<'_>| {
@@ -172,7 +181,9 @@ fn far(sync: Option<&MemberSync>, version: u64) -> Far {
 #[must_use]
 pub fn waits_for(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout) -> BTreeSet<MachineName> {
     let members = Members::of(state, name, set, rollout);
-    let late = members.all.iter().filter(|member| member.released && member.connected && member.far < Far::Live);
+    let lost = members.has_lost_canary(&set.spec.rollout, rollout);
+    let is_late = |member: &&Member<'_>| if member.connected { member.far < Far::Live } else { lost };
+    let late = members.all.iter().filter(|member| member.released).filter(is_late);
     late.map(|member| member.name.clone()).collect()
 }
 

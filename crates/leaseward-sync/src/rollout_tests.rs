@@ -1,6 +1,6 @@
 //! Rollouts as a leader sees them: every step it takes is applied, and members do as they are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leaseward_state::command::{OpenMachine, PublishSet, Reply};
 use leaseward_state::config::Digest;
@@ -208,6 +208,27 @@ fn staged_means_ready_everywhere_and_then_all_together() {
     let (set, c) = (cluster.state.set(&app()).unwrap(), name("c"));
     let wanted = cluster.state.wanted_version(set, &c, cluster.state.machine(&c).unwrap()).unwrap();
     assert_eq!(wanted.live.unwrap().number, 2, "it gets it when it comes back");
+}
+
+#[test]
+fn nobody_follows_a_canary_that_was_lost_with_the_version() {
+    let rule = RolloutRule { canaries: 1, bake_ms: 1_000, ..RolloutRule::default() };
+    for applies in [false, true] {
+        let mut cluster = Cluster::new(&["a", "b", "c"], rule.clone());
+        assert_eq!(cluster.step(0), "a");
+        if applies {
+            // It has it, and dies before it has proven itself.
+            cluster.applied(&["a"], 2);
+        }
+        cluster.lose("a");
+        assert_eq!(cluster.step(1_000_000), "wait", "b would be the next one to be lost");
+        let set = cluster.state.set(&app()).unwrap();
+        let waits = waits_for(&cluster.state, &app(), set, set.rollout.as_ref().unwrap());
+        assert_eq!(waits, BTreeSet::from([name("a")]), "who asks why is told");
+        cluster.open("a");
+        cluster.applied(&["a"], 2);
+        assert_eq!(cluster.step(1_000_000), "b c", "it is back, and is well");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! published (layers, templates, secrets), since their sources cannot be told from it; a version that somebody published
 //! since is never overwritten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use leaseward_state::state::ConfigSet;
 use leaseward_state::{Command, MachineName, SetName, State, Term};
 use leaseward_sync::{digest_of, frame, manifest};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::content::QuorumContent;
@@ -30,6 +30,9 @@ const PIECES_AT_ONCE: usize = 1_000;
 
 /// What could not be adopted is tried again after this.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// What could not be adopted, from whom, and when it is tried again.
+type Later = BTreeMap<(SetName, MachineName), Instant>;
 
 impl QuorumContent {
     /// Keeps here what stands on a member's disk of a set. Returns the name of its manifest.
@@ -97,8 +100,9 @@ fn is_made(set: &ConfigSet) -> bool {
     set.spec.overlays || set.spec.templates || set.spec.key.is_some()
 }
 
-/// Returns a set that is to be adopted from a member, if there is one: changed by hand there since its newest version.
-fn drifted(state: &State) -> Option<(SetName, MachineName, u64)> {
+/// Returns a set that is to be adopted from a member, if there is one: changed by hand there since its newest version. Not from
+/// whom it is tried later.
+fn drifted(state: &State, later: &Later) -> Option<(SetName, MachineName, u64)> {
     for (name, set) in state.sets() {
         if set.spec.drift != DriftRule::Adopt || is_made(set) || set.rollout.is_some() {
             continue;
@@ -106,7 +110,13 @@ fn drifted(state: &State) -> Option<(SetName, MachineName, u64)> {
         for (machine, known) in state.members_of(set) {
             let Some(sync) = state.sync(name, machine) else { continue };
             let is_drift = matches!(sync.state, SyncState::Drifted { .. });
-            if is_drift && sync.applied == set.head && known.session.is_some() && set.pin_of(machine).is_none() {
+            let is_now = !later.contains_key(&(name.clone(), machine.clone()));
+            if is_now
+                && is_drift
+                && sync.applied == set.head
+                && known.session.is_some()
+                && set.pin_of(machine).is_none()
+            {
                 return Some((name.clone(), machine.clone(), set.head));
             }
         }
@@ -121,9 +131,11 @@ pub(crate) async fn run(
     mut states: watch::Receiver<Arc<State>>,
     mut reign: watch::Receiver<Option<Term>>,
 ) {
+    let mut later = Later::new();
     loop {
         let leads = reign.borrow_and_update().is_some();
-        let found = if leads { drifted(&states.borrow_and_update()) } else { None };
+        later.retain(|_, until| *until > Instant::now());
+        let found = if leads { drifted(&states.borrow_and_update(), &later) } else { None };
         if let Some((set, machine, head)) = found {
             match take(&replica, &content, &set, &machine, head).await {
                 Ok(version) => {
@@ -135,14 +147,17 @@ pub(crate) async fn run(
                 }
                 Err(error) => {
                     warn!(%set, %machine, %error, "what was changed by hand is not adopted");
-                    sleep(AGAIN).await;
+                    // It holds nobody else up.
+                    later.insert((set, machine), Instant::now() + AGAIN);
                     continue;
                 }
             }
         }
+        let again = later.values().min().copied();
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
             changed = reign.changed() => if changed.is_err() { return },
+            () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
         }
     }
 }

@@ -212,6 +212,7 @@ impl Agent {
         sync_config.keys = self.config.keys.clone();
         let gate = Arc::clone(&self.config.readiness);
         let member = Member::spawn(sync_config, wanted_sets, source, gate, sync_reports);
+        let mut told = BTreeMap::new();
         loop {
             let session = tokio::select! {
                 session = self.session(&mut adopted, &reports) => session,
@@ -225,6 +226,7 @@ impl Agent {
                 reports: &reports,
                 wanted: &wanted,
                 synced: &mut synced,
+                told: &mut told,
                 keeper: session,
             };
             match serving.run(&adopted, &stop).await {

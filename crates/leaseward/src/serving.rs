@@ -62,6 +62,8 @@ pub(crate) struct Serving<'a> {
     pub(crate) reports: &'a mpsc::Sender<Command>,
     pub(crate) wanted: &'a watch::Sender<Wanted>,
     pub(crate) synced: &'a mut mpsc::Receiver<Report>,
+    /// What was said last of each config set, whatever became of the session in which it was.
+    pub(crate) told: &'a mut BTreeMap<SetName, Report>,
     pub(crate) keeper: Keeper,
 }
 
@@ -116,8 +118,9 @@ struct Here {
 }
 
 impl Serving<'_> {
-    pub(crate) async fn run(self, adopted: &[Adopted], stop: &CancellationToken) -> Ended {
+    pub(crate) async fn run(mut self, adopted: &[Adopted], stop: &CancellationToken) -> Ended {
         let mut here = Here::default();
+        self.tell_again(&mut here).await;
         for server in adopted {
             here.running.insert(server.server.clone(), (server.token, server.spec.clone()));
         }
@@ -348,8 +351,21 @@ impl Serving<'_> {
         });
     }
 
-    async fn synced(&self, report: Report, here: &mut Here) {
+    /// Says once more how config sets are: a session is new because the machine was away, and perhaps forgotten meanwhile.
+    async fn tell_again(&self, here: &mut Here) {
+        let reports: Vec<Report> = self.told.values().cloned().collect();
+        for report in reports {
+            self.tell(report, here).await;
+        }
+    }
+
+    async fn synced(&mut self, report: Report, here: &mut Here) {
         info!(set = %report.set, applied = report.applied, state = ?report.state, "config set");
+        self.told.insert(report.set.clone(), report.clone());
+        self.tell(report, here).await;
+    }
+
+    async fn tell(&self, report: Report, here: &mut Here) {
         if report.state == SyncState::Applied {
             here.applied.insert(report.set.clone(), report.applied);
         }

@@ -213,6 +213,9 @@ pub(crate) struct PublishArguments {
     /// What stands on this member's disk now, changed by hand or not.
     #[arg(long, value_name = "MACHINE", conflicts_with_all = ["from", "tar", "key"])]
     pub(crate) from_member: Option<String>,
+    /// Publishes this directory in another set with it: all of them, or none. SET@VERSION=DIR: only if that is its newest version.
+    #[arg(long, value_name = "SET=DIR", requires = "from")]
+    pub(crate) also: Vec<String>,
     /// Encrypts every file with this key.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
@@ -246,6 +249,9 @@ pub(crate) struct PutArguments {
     /// Many changes at once: a file with one JSON object a line, {"path": …, "content": …} or {"path": …, "remove": true}.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["path", "from", "text", "remove", "mode"])]
     pub(crate) batch: Option<PathBuf>,
+    /// Encrypts what it says with the key of the set.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
     /// Why.
     #[arg(short, long, default_value = "")]
     pub(crate) message: String,

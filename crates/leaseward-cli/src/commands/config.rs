@@ -4,6 +4,7 @@ mod copies;
 mod files;
 mod keeping;
 mod tarred;
+mod together;
 
 use leaseward_http::model::{ConfigSetList, ConfigVersion, ConfigVersionList, MemberSyncList, Rollback, RolloutView};
 use reqwest::Method;

@@ -11,6 +11,7 @@ use axum::response::Response;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use leaseward_state::SetName;
 use leaseward_state::config::{Chunk, Manifest, ManifestEntry, ManifestNode, check_path};
+use leaseward_sync::secret::is_sealed;
 use leaseward_sync::{digest_of, frame, manifest as codec, pieces};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -24,7 +25,7 @@ use crate::limits::BLOB_BYTES_MAX;
 use crate::model::{ChangeFiles, ConfigDiff, ConfigVersion, FileChange, FileDiff, FileDiffKind, entry};
 use crate::problem::{self, Code};
 use crate::routes::configs::find;
-use crate::routes::publish::{commit, content, digest, manifest};
+use crate::routes::publish::{commit, content, digest, manifest, plain};
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     let change = OpenApiRouter::new().routes(routes!(change)).layer(DefaultBodyLimit::max(BLOB_BYTES_MAX));
@@ -71,8 +72,15 @@ async fn change(
     let mut files: BTreeMap<String, ManifestNode> =
         tree.entries.into_iter().map(|entry| (entry.path, entry.node)).collect();
     let mut blobs = Vec::new();
+    let is_encrypted = state.set(&set).is_some_and(|set| set.spec.key.is_some());
     for change in body.changes {
+        let (path, others) = (change.path.clone(), blobs.len());
+        let says = change.content.is_some() || change.base64.is_some();
         apply(&mut files, change, &mut blobs)?;
+        // Nothing of it is kept then, not even for a moment.
+        if is_encrypted && says && !blobs.get(others).is_some_and(|first| is_sealed(first)) {
+            return Err(plain(&state, &set, &path));
+        }
     }
     // A file that stays, with whatever content, keeps its attributes.
     if let Some(all) = &mut xattrs {

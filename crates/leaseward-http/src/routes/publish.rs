@@ -2,15 +2,16 @@
 //!
 //! Must stay true: no committed manifest names a blob that a quorum does not hold, or hold what it is made of; a delta is
 //! committed upon the version that it was made for, and made anew when somebody else was faster; a rollback is a new
-//! version.
+//! version; nothing plain is committed in a set whose files are encrypted.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use leaseward_state::command::PublishSet;
-use leaseward_state::config::{Digest, Manifest, Version};
+use leaseward_state::config::{Digest, Manifest, ManifestNode, Version};
 use leaseward_state::{Command, Revision, SetName, State as Clustered};
 use leaseward_sync::manifest::decode;
+use leaseward_sync::secret::is_sealed;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -111,9 +112,11 @@ pub(crate) async fn commit(
         // a quorum nothing is proposed, as it might be committed long after the caller was told that it is not.
         let guess = head(&api.here(), set).1;
         let (now, publish) = tokio::join!(api.read_now(), checked(api, set.clone(), parent, manifest, guess));
-        let newest = head(&*now?, set).1;
+        let now = now?;
+        let newest = head(&now, set).1;
         let publish =
             if newest == guess { publish? } else { checked(api, set.clone(), parent, manifest, newest).await? };
+        sealed(api, &now, set, manifest).await?;
         let upon_newest = publish.delta.is_some();
         let command = Command::Publish { sets: vec![publish], author: author.clone(), message: message.clone() };
         match api.commit(write, step, Vec::new(), command).await {
@@ -163,6 +166,34 @@ pub(crate) async fn checked(
 ) -> Result<PublishSet, Fault> {
     let Ready { files, bytes, delta } = api.content.ready(base, manifest).await.map_err(content)?;
     Ok(PublishSet { set, parent, manifest, files, bytes, delta })
+}
+
+/// Refuses a version with plain files of a set whose files are encrypted: they would stand readable on every voter, and no
+/// member would take them.
+pub(crate) async fn sealed(api: &Api, state: &Clustered, set: &SetName, digest: Digest) -> Result<(), Fault> {
+    if state.set(set).is_none_or(|known| known.spec.key.is_none()) {
+        return Ok(());
+    }
+    for entry in manifest(api, digest).await?.entries {
+        let ManifestNode::File { chunks, .. } = &entry.node else { continue };
+        let first = match chunks.first() {
+            Some(chunk) => api.content.get(chunk.digest).await.map_err(content)?,
+            None => Some(Vec::new()),
+        };
+        if first.is_some_and(|bytes| !is_sealed(&bytes)) {
+            return Err(plain(state, set, &entry.path));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the fault for a plain file of a set whose files are encrypted.
+pub(crate) fn plain(state: &Clustered, set: &SetName, path: &str) -> Fault {
+    let key = state.set(set).and_then(|known| known.spec.key.clone()).unwrap_or_default();
+    let detail = format!(
+        "config/{set} is encrypted with the key {key}, and {path} is not: publish it with that key (`--key FILE`)"
+    );
+    problem::of(Code::Invalid, detail).into()
 }
 
 /// Fetches and decodes a manifest.

@@ -13,7 +13,7 @@ use crate::api::{Api, Base};
 use crate::ask::{Body, Nothing, Params, Write, name};
 use crate::model::{Change, Condition, Duration, Outcome, Transaction, TransactionResult, Wanted};
 use crate::problem::{self, Code};
-use crate::routes::publish::{checked, digest};
+use crate::routes::publish::{checked, digest, sealed};
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(transaction))
@@ -81,7 +81,9 @@ async fn command(api: &Api, operation: Change) -> Result<Command, Fault> {
         Change::Release { lease, token } => Command::Release { lease: name(&lease)?, token: token.into() },
         Change::Publish { set, parent, manifest, author, message } => {
             // Many deltas would not fit one entry.
-            let publish = checked(api, name(&set)?, parent, digest(&manifest)?, Base::Whole).await?;
+            let (set, manifest) = (name(&set)?, digest(&manifest)?);
+            sealed(api, &*api.read_now().await?, &set, manifest).await?;
+            let publish = checked(api, set, parent, manifest, Base::Whole).await?;
             Command::Publish { sets: vec![publish], author, message }
         }
     })

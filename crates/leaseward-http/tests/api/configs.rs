@@ -85,6 +85,29 @@ async fn a_version_is_committed_only_when_all_of_it_is_durable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_plain_is_committed_in_a_set_whose_files_are_encrypted() {
+    let cluster = Cluster::of(1).await;
+    assert_eq!(publish(&cluster, b"password\n", "before it had a key").await, 1);
+    let manifest = cluster.get("/v1/configs/app/versions/1").await.ok(200)["version"]["manifest"].clone();
+    ask(cluster.request("PUT", "/v1/configs/app/policy").json(&json!({ "key": "0123456789abcdef" }))).await.ok(200);
+    let publish = json!({ "do": "publish", "set": "app", "manifest": manifest });
+    for (path, body) in [
+        ("/v1/configs/app/publish", json!({ "manifest": manifest })),
+        ("/v1/configs/app/rollback", json!({ "to": 1 })),
+        ("/v1/configs/app/changes", json!({ "changes": [{ "path": "new", "content": "password" }] })),
+        ("/v1/configs/app/changes", json!({ "changes": [{ "path": "new", "base64": "cGFzc3dvcmQ=" }] })),
+        ("/v1/configs/app/changes", json!({ "changes": [{ "path": "new", "content": "" }] })),
+        ("/v1/transaction", json!({ "operations": [publish] })),
+    ] {
+        let refused = cluster.post(path, body).await.problem(422, "LW0101");
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(detail.contains("0123456789abcdef") && detail.contains("--key"), "{path}: {detail}");
+    }
+    assert_eq!(cluster.get("/v1/configs/app").await.ok(200)["version"], 1);
+    cluster.get(&format!("/v1/blobs/{}", digest_of(b"password"))).await.problem(404, "LW0404");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_bounds_what_all_sets_have_together() {
     let cluster = Cluster::of(1).await;
     assert_eq!(publish(&cluster, b"max = 500\n", "first").await, 1);

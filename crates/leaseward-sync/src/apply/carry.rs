@@ -19,7 +19,7 @@ pub(super) fn carry(from: &Dir, to: &Dir, manifest: &Manifest, ignore: &Patterns
         return Ok(());
     }
     let named: HashSet<&str> = manifest.entries.iter().map(|entry| entry.path.as_str()).collect();
-    from.walk(&mut |path, dir, name, stat| {
+    from.roam(&mut |path, dir, name, stat| {
         if named.contains(path) || !ignore.ignores(path) {
             return Ok(());
         }
@@ -44,16 +44,18 @@ fn take(from: &Dir, to: &Dir, path: &str, dir: &Dir, name: &OsStr, stat: &Stat) 
     make_parents(from, to, path)?;
     let mut parents = Parents::new(to);
     let (into, part) = parents.of(path)?;
-    if into.stat(part)?.is_some() {
+    if into.stat(name)?.is_some() {
         return Ok(());
     }
     match kind(stat) {
+        // Programs give their files any name. Of directories and links with such names nothing is known below.
+        Kind::Directory | Kind::Symlink if name.to_str().is_none() => {
+            tracing::warn!(path, "not taken along to the new version: its name is not UTF-8");
+            Ok(())
+        }
         Kind::Directory => like(&into.mkdir(part)?, stat),
         Kind::Symlink => into.symlink(&link_target(dir, name)?, part),
-        Kind::File | Kind::Special => {
-            let text = name.to_str().ok_or_else(|| Error::illegal(path, "its name is not UTF-8"))?;
-            into.hard_link(part, dir, text).map(drop)
-        }
+        Kind::File | Kind::Special => into.hard_link(name, dir, name).map(drop),
     }
 }
 

@@ -1,19 +1,22 @@
 //! Comparing a directory with what should be in it.
 //!
 //! Must stay true: a file whose inode looks exactly as it did when its content was proven is the same; every other one
-//! is read and hashed. Without stamps every file is. Ignored paths are no difference.
+//! is read and hashed. Without stamps every file is. Ignored paths are no difference. Whatever somebody puts there is a
+//! difference, and keeps nobody from seeing the others.
 //! Extended attributes are read at each look where the version has them: a stamp does not vouch for them.
-//! Left out on purpose: owners, which a manifest does not hold.
+//! Left out on purpose: owners where the set names none, as a manifest does not hold them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 
 use leaseward_state::config::{Manifest, ManifestNode, Xattrs};
 use rustix::fs::Stat;
 
+use super::Owner;
 use super::record::Stamp;
 use crate::dir::{Dir, Kind, hash_file, kind, link_target};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::DRIFTS_MAX;
 use crate::patterns::Patterns;
 use crate::xattr;
@@ -35,6 +38,11 @@ impl Drift {
     pub(crate) fn of(path: &str, kind: DriftKind) -> Self {
         Self { path: path.to_owned(), kind, owner: None, at: None }
     }
+
+    pub(crate) fn found(path: &str, kind: DriftKind, stat: &Stat) -> Self {
+        let at = stat.st_ctime.saturating_mul(1000).saturating_add(stat.st_ctime_nsec as i64 / 1_000_000);
+        Self { path: path.to_owned(), kind, owner: Some(stat.st_uid), at: u64::try_from(at).ok() }
+    }
 }
 
 /// How a path differs from its version.
@@ -48,6 +56,8 @@ pub enum DriftKind {
     Content,
     /// Its permission bits are others.
     Mode,
+    /// It belongs to another user or group than the set says.
+    Owner,
     /// Its extended attributes are others.
     Xattr,
 }
@@ -61,23 +71,26 @@ impl DriftKind {
             Self::Extra => "extra",
             Self::Content => "content",
             Self::Mode => "mode",
+            Self::Owner => "owner",
             Self::Xattr => "xattr",
         }
     }
 }
 
-/// Returns how `root` differs from `manifest`, by ascending path, at most [`DRIFTS_MAX`] differences.
+/// Returns how `root` differs from `manifest` where everything is to belong to `owner`, by ascending path, at most
+/// [`DRIFTS_MAX`] differences.
 /// `stamps` say how the inodes looked when their content was proven; what is proven again is noted there.
 pub(crate) fn compare(
     root: &Dir,
     manifest: &Manifest,
     ignore: &Patterns,
+    owner: Option<Owner>,
     mut stamps: Option<&mut [Stamp]>,
 ) -> Result<Vec<Drift>> {
     let mut wanted: BTreeMap<&str, (usize, &ManifestNode)> =
         manifest.entries.iter().enumerate().map(|(i, entry)| (entry.path.as_str(), (i, &entry.node))).collect();
     let mut drifts = Vec::new();
-    root.walk(&mut |path, dir, name, stat| {
+    root.roam(&mut |path, dir, name, stat| {
         let known = wanted.remove(path);
         if ignore.ignores(path) {
             return Ok(());
@@ -86,10 +99,12 @@ pub(crate) fn compare(
             None => Some(DriftKind::Extra),
             Some((i, node)) => {
                 let proven = stamps.as_deref_mut().map(|stamps| &mut stamps[i]);
-                match differs(node, manifest.xattrs_of(path), (dir, name), stat, proven) {
+                match differs(node, (manifest.xattrs_of(path), owner), (dir, name), stat, proven) {
                     // It went away, or became something else, while it was looked at.
-                    Err(crate::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                        Some(DriftKind::Missing)
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Some(DriftKind::Missing),
+                    // An ordinary user may not read what he may not read any more.
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                        Some(DriftKind::Mode)
                     }
                     found => found?,
                 }
@@ -98,9 +113,7 @@ pub(crate) fn compare(
         if let Some(kind) = kind
             && drifts.len() < DRIFTS_MAX
         {
-            let at = stat.st_ctime.saturating_mul(1000).saturating_add(stat.st_ctime_nsec as i64 / 1_000_000);
-            let (owner, at) = (Some(stat.st_uid), u64::try_from(at).ok());
-            drifts.push(Drift { path: path.to_owned(), kind, owner, at });
+            drifts.push(Drift::found(path, kind, stat));
         }
         Ok(())
     })?;
@@ -113,7 +126,7 @@ pub(crate) fn compare(
 
 pub(crate) fn differs(
     node: &ManifestNode,
-    xattrs: Option<&Xattrs>,
+    (xattrs, owner): (Option<&Xattrs>, Option<Owner>),
     (dir, name): (&Dir, &OsStr),
     stat: &Stat,
     proven: Option<&mut Stamp>,
@@ -142,6 +155,9 @@ pub(crate) fn differs(
     Ok(match mode {
         _ if !same => Some(DriftKind::Content),
         Some(mode) if stat.st_mode & 0o7777 != mode => Some(DriftKind::Mode),
+        Some(_) if owner.is_some_and(|owner| (stat.st_uid, stat.st_gid) != (owner.user, owner.group)) => {
+            Some(DriftKind::Owner)
+        }
         _ => match xattrs.filter(|_| kind(stat) == Kind::File) {
             Some(xattrs) if xattr::read(&dir.file(name)?, &dir.path().join(name))? != *xattrs => Some(DriftKind::Xattr),
             _ => None,

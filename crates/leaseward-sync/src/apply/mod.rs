@@ -12,6 +12,7 @@ mod ahead;
 mod build;
 mod carry;
 mod drift;
+mod hand_over;
 mod lock;
 mod plan;
 mod planning;
@@ -39,7 +40,7 @@ use self::record::Expected;
 pub(crate) use self::record::{Record, Stamp};
 use self::slot::{Slots, Standing, State, root_id};
 use self::step::{Step, Steps};
-use crate::dir::Dir;
+use crate::dir::{Dir, Kind, kind};
 use crate::error::{Error, Result, at};
 use crate::limits::{AHEAD_FILES_MIN, RESERVE_BYTES};
 use crate::manifest::{check, encode};
@@ -230,12 +231,11 @@ impl Applier {
     /// that are not UTF-8.
     pub fn verify(&self) -> Result<Vec<Drift>> {
         let Some(live) = &self.slots.state().live else { return Ok(Vec::new()) };
-        let gone = || vec![Drift::of("", DriftKind::Missing)];
-        let Some(record) = self.record(live) else { return Ok(gone()) };
-        if self.parent.stat(&self.names.live)?.is_none() {
-            return Ok(gone());
+        let Some(record) = self.record(live) else { return Ok(vec![Drift::of("", DriftKind::Missing)]) };
+        if let Some(drift) = self.target_is_no_directory()? {
+            return Ok(vec![drift]);
         }
-        drift::compare(&self.parent.child(&self.names.live)?, &record.manifest, &self.ignore, None)
+        drift::compare(&self.parent.child(&self.names.live)?, &record.manifest, &self.ignore, self.owner, None)
     }
 
     /// As [`Applier::verify`], and reads only files whose inodes no longer look as they did: a look at 10,000 files costs
@@ -245,20 +245,31 @@ impl Applier {
     /// As [`Applier::verify`].
     pub fn scan(&mut self) -> Result<Vec<Drift>> {
         let Some(live) = self.slots.state().live else { return Ok(Vec::new()) };
-        let gone = || vec![Drift::of("", DriftKind::Missing)];
+        if let Some(drift) = self.target_is_no_directory()? {
+            return Ok(vec![drift]);
+        }
         if root_id(&self.parent, &self.names.live)? != Some(live.root) {
             // Another directory stands there: only its content can tell.
-            return if self.parent.stat(&self.names.live)?.is_none() { Ok(gone()) } else { self.verify() };
+            return self.verify();
         }
-        let Some(mut record) = self.record(&live) else { return Ok(gone()) };
+        let Some(mut record) = self.record(&live) else { return Ok(vec![Drift::of("", DriftKind::Missing)]) };
         // Nobody else has it: what is proven again is noted in place.
         self.know(None);
         let root = self.parent.child(&self.names.live)?;
         let manifest = Arc::clone(&record.manifest);
         let stamps = &mut Arc::make_mut(&mut record).stamps;
-        let found = drift::compare(&root, &manifest, &self.ignore, Some(stamps));
+        let found = drift::compare(&root, &manifest, &self.ignore, self.owner, Some(stamps));
         self.know(Some((live, record)));
         found
+    }
+
+    /// Returns the difference of a target that is gone, or that somebody put something else in the place of, such as a link.
+    fn target_is_no_directory(&self) -> Result<Option<Drift>> {
+        Ok(match self.parent.stat(&self.names.live)? {
+            None => Some(Drift::of("", DriftKind::Missing)),
+            Some(stat) if kind(&stat) != Kind::Directory => Some(Drift::found("", DriftKind::Content, &stat)),
+            Some(_) => None,
+        })
     }
 
     /// Returns the directories of the live version, for those who watch them; empty if nothing is live.

@@ -114,7 +114,7 @@ impl Applier {
 
 /// Returns whether `root` holds exactly `manifest`. What may not be in a set at all is a difference.
 pub(super) fn equal(root: &Dir, manifest: &Manifest) -> Result<bool> {
-    match drift::compare(root, manifest, &Patterns::default(), None) {
+    match drift::compare(root, manifest, &Patterns::default(), None, None) {
         Ok(drifts) => Ok(drifts.is_empty()),
         Err(Error::IllegalTree { .. }) => Ok(false),
         Err(error) => Err(error),

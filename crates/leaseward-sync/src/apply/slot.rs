@@ -98,6 +98,11 @@ impl Slots {
         Ok(Self { file, path, generation, state, written: state })
     }
 
+    /// Returns whether there is a state file.
+    pub(crate) fn are_in(dir: &Path) -> bool {
+        dir.join(NAME).exists()
+    }
+
     pub(crate) fn state(&self) -> &State {
         &self.state
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use leaseward_state::config::Digest;
 
 use crate::apply::Stamp;
-use crate::dir::{Dir, Kind, Parents, hash_file, kind};
+use crate::dir::{Dir, Kind, Parents, hash_file, is_shut, kind};
 use crate::error::{Error, Result, at};
 use crate::limits::FOUND_BYTES_MAX;
 
@@ -61,9 +61,9 @@ fn is_young(stamp: &Stamp) -> bool {
 
 /// Looks at a path. `reads`: whether a file that looks so is read besides.
 fn look(parents: &mut Parents<'_>, path: &str, reads: impl Fn(&Stamp) -> bool) -> Result<Look> {
-    let nothing = |error: &Error| matches!(error, Error::Io { source, .. } if is_nothing(source.kind()));
     let (dir, name) = match parents.of(path) {
-        Err(error) if nothing(&error) => return Ok(None),
+        // Nothing of ours stands below what is no directory.
+        Err(error) if is_shut(&error) => return Ok(None),
         found => found?,
     };
     let Some(stat) = dir.stat(name)? else { return Ok(None) };
@@ -74,11 +74,6 @@ fn look(parents: &mut Parents<'_>, path: &str, reads: impl Fn(&Stamp) -> bool) -
         _ => None,
     };
     Ok(Some(Stands { kind, mode: stat.st_mode & 0o7777, owner: (stat.st_uid, stat.st_gid), stamp, digest }))
-}
-
-/// Nothing stands below what is no directory.
-fn is_nothing(kind: std::io::ErrorKind) -> bool {
-    matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// Copies files that somebody changed by hand to `into`, in place of what was put aside there before. Those that are or were

@@ -8,7 +8,8 @@ use leaseward_state::config::{Digest, Manifest};
 
 use super::cache::Cache;
 use crate::apply::{Applied, Applier, Drift, Live, Needs, Owner, SetDirs, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::inplace::whole;
 use crate::patterns::Patterns;
 use crate::{InPlace, Scanned};
 
@@ -20,10 +21,11 @@ pub(crate) enum Disk {
 }
 
 impl Disk {
-    pub(crate) fn open(dirs: &SetDirs, layout: Layout, reserve: u64) -> Result<Self> {
+    /// `ignore`: what programs write themselves.
+    pub(crate) fn open(dirs: &SetDirs, layout: Layout, ignore: &Patterns, reserve: u64) -> Result<Self> {
         Ok(match layout {
-            Layout::Tree => Self::Tree(Box::new(Applier::open(dirs)?.with_reserve(reserve))),
-            Layout::Files => Self::Files(Box::new(InPlace::open(dirs)?.with_reserve(reserve))),
+            Layout::Tree => Self::Tree(Box::new(whole::open_tree(dirs, ignore)?.with_reserve(reserve))),
+            Layout::Files => Self::Files(Box::new(whole::open_files(dirs)?.with_reserve(reserve))),
         })
     }
 
@@ -123,12 +125,19 @@ impl Disk {
         }
     }
 
-    /// Returns the directory that holds what is staged, if it is a whole one.
-    pub(crate) fn staged_tree(&self) -> Option<PathBuf> {
+    /// Returns a directory that holds what is staged as a whole.
+    pub(crate) fn staged_tree(&self) -> Result<PathBuf> {
         match self {
-            Self::Tree(disk) => disk.staged().map(|(_, path)| path),
-            Self::Files(_) => None,
+            Self::Tree(disk) => {
+                disk.staged().map(|(_, path)| path).ok_or_else(|| Error::Changed { path: self.target() })
+            }
+            Self::Files(disk) => disk.staged_tree(),
         }
+    }
+
+    /// Returns whether the whole version can be shown to a program in place of the target: others have no files there.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self, Self::Tree(_))
     }
 
     pub(crate) fn switch(&mut self) -> Result<Applied> {

@@ -117,11 +117,19 @@ impl Prepared {
             },
         };
         disk.stage(self.wanted, &self.manifest, &mut source, &opened.cache)?;
-        let (Some(hook), Some(tree)) = (&member.spec.check, disk.staged_tree()) else { return Ok(()) };
+        let Some(hook) = &member.spec.check else { return Ok(()) };
+        let tree = disk.staged_tree()?;
         let before = disk.live().map_or(0, |live| live.version);
         let target = disk.target();
         let environment = environment(&member.set, self.wanted.version, before);
-        let checked = Run { hook, environment, target: &target, tree: &tree }.to_end();
+        let is_secret = member.spec.key.is_some();
+        let run = Run { hook, environment, target: &target, tree: &tree, is_secret };
+        let checked = if disk.is_whole() || run.names_tree() {
+            run.to_end()
+        } else {
+            // At the set's own path it would see the old files, and pass for nothing.
+            Err("its layout is \"files\", so the new version stands as a whole at {tree} only: name that in `check.command`".to_owned())
+        };
         checked.map_err(|why| {
             // What failed its check is not kept: the next attempt begins anew.
             if let Err(error) = disk.unstage() {

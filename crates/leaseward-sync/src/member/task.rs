@@ -6,6 +6,7 @@
 //! A version whose reload fails is taken back at once.
 //! `upkeep.rs` does what is left to do about what is live.
 
+mod due;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
+use self::due::Due;
 use super::cache::{Cache, Room};
 use super::disk::Disk;
 use super::fetch::{Door, Failure, Fetch, Progress, blocking};
@@ -89,6 +91,14 @@ pub(crate) struct Now {
     watch: Option<Watch>,
     /// Something was heard, and nobody has looked since.
     heard: AtomicBool,
+    /// The last look found something else than what is live, or nothing could be found out.
+    astray: bool,
+    /// Why what was changed by hand could not be put right.
+    not_repaired: Option<String>,
+    /// Whom everything should belong to, when that was looked at last.
+    owner: Option<String>,
+    /// Somebody else is named since: what belongs to the one before is nobody's change by hand.
+    is_given_away: bool,
 }
 
 enum Outcome {
@@ -96,6 +106,8 @@ enum Outcome {
     Settled,
     Superseded,
     Failed(Failure),
+    /// What was changed by hand could not be put right, which was said.
+    NotRepaired(Failure),
 }
 
 enum Waited {
@@ -118,6 +130,10 @@ impl SetTask {
             let want = self.wanted.borrow_and_update().get(&self.set).cloned();
             let mut again = None;
             let mut look = None;
+            if want.is_none() {
+                // Who forgot the set forgot what was said of it, too, and nobody looks at it until it is wanted again.
+                (self.now.last, self.now.settled, self.now.astray) = (None, None, true);
+            }
             if let Some(want) = &want {
                 match self.attempt(want).await {
                     Ok(Outcome::Superseded) => {
@@ -133,6 +149,10 @@ impl SetTask {
                         look = want.live.map(|_| Duration::from_millis(want.spec.scan_each_ms));
                         self.drop_unwanted(want).await;
                         self.put_down().await;
+                    }
+                    Ok(Outcome::NotRepaired(failure)) => {
+                        tracing::debug!(set = %self.set, %failure, "what was changed by hand is not put right");
+                        again = Some(pause);
                     }
                     Ok(Outcome::Failed(failure)) | Err(failure) => {
                         self.now.has_failed = true;
@@ -212,24 +232,29 @@ impl SetTask {
         let opened = self.open(want).await?;
         // The first attempt of this run is no request: it was answered by an earlier one, or there was none.
         let asked = self.now.attempt.replace(want.attempt).is_some_and(|last| last != want.attempt);
-        let drifted = self.now.last.as_ref().is_some_and(|last| matches!(last.state, SyncState::Drifted { .. }));
         if asked {
             // What is said now is an answer, also if it was said before.
             self.now.last = None;
         }
+        if want.spec.owner.is_some() && self.now.owner != want.spec.owner {
+            self.now.is_given_away = true;
+        }
+        self.now.owner.clone_from(&want.spec.owner);
         if want.staged.is_none() || want.staged == want.live {
             let live = want.live.map_or(0, |live| live.number);
             opened.with(move |disk| disk.unstage_other(live)).await?;
         }
         if let Some(goal) = want.live {
             if self.now.settled != Some(goal) || asked {
-                match self.bring(want, goal, &opened, asked, drifted).await? {
+                match self.bring(want, goal, &opened, asked).await? {
                     Outcome::Settled => {}
                     other => return Ok(other),
                 }
             }
-            if asked || drifted {
-                self.look(want, asked).await?;
+            if asked || self.now.astray || self.now.is_given_away {
+                if let Err(failure) = self.look(want, asked).await {
+                    return Ok(Outcome::NotRepaired(failure));
+                }
             } else {
                 self.report(SyncState::Applied).await;
             }
@@ -247,12 +272,10 @@ impl SetTask {
         goal: WantedVersion,
         opened: &Opened,
         asked: bool,
-        drifted: bool,
     ) -> Result<Outcome, Failure> {
         let plain = Live { version: goal.number, manifest: goal.manifest };
         if !render::is_needed(&want.spec) && self.now.live == Some(plain) {
-            self.settle(goal, opened).await;
-            return Ok(Outcome::Settled);
+            return self.settle(want, goal, opened).await;
         }
         if self.now.refused == Some((goal, want.attempt)) && !asked {
             let why = self.now.said.clone().unwrap_or_default();
@@ -260,8 +283,7 @@ impl SetTask {
         }
         let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(Outcome::Superseded) };
         if self.now.live == Some(prepared.wanted) {
-            self.settle(goal, opened).await;
-            return Ok(Outcome::Settled);
+            return self.settle(want, goal, opened).await;
         }
         self.stage(want, &prepared, opened).await?;
         if want.spec.reload.is_some() && !self.drains(want) {
@@ -285,12 +307,15 @@ impl SetTask {
             return Ok(Outcome::Superseded);
         }
         tracing::info!(set = %self.set, version = goal.number, "version applied");
+        // A set that was forgotten and made anew has the same numbers again: nothing was said of this version.
+        self.now.last = None;
         self.now.said = None;
         self.now.refused = None;
         self.now.settled = Some(goal);
+        (self.now.astray, self.now.not_repaired) = (false, None);
         let deaf = self.now.watch.take();
         self.listen(opened).await;
-        if !asked && !drifted {
+        if !asked {
             // Before what can wait.
             self.report(SyncState::Applied).await;
             self.rest(want).await;
@@ -419,32 +444,53 @@ impl SetTask {
 
     /// Makes what is staged live and has it loaded; takes it back if that fails.
     async fn switch(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<(), Failure> {
-        let (member, working) = (self.member(want), opened.clone());
+        self.load(want, goal, opened, |disk| disk.switch().map(drop)).await
+    }
+
+    /// Has a version loaded once it is live, and takes it back if that fails.
+    async fn load(
+        &mut self,
+        want: &WantedSet,
+        goal: WantedVersion,
+        opened: &Opened,
+        make_live: impl FnOnce(&mut Disk) -> Result<()> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let (member, working, due) = (self.member(want), opened.clone(), Due::of(&self.dirs));
         let before = self.now.live.map_or(0, |live| live.version);
         let done = blocking(move || {
             let mut disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
-            disk.switch()?;
-            let loaded = load(&member, &disk, goal.number, before);
-            if loaded.is_err() {
-                go_back(&member, &mut disk, &working.cache, goal.number);
+            let reloads = member.spec.reload.is_some();
+            if reloads {
+                due.note()?;
             }
-            Ok((loaded, disk.live()))
+            make_live(&mut disk)?;
+            let loaded = load(&member, &disk, goal.number, before);
+            let is_done = loaded.is_ok() || go_back(&member, &mut disk, &working.cache, goal.number);
+            if reloads && is_done {
+                due.forget()?;
+            }
+            Ok(loaded)
         })
         .await;
         // What could be switched and what not is the disk's to say.
         let live = opened.with(|disk| Ok(disk.live())).await?;
         self.now.live = live;
-        let (loaded, _) = done?;
-        let Err(why) = loaded else { return Ok(()) };
+        let Err(why) = done? else { return Ok(()) };
         self.now.refused = Some((goal, want.attempt));
         self.now.settled = None;
         self.finish(opened, None).await;
         Err(Failure::Local(Error::ReloadFailed { why }))
     }
 
-    async fn settle(&mut self, goal: WantedVersion, opened: &Opened) {
+    /// Takes what is live for settled. Whoever died before the reload was done left it to be done.
+    async fn settle(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<Outcome, Failure> {
+        if want.spec.reload.is_some() && Due::of(&self.dirs).is_noted() {
+            tracing::info!(set = %self.set, version = goal.number, "its reload was not done to its end: once more");
+            self.load(want, goal, opened, |_| Ok(())).await?;
+        }
         self.now.settled = Some(goal);
         self.listen(opened).await;
+        Ok(Outcome::Settled)
     }
 
     async fn open(&mut self, want: &WantedSet) -> Result<Opened> {
@@ -459,17 +505,20 @@ impl SetTask {
             self.now = Now { last: self.now.last.take(), ..Now::default() };
         }
         let (dirs, reserve, room) = (self.dirs.clone(), self.reserve, Arc::clone(&self.room));
+        let ignore = Patterns::new(&want.spec.ignore)?;
         let (opened, live) = blocking(move || {
             if let Some(parent) = dirs.target.parent() {
                 std::fs::create_dir_all(parent).map_err(crate::error::at("make directory", parent))?;
             }
-            let disk = Disk::open(&dirs, layout, reserve)?;
+            let disk = Disk::open(&dirs, layout, &ignore, reserve)?;
             let cache = Cache::open(&dirs.state_dir.join("blobs"), reserve, room)?;
             let live = disk.live();
             Ok((Opened { disk: Arc::new(Mutex::new(disk)), cache: Arc::new(cache) }, live))
         })
         .await?;
         self.now.live = live;
+        // What became of it while nobody had it open is not known.
+        self.now.astray = true;
         // An earlier run may have left something.
         self.now.came_for = Some(Digest([0; 32]));
         self.keep(want, &opened).await?;
@@ -548,19 +597,26 @@ fn wanted_manifests(want: &WantedSet) -> Arc<[Digest]> {
 fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), String> {
     let Some(hook) = &member.spec.reload else { return Ok(()) };
     let target = disk.target();
-    Run { hook, environment: environment(&member.set, version, before), target: &target, tree: &target }.to_end()
+    let (environment, is_secret) = (environment(&member.set, version, before), member.spec.key.is_some());
+    Run { hook, environment, target: &target, tree: &target, is_secret }.to_end()
 }
 
-/// Makes the version from before live again, as it was. What is left of the attempt is said in the log only: the report
-/// names the reason why it was needed.
-fn go_back(member: &Member, disk: &mut Disk, cache: &Cache, failed: u64) {
-    let Some((before, manifest)) = disk.previous_manifest() else { return };
+/// Makes the version from before live again, as it was, and returns whether it is loaded. What is left of the attempt is said
+/// in the log only: the report names the reason why it was needed.
+fn go_back(member: &Member, disk: &mut Disk, cache: &Cache, failed: u64) -> bool {
+    let Some((before, manifest)) = disk.previous_manifest() else { return false };
     let back = disk
         .stage(before, &manifest, &mut |digest| cache.get(digest).map(Given::Proven), cache)
         .and_then(|()| disk.switch())
         .map_err(|error| error.to_string());
     match back.and_then(|_| load(member, disk, before.version, failed)) {
-        Ok(()) => tracing::warn!(set = %member.set, version = failed, back_to = before.version, "taken back"),
-        Err(why) => tracing::error!(set = %member.set, version = failed, why, "could not be taken back"),
+        Ok(()) => {
+            tracing::warn!(set = %member.set, version = failed, back_to = before.version, "taken back");
+            true
+        }
+        Err(why) => {
+            tracing::error!(set = %member.set, version = failed, why, "could not be taken back");
+            false
+        }
     }
 }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leaseward_state::config::Digest;
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::batch::{Batch, Written};
 use self::index::{Index, Place, Standing};
@@ -38,7 +38,7 @@ use crate::{digest_of, frame};
 
 const PACK: &str = "pack";
 const LOOSE: &str = "loose";
-/// A pack whose table cannot be believed: set aside for whoever wants to look at it.
+/// A pack whose table cannot be believed: set aside for whoever wants to look at it, until nothing of it is missed.
 const DAMAGED: &str = "damaged";
 
 /// A blob in its stored form.
@@ -86,7 +86,7 @@ impl BlobStore {
     fn load(dir: &Path, durable: bool) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(at("make directory", dir))?;
         let root = Dir::open(dir)?;
-        let (mut index, mut last, mut unneeded) = (Index::default(), 0, Vec::new());
+        let (mut index, mut last, mut unneeded, mut aside) = (Index::default(), 0, Vec::new(), 0);
         for name in root.names()? {
             let Some((number, ending)) = name.to_str().and_then(parse) else { continue };
             last = last.max(number);
@@ -102,8 +102,11 @@ impl BlobStore {
                     None => root.unlink(&name)?,
                 },
                 LOOSE => root.unlink(&name)?,
-                _ => {}
+                _ => aside += 1,
             }
+        }
+        if aside > 0 {
+            warn!(dir = %dir.display(), packs = aside, "damaged packs of earlier starts stand aside until nothing of them is missed");
         }
         if durable && !unneeded.is_empty() {
             // The newer copies may have names that only memory knows.
@@ -434,6 +437,20 @@ impl BlobStore {
             self.root.sync().inspect_err(|_| self.doubt(&self.standing(Standing::Named)))?;
             self.add(&written, Standing::Durable)
         })
+    }
+
+    /// Removes the packs that were set aside. For whoever found that nothing is missed that they may have held.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn drop_damaged(&self) -> Result<()> {
+        for name in self.root.names()? {
+            if matches!(name.to_str().and_then(parse), Some((_, DAMAGED))) {
+                info!(path = %self.root.path().join(&name).display(), "a damaged pack goes: nothing of it is missed");
+                self.root.unlink(&name)?;
+            }
+        }
+        Ok(())
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

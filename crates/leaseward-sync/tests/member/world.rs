@@ -220,7 +220,10 @@ impl World {
                 }
             }
         };
-        tokio::time::timeout(BOUND, search).await.expect("the report comes")
+        match tokio::time::timeout(BOUND, search).await {
+            Ok(report) => report,
+            Err(_) => panic!("the report does not come: {:?}", self.story()),
+        }
     }
 
     pub(crate) async fn applied(&mut self, name: &str, version: u64) {

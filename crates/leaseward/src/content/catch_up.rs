@@ -213,7 +213,8 @@ fn can_wait(state: &State, seen: &Seen) -> bool {
 }
 
 /// Removes every blob that none of these manifests names, nor anything that they name, unless it was promised. Returns how
-/// many. A manifest that is not here, or not readable, stops everything. What is left is put together.
+/// many. A manifest that is not here, or not readable, stops everything. What is left is put together. What was set aside because
+/// it was damaged goes, too, once everything is here that they name.
 fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> leaseward_sync::Result<usize> {
     let mut needed: HashSet<Digest> = named.iter().copied().collect();
     for digest in named {
@@ -229,6 +230,9 @@ fn sweep(store: &BlobStore, named: &BTreeSet<Digest>, promises: &Promises) -> le
         }
     }
     store.compact()?;
+    if store.missing(&needed.into_iter().collect::<Vec<_>>()).is_empty() {
+        store.drop_damaged()?;
+    }
     Ok(removed)
 }
 
@@ -291,6 +295,33 @@ mod tests {
         let store = BlobStore::open(temp.path()).unwrap();
         assert_eq!(store.digests().len(), 2);
         assert_eq!(has(&store, kept), [true; 2]);
+    }
+
+    #[test]
+    fn a_damaged_pack_stands_aside_until_all_that_is_needed_is_here_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let promises = Promises::default();
+        let store = BlobStore::open(temp.path()).unwrap();
+        let (kept, needed) = (put(&store, "kept"), put(&store, "needed, too"));
+        let named = BTreeSet::from([kept[0], needed[0]]);
+        // The manifests stand whole in packs of their own.
+        let manifests = named.iter().map(|digest| (*digest, store.get(*digest).unwrap())).collect::<Vec<_>>();
+        drop(store);
+        let pack = leaseward_sync::stored(temp.path()).unwrap()[&needed[1]].clone();
+        let bytes = std::fs::read(&pack).unwrap();
+        std::fs::write(&pack, &bytes[1..]).unwrap();
+        let aside = pack.with_extension("damaged");
+        let store = BlobStore::open(temp.path()).unwrap();
+        store.put_many(&manifests).unwrap();
+        sweep(&store, &named, &promises).unwrap();
+        assert!(aside.exists(), "some of it is nowhere else yet");
+        drop(store);
+        let store = BlobStore::open(temp.path()).unwrap();
+        assert!(aside.exists(), "nor does a start remove it");
+        store.put(needed[1], b"needed, too").unwrap();
+        sweep(&store, &named, &promises).unwrap();
+        assert!(!aside.exists(), "it would stand there for ever");
+        assert_eq!(has(&store, needed), [true; 2]);
     }
 
     #[test]

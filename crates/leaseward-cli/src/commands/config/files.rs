@@ -14,6 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use similar::TextDiff;
 
+use super::together::{self, Part};
 use super::{copies, tarred, version_columns};
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
@@ -89,8 +90,11 @@ pub(super) async fn get(
 }
 
 pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> Result<(), Diagnostic> {
-    let PublishArguments { set, from, tar, from_member, key, message, if_version } = arguments;
+    let PublishArguments { set, from, tar, from_member, also, key, message, if_version } = arguments;
     let version = match (from, tar, from_member) {
+        (Some(from), _, _) if !also.is_empty() => {
+            return together::publish(session, Part { set, from, if_version }, &also, key, message).await;
+        }
         (Some(from), _, _) => publish_dir(session, &set, &from, key, message, if_version).await?,
         (None, Some(tar), _) => {
             let temp = Temporary::new()?;
@@ -123,29 +127,62 @@ async fn publish_dir(
     message: String,
     if_version: Option<u64>,
 ) -> Result<ConfigVersion, Diagnostic> {
-    let policy = policy(session, set);
-    let (tree, sealed) = match key_of(key)? {
-        None => {
-            // Few sets keep attributes, so reading need not wait for the answer.
-            let (policy, tree) = tokio::join!(policy, Tree::of(from, false));
-            let tree = if policy?.xattrs { Tree::of(from, true).await? } else { tree? };
-            (tree, None)
-        }
-        Some(key) => {
-            let temp = Temporary::new()?;
-            let (to, xattrs) = (temp.0.join("tree"), policy.await?.xattrs);
-            seal(&key, from, &to, "", xattrs)?;
-            (Tree::of(&to, xattrs).await?, Some(temp))
-        }
-    };
-    let mut prepared = Prepared::of(&session.api, tree).await?;
-    eprintln!("{set}: {}", prepared.summary());
+    let (mut prepared, sealed) = prepared(session, set, from, key).await?;
     prepared.send(&session.api).await?;
     let version = prepared.commit(&session.api, set, if_version, person(), message).await?;
     if sealed.is_none() && !session.api.is_dry_run() {
         prepared.remember().await;
     }
     Ok(version)
+}
+
+/// Reads a directory as it is to be published, and asks what of it the cluster lacks. What was encrypted for it lasts as long as
+/// the second one.
+pub(super) async fn prepared(
+    session: &Session,
+    set: &str,
+    from: &Path,
+    key: Option<PathBuf>,
+) -> Result<(Prepared, Option<Temporary>), Diagnostic> {
+    let asked = policy(session, set);
+    let (tree, sealed) = match key_of(key)? {
+        None => {
+            // Few sets keep attributes, so reading need not wait for the answer.
+            let (policy, tree) = tokio::join!(asked, Tree::of(from, false));
+            let policy = policy?;
+            fits(set, &policy, None)?;
+            let tree = if policy.xattrs { Tree::of(from, true).await? } else { tree? };
+            (tree, None)
+        }
+        Some(key) => {
+            let temp = Temporary::new()?;
+            let policy = asked.await?;
+            fits(set, &policy, Some(&key))?;
+            let (to, xattrs) = (temp.0.join("tree"), policy.xattrs);
+            seal(&key, from, &to, "", xattrs)?;
+            (Tree::of(&to, xattrs).await?, Some(temp))
+        }
+    };
+    let prepared = Prepared::of(&session.api, tree).await?;
+    eprintln!("{set}: {}", prepared.summary());
+    Ok((prepared, sealed))
+}
+
+/// Refuses what would stand readable on every voter, or what no member could open, before anything is sent.
+fn fits(set: &str, policy: &SetPolicy, key: Option<&Key>) -> Result<(), Diagnostic> {
+    let refuse = |why: String, hint: &str| Err(Diagnostic::new("LW0101", why).hint(hint.to_owned()));
+    match (&policy.key, key.map(Key::fingerprint)) {
+        (Some(wanted), None) => refuse(
+            format!("config/{set} is encrypted with the key {wanted}"),
+            "--key FILE      publish it with that key",
+        ),
+        (Some(wanted), Some(given)) if *wanted != given => refuse(
+            format!("config/{set} is encrypted with the key {wanted}, and this is {given}"),
+            "--key FILE      the other one",
+        ),
+        // A set may get its policy after its first version.
+        _ => Ok(()),
+    }
 }
 
 /// Writes a directory with every file encrypted.
@@ -164,6 +201,10 @@ fn seal(key: &Key, from: &Path, to: &Path, above: &str, xattrs: bool) -> Result<
             seal(key, &here, &there, &path, xattrs)?;
         } else if kind.is_symlink() {
             symlink(std::fs::read_link(&here).map_err(failed(&here))?, &there).map_err(failed(&there))?;
+        } else if !kind.is_file() {
+            // To read a pipe would be to wait for somebody who writes.
+            let why = format!("{path} cannot be in a config set: it is neither a file nor a directory nor a link");
+            return Err(Diagnostic::new("LW0804", why));
         } else {
             let plain = std::fs::read(&here).map_err(failed(&here))?;
             let sealed = key.seal(&path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
@@ -178,8 +219,8 @@ fn seal(key: &Key, from: &Path, to: &Path, above: &str, xattrs: bool) -> Result<
 }
 
 pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<(), Diagnostic> {
-    let PutArguments { set, path, from, text, remove, mode, batch, message, if_version } = arguments;
-    let changes = match (batch, path) {
+    let PutArguments { set, path, from, text, remove, mode, batch, key, message, if_version } = arguments;
+    let mut changes = match (batch, path) {
         (Some(batch), _) => read_batch(&batch)?,
         (None, Some(path)) => {
             let bytes = match (from, text) {
@@ -199,6 +240,12 @@ pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<()
         }
         (None, None) => return Err(Diagnostic::new("LW0104", "nothing says which file")),
     };
+    if let Some(key) = key_of(key)? {
+        fits(&set, &policy(session, &set).await?, Some(&key))?;
+        for change in &mut changes {
+            seal_change(&key, change)?;
+        }
+    }
     let ask = ChangeFiles { parent: if_version, changes, author: person(), message };
     let version: ConfigVersion =
         session.api.call(Method::POST, &format!("/v1/configs/{set}/changes"), Some(&ask)).await?;
@@ -217,6 +264,22 @@ fn change_of(path: String, bytes: Option<Vec<u8>>, mode: Option<String>, remove:
         None => {}
     }
     change
+}
+
+/// Encrypts what a file says from now on.
+fn seal_change(key: &Key, change: &mut FileChange) -> Result<(), Diagnostic> {
+    use base64::Engine as _;
+    let base64 = base64::prelude::BASE64_STANDARD;
+    let plain = match (change.content.take(), change.base64.take()) {
+        (Some(text), _) => text.into_bytes(),
+        (None, Some(text)) => base64
+            .decode(text)
+            .map_err(|error| Diagnostic::new("LW0104", format!("`base64` of {}: {error}", change.path)))?,
+        (None, None) => return Ok(()),
+    };
+    let sealed = key.seal(&change.path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
+    change.base64 = Some(base64.encode(sealed));
+    Ok(())
 }
 
 fn read_batch(path: &Path) -> Result<Vec<FileChange>, Diagnostic> {
@@ -355,7 +418,7 @@ fn print_text_diff(path: &str, old: &[u8], new: &[u8]) {
 }
 
 /// A directory that goes away with this value.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(PathBuf);
 
 impl Temporary {
     fn new() -> Result<Self, Diagnostic> {

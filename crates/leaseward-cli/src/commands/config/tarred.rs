@@ -30,8 +30,9 @@ pub(super) fn append_xattrs(archive: &mut tar::Builder<impl std::io::Write>, xat
 
 /// Unpacks a tar file into a new directory, with the extended attributes of its files if they are wanted.
 pub(super) fn unpack(tar: &Path, to: &Path, xattrs: bool) -> Result<(), Diagnostic> {
-    std::fs::create_dir(to).map_err(failed(to))?;
     let open = || std::fs::File::open(tar).map(std::io::BufReader::new).map_err(failed(tar));
+    look(open()?).map_err(failed(tar))??;
+    std::fs::create_dir(to).map_err(failed(to))?;
     // Nothing is written outside: the crate refuses paths that lead out.
     tar::Archive::new(open()?).unpack(to).map_err(failed(tar))?;
     if !xattrs {
@@ -50,6 +51,31 @@ pub(super) fn unpack(tar: &Path, to: &Path, xattrs: bool) -> Result<(), Diagnost
         set_mode(&place, mode)?;
     }
     Ok(())
+}
+
+/// Refuses what would be left out or made into something else: whoever publishes a tar file gets all of it, or nothing.
+fn look(tar: impl Read) -> std::io::Result<Result<(), Diagnostic>> {
+    for entry in tar::Archive::new(tar).entries()? {
+        let entry = entry?;
+        let path = entry.path_bytes().into_owned();
+        let refuse = |why: &str| {
+            let path = String::from_utf8_lossy(&path);
+            Ok(Err(Diagnostic::new("LW0804", format!("{path} cannot be in a config set: {why}"))))
+        };
+        let kind = entry.header().entry_type();
+        let is_known = kind.is_file()
+            || kind.is_dir()
+            || kind.is_symlink()
+            || kind.is_hard_link()
+            || kind.is_pax_global_extensions();
+        if !is_known && !kind.is_contiguous() && !kind.is_gnu_sparse() {
+            return refuse("it is neither a file nor a directory nor a link");
+        }
+        if unpacked(&path).is_none() {
+            return refuse("its path leads out of the tar file, or is not UTF-8");
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Returns the extended attributes that any program may set, of all files of a tar file. The crate's own reader of such
@@ -166,5 +192,27 @@ mod tests {
             (unpacked(b"./a//b"), unpacked(b"/a"), unpacked(b"a/../b")),
             (Some("a/b".into()), Some("a".into()), None)
         );
+    }
+
+    #[test]
+    fn what_would_be_left_out_or_made_into_something_else_is_refused() {
+        let archive = |path: &str, kind: tar::EntryType| {
+            let mut archive = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            // The crate itself would not write such paths.
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_cksum();
+            archive.append(&header, std::io::empty()).unwrap();
+            archive.into_inner().unwrap()
+        };
+        let said = |path, kind| look(archive(path, kind).as_slice()).unwrap().map_err(|error| error.to_string());
+        use tar::EntryType::{Block, Char, Directory, Fifo, Regular};
+        assert_eq!((said("a/b", Regular), said("./a/", Directory)), (Ok(()), Ok(())));
+        for (path, kind) in [("../a", Regular), ("a/../../b", Regular), ("a", Char), ("a", Block), ("a", Fifo)] {
+            let why = said(path, kind).unwrap_err();
+            assert!(why.contains(path) && why.contains("cannot be in a config set"), "{why}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use leaseward_state::token::UnixMillis;
 use tokio::time::timeout;
 
 use super::{Opened, Outcome, SetTask, wanted_manifests};
-use crate::apply::Drift;
+use crate::apply::{Drift, DriftKind};
 use crate::limits::{DRIFTS_REPORTED_MAX, FINISH_AFTER};
 use crate::member::fetch::{Failure, blocking, drop_leftovers, way_back};
 use crate::member::hear::Watch;
@@ -46,19 +46,45 @@ impl SetTask {
         }
         // Before the look, so that what is changed meanwhile is heard.
         self.listen(&opened).await;
-        let drifts = opened.with(move |disk| disk.drifts(deep)).await?;
-        if drifts.is_empty() {
-            self.report(SyncState::Applied).await;
-        } else {
-            let paths = drifts.iter().take(DRIFTS_REPORTED_MAX).map(told).collect();
-            tracing::warn!(set = %self.set, files = drifts.len(), first = %drifts[0].path, "files were changed by hand");
-            self.report(SyncState::Drifted { paths, all: drifts.len() as u64 }).await;
-            // What an operator asks for by name is put right whatever the rule says.
-            if want.spec.drift == DriftRule::Repair || deep {
-                self.repair(want, goal, &opened).await?;
+        self.now.astray = true;
+        let drifts = match opened.with(move |disk| disk.drifts(deep)).await {
+            Ok(drifts) => drifts,
+            Err(error) => {
+                // Nobody knows what stands there: that is not "applied".
+                let why = format!("cannot be looked at: {}: {error}", error.code());
+                self.report(SyncState::Drifted { paths: vec![remark(&why)], all: 1 }).await;
+                return Err(error.into());
             }
+        };
+        if drifts.is_empty() {
+            (self.now.astray, self.now.not_repaired) = (false, None);
+            self.now.is_given_away = false;
+            self.report(SyncState::Applied).await;
+            return Ok(());
+        }
+        if self.now.is_given_away && drifts.iter().all(|drift| drift.kind == DriftKind::Owner) {
+            // The policy is to be as true as a version.
+            return self.repair(want, goal, &opened).await;
+        }
+        tracing::warn!(set = %self.set, files = drifts.len(), first = %drifts[0].path, "files were changed by hand");
+        self.report(self.drifted(&drifts)).await;
+        // What an operator asks for by name is put right whatever the rule says.
+        if want.spec.drift == DriftRule::Repair || deep {
+            let repaired = self.repair(want, goal, &opened).await;
+            if let Err(Failure::Local(error)) = &repaired {
+                self.now.not_repaired = Some(format!("not put right: {}: {error}", error.code()));
+                self.report(self.drifted(&drifts)).await;
+            }
+            repaired?;
         }
         Ok(())
+    }
+
+    /// Returns what is said of differences, with the reason why they are not put right, if that was tried.
+    fn drifted(&self, drifts: &[Drift]) -> SyncState {
+        let why = self.now.not_repaired.iter().map(|why| remark(why));
+        let paths = why.chain(drifts.iter().take(DRIFTS_REPORTED_MAX).map(told)).collect();
+        SyncState::Drifted { paths, all: drifts.len() as u64 }
     }
 
     pub(super) async fn repair(
@@ -73,6 +99,8 @@ impl SetTask {
             return Ok(());
         }
         self.now.settled = Some(goal);
+        (self.now.astray, self.now.not_repaired) = (false, None);
+        self.now.is_given_away = false;
         let deaf = self.now.watch.take();
         self.listen(opened).await;
         self.report(SyncState::Applied).await;
@@ -132,6 +160,11 @@ impl SetTask {
             Err(error) => tracing::debug!(set = %self.set, %error, "the cache is not cleaned"),
         }
     }
+}
+
+/// Returns what is to be said of the set's directory as a whole.
+fn remark(what: &str) -> DriftedPath {
+    DriftedPath { path: String::new(), what: what.to_owned(), owner: None, at: None }
 }
 
 fn told(drift: &Drift) -> DriftedPath {
