@@ -1,8 +1,8 @@
 //! A wall clock for one host: what its programs are told when they ask the C library what time it is. `hosts/clock.rs` of the
-//! tests mounts it where the loader of each program looks, and writes into [`CLOCK`] how far it is ahead.
+//! tests mounts it where the loader of each program looks, and writes into `CLOCK` how far it is ahead.
 //!
 //! Must stay true: nothing but the wall clock is changed, for what the kernel's timers wait for is measured by the others; without
-//! [`CLOCK`] nothing is; whoever asks is never kept waiting, also not by somebody who died while writing there. Nobody names this
+//! `CLOCK` nothing is; whoever asks is never kept waiting, also not by somebody who died while writing there. Nobody names this
 //! crate in code: linked with a program, it would take that one's clock.
 //!
 //! Left out on purpose: what does not ask the C library. The kernel stamps files by the machine's clock, and so it ends waits for
