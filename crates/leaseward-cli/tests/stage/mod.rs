@@ -78,7 +78,7 @@ fn shell(home: &Path, line: &str) -> Command {
     command
 }
 
-/// Returns a child's first line, which must come in time; the rest is read and thrown away.
+/// Returns a child's first line that is it, which must come in time; the rest is read and thrown away.
 fn first_line(stdout: impl Read + Send + 'static, is_it: impl Fn(&str) -> bool + Send + 'static) -> Option<String> {
     let (send, found) = channel();
     std::thread::spawn(move || {
@@ -163,14 +163,20 @@ impl Stage {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Runs a line that never ends until it has said something, and returns that.
-    pub(crate) fn begin(&self, line: &str) -> String {
+    /// Runs a line that never ends until it has said these words, whatever it says before.
+    ///
+    /// # Errors
+    /// What it said, if not those words.
+    pub(crate) fn begin(&self, line: &str, words: &'static str) -> Result<(), Vec<String>> {
         let mut child = shell(self.home.path(), &format!("exec 2>&1; exec {line}")).spawn().expect("it starts");
-        let said = first_line(child.stdout.take().expect("piped"), |line| !line.is_empty());
+        let (send, said) = channel();
+        let found = first_line(child.stdout.take().expect("piped"), move |line| {
+            send.send(line.to_owned()).ok();
+            line.contains(words)
+        });
         let early = child.try_wait().expect("a child");
         interrupt(&mut child);
-        assert!(early.is_none(), "{line} ended: {said:?}");
-        said.unwrap_or_else(|| panic!("{line} says nothing"))
+        if found.is_some() && early.is_none() { Ok(()) } else { Err(said.try_iter().collect()) }
     }
 
     /// Kills a machine's agent, and waits until the cluster knows.
