@@ -368,7 +368,8 @@ impl SetTask {
             cache: Arc::clone(&opened.cache),
             set: self.set.clone(),
             parallel: self.parallel,
-            relies_on_here: !self.now.has_failed,
+            // What puts a live version right is tried once, and little: it must not fail for a copy that is gone.
+            relies_on_here: !self.now.has_failed && self.now.live.is_none_or(|live| live.version != goal.number),
             keeps: keeps.then(|| wanted_manifests(want)),
             door: Door::default(),
             progress: Arc::clone(&progress),

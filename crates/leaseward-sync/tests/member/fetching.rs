@@ -194,6 +194,25 @@ async fn what_is_said_to_be_on_this_machine_and_is_not_or_not_so_is_fetched_by_t
 }
 
 #[tokio::test]
+async fn what_was_changed_by_hand_is_put_right_though_the_copy_on_this_machine_is_gone() {
+    let mut world = World::new();
+    let one = world.voter.publish(1, &[("a", "x"), ("b", "y")]);
+    world.want("app", one);
+    world.applied("app", 1).await;
+    world.at_rest("app").await;
+    world.voter.here.lock().unwrap().insert(digest_of(b"x"), None);
+    std::fs::write(world.path("app/a"), "by hand").unwrap();
+    // The same version is asked for again, and everything is looked at.
+    world.order("app", |wanted| wanted.attempt += 1);
+    let right = async {
+        while world.read("app/a") != "x" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(BOUND, right).await.expect("others are asked");
+}
+
+#[tokio::test]
 async fn a_restart_in_the_middle_resumes() {
     let mut world = World::new();
     let files: Vec<(String, String)> = (0..20).map(|i| (format!("f{i}"), format!("content {i}"))).collect();
