@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use leaseward_http::model::{Node, NodeList, Prediction, Problem};
@@ -169,8 +170,14 @@ impl Api {
         self.ask(&Key::new(), method, &path, body, headers).await
     }
 
+    /// Returns whether the node that is asked first is on this machine.
+    pub(crate) fn is_near(&self) -> bool {
+        let first = self.target.api.get(self.first.load(Ordering::Relaxed));
+        first.is_some_and(|address| address.starts_with("unix:") || leaseward_raft::net::is_here(address))
+    }
+
     /// Sends bytes.
-    pub(crate) async fn post_bytes(&self, path: &str, bytes: Vec<u8>) -> Result<(), Diagnostic> {
+    pub(crate) async fn post_bytes(&self, path: &str, bytes: Bytes) -> Result<(), Diagnostic> {
         if self.dry_run.is_some() {
             return Ok(());
         }

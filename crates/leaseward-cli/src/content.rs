@@ -1,10 +1,10 @@
 //! Joins the API to the content of the voter.
 
+use axum::body::Bytes;
 use leaseward::{MachineName, QuorumContent, SetName};
 use leaseward_http::{Backup, Base, Content, ContentError, Ready};
 use leaseward_raft::Later;
 use leaseward_state::config::Digest;
-use leaseward_state::config::delta::SharedBytes;
 
 /// The content of a voter.
 pub(crate) struct FromVoter(pub(crate) QuorumContent);
@@ -31,7 +31,7 @@ impl Content for FromVoter {
         })
     }
 
-    fn keep(&self, frames: Vec<(Digest, SharedBytes)>) -> Later<'_, Result<(), ContentError>> {
+    fn keep(&self, frames: Vec<(Digest, Bytes)>) -> Later<'_, Result<(), ContentError>> {
         Box::pin(async move { self.0.keep(frames).await.map_err(|error| failed(&error)) })
     }
 

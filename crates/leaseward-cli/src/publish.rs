@@ -24,6 +24,10 @@ const BATCHES_AT_ONCE: usize = 4;
 /// Plain bytes of a batch at least, if there are so many: each is a request.
 const BATCH_BYTES_MIN: usize = 256 << 10;
 
+/// Plain bytes that are sent uncompressed to a node on this machine: it holds no more of them in memory at one time, and
+/// soon compresses what it keeps.
+const PLAIN_BYTES_MAX: usize = 8 << 20;
+
 /// How often it is sent again when the node that had it is not the one that commits it.
 pub(crate) const TRIES: usize = 3;
 
@@ -125,22 +129,24 @@ impl Prepared {
     /// Sends what the cluster lacks.
     pub(crate) async fn send(&self, api: &Api) -> Result<(), Diagnostic> {
         let mut sending = JoinSet::new();
-        for batch in self.batches() {
+        let (batches, bytes) = self.batches();
+        let pack = form(bytes, || api.is_near());
+        for batch in batches {
             if sending.len() >= BATCHES_AT_ONCE {
                 joined(sending.join_next().await)?;
             }
             let (api, scanned, encoded, manifest) =
                 (api.clone(), Arc::clone(&self.scanned), Arc::clone(&self.encoded), self.manifest);
             sending.spawn(async move {
-                let pack = move || {
+                let packed = move || {
                     let mut frames = Vec::with_capacity(batch.len());
                     for digest in batch {
                         let plain = if digest == manifest { encoded.to_vec() } else { scanned.read(digest)? };
-                        frames.push((digest, frame::pack(&plain)?));
+                        frames.push((digest, pack(&plain)?));
                     }
-                    Ok(frame::join(&frames))
+                    Ok(frame::join(&frames).into())
                 };
-                api.post_bytes("/v1/blobs", blocking(pack).await?).await
+                api.post_bytes("/v1/blobs", blocking(packed).await?).await
             });
         }
         while let Some(sent) = sending.join_next().await {
@@ -150,7 +156,8 @@ impl Prepared {
     }
 
     /// Cuts what is missing into batches, in the order of the paths: small enough that each thread has some to compress.
-    fn batches(&self) -> Vec<Vec<Digest>> {
+    /// Returns them and their plain bytes.
+    fn batches(&self) -> (Vec<Vec<Digest>>, usize) {
         let mut missing: DigestSet = self.missing.iter().copied().collect();
         let files = self.scanned.manifest().chunks();
         let whole = Chunk { digest: self.manifest, size: u32::try_from(self.encoded.len()).unwrap_or(u32::MAX) };
@@ -172,7 +179,7 @@ impl Prepared {
             }
             left = left.saturating_sub(chunk.size as usize);
         }
-        batches
+        (batches, all)
     }
 
     /// Notes what was read, for the next time. Without it everything is read again.
@@ -222,6 +229,14 @@ impl Prepared {
     }
 }
 
+/// Makes a frame.
+type Pack = fn(&[u8]) -> leaseward_sync::Result<Vec<u8>>;
+
+/// Returns in which form so many bytes are sent. A node on this machine compresses what it keeps when nobody waits for it.
+fn form(bytes: usize, is_near: impl FnOnce() -> bool) -> Pack {
+    if bytes <= PLAIN_BYTES_MAX && is_near() { frame::pack_later } else { frame::pack }
+}
+
 fn joined(done: Option<Result<Result<(), Diagnostic>, tokio::task::JoinError>>) -> Result<(), Diagnostic> {
     match done {
         Some(Ok(done)) => done,
@@ -255,6 +270,15 @@ mod tests {
         let version = json!({ "set": "web", "version": 1, "parent": 0, "manifest": "", "files": 1, "bytes": 1,
                               "author": "", "message": "", "at": "2026-01-01T00:00:00Z", "revision": "9" });
         (StatusCode::CREATED, Json(version))
+    }
+
+    #[test]
+    fn only_what_is_little_and_stays_on_this_machine_is_sent_uncompressed() {
+        let text = b"timeout = 30\n".repeat(1000);
+        let sent = |bytes, near| form(bytes, || near)(&text).expect("a frame").len();
+        assert!(sent(PLAIN_BYTES_MAX, true) > text.len());
+        assert!(sent(PLAIN_BYTES_MAX, false) < text.len() / 4, "a link would carry it");
+        assert!(sent(PLAIN_BYTES_MAX + 1, true) < text.len() / 4, "the node would hold it");
     }
 
     #[tokio::test]

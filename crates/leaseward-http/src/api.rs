@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use axum::body::Bytes;
 use leaseward_failover::foresee::foresee;
 use leaseward_raft::{Later, Replica};
 use leaseward_state::command::Condition;
 use leaseward_state::config::Digest;
-use leaseward_state::config::delta::{InlineDelta, SharedBytes};
+use leaseward_state::config::delta::InlineDelta;
 use leaseward_state::propose::Propose;
 use leaseward_state::{Command, MachineName, Refusal, Reply, Request, Revision, SessionId, SetName, State};
 use tokio::net::TcpListener;
@@ -41,7 +42,7 @@ pub trait Content: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ContentError`]; any of them may be kept then.
-    fn keep(&self, frames: Vec<(Digest, SharedBytes)>) -> Later<'_, Result<(), ContentError>>;
+    fn keep(&self, frames: Vec<(Digest, Bytes)>) -> Later<'_, Result<(), ContentError>>;
 
     /// Keeps here what stands on a member's disk of a set. Returns the name of its manifest.
     ///

@@ -12,10 +12,12 @@ use std::io::Write;
 use std::ops::Range;
 
 use leaseward_state::config::{Chunk, Digest, Manifest};
-use zstd::zstd_safe::DCtx;
+use zstd::zstd_safe::{CParameter, DCtx};
 
 use crate::error::{Error, Result};
-use crate::limits::{BLOB_BYTES_MAX, BLOB_ZSTD_LEVEL, DELTA_LARGE_BYTES, DELTA_PLAIN_BYTES_MAX, DELTA_ZSTD_LEVEL};
+use crate::limits::{
+    BLOB_BYTES_MAX, BLOB_ZSTD_LEVEL, DELTA_LARGE_BYTES, DELTA_PLAIN_BYTES_MAX, DELTA_TABLE_BYTES_MAX, DELTA_ZSTD_LEVEL,
+};
 use crate::tables::DigestSet;
 use crate::{digest_of, manifest};
 
@@ -25,6 +27,9 @@ const VERSION: u8 = 1;
 /// the chunks 4, crc32c 4 (of everything else).
 const HEADER: usize = 88;
 const CRC_AT: usize = 84;
+
+/// Entries of the table by which the level of blobs finds what repeats, as a power of two.
+const HASH_LOG_USUAL: u32 = 14;
 
 /// Gives the plain bytes of a chunk.
 pub type ReadChunk<'a> = dyn FnMut(Chunk) -> Result<Vec<u8>> + 'a;
@@ -103,8 +108,15 @@ fn squeeze(
     let window = (prefix.len() + size).max(1 << 10).next_power_of_two().trailing_zeros();
     encoder.set_pledged_src_size(Some(size as u64)).map_err(failed)?;
     encoder.window_log(window).map_err(failed)?;
-    // The tables of the level cover some hundred kilobytes; beyond that only long matches are found, and suffice.
-    encoder.long_distance_matching(is_large).map_err(failed)?;
+    // The table of the level covers some hundred kilobytes. Up to some megabytes a larger one is quick, and finds more than
+    // a search for long matches, which is what is left beyond that.
+    if prefix.len() > DELTA_TABLE_BYTES_MAX {
+        encoder.long_distance_matching(true).map_err(failed)?;
+    } else if is_large {
+        // Every third place of the prefix has an entry.
+        let entries = (prefix.len() / 4).next_power_of_two().trailing_zeros();
+        encoder.set_parameter(CParameter::HashLog(entries.max(HASH_LOG_USUAL))).map_err(failed)?;
+    }
     while let Some(piece) = pieces()? {
         if let Err(error) = encoder.write_all(&piece) {
             return if encoder.get_ref().full { Ok(false) } else { Err(failed(error)) };

@@ -17,6 +17,8 @@ const MAGIC: [u8; 4] = *b"LWBF";
 const VERSION: u8 = 1;
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
+/// As [`RAW`], and whoever keeps it compresses it when there is time: only on its way, never on a disk for good.
+const UNTRIED: u8 = 2;
 /// Magic 4, version 1, method 1, zero 2, plain length 4, crc32c 4 (of the first twelve bytes and the payload).
 const HEADER: usize = 16;
 
@@ -53,13 +55,7 @@ impl<T> Spare<T> {
 /// # Errors
 /// [`Error::TooLarge`] above [`BLOB_BYTES_MAX`].
 pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
-    if plain.len() > BLOB_BYTES_MAX {
-        return Err(Error::TooLarge {
-            what: "bytes of a blob",
-            size: plain.len() as u64,
-            limit: BLOB_BYTES_MAX as u64,
-        });
-    }
+    bounded(plain)?;
     let mut frame = vec![0; HEADER + zstd::zstd_safe::compress_bound(plain.len())];
     // A failure to compress costs space, nothing else.
     let squeezed = PACKERS
@@ -77,12 +73,45 @@ pub fn pack(plain: &[u8]) -> Result<Vec<u8>> {
             RAW
         }
     };
+    seal(&mut frame, method, plain.len());
+    Ok(frame)
+}
+
+/// As [`pack`], without a try to compress: for whoever is waited for, and sends to this machine only.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_later(plain: &[u8]) -> Result<Vec<u8>> {
+    bounded(plain)?;
+    let mut frame = Vec::with_capacity(HEADER + plain.len());
+    frame.resize(HEADER, 0);
+    frame.extend_from_slice(plain);
+    seal(&mut frame, UNTRIED, plain.len());
+    Ok(frame)
+}
+
+/// Returns whether nobody tried yet to compress what a frame holds. It may be damaged.
+pub(crate) fn is_untried(frame: &[u8]) -> bool {
+    frame.get(5) == Some(&UNTRIED)
+}
+
+/// Returns a frame, which is as it was made, in the form in which it is kept and sent to others.
+pub(crate) fn tried(frame: Vec<u8>) -> Result<Vec<u8>> {
+    if is_untried(&frame) { pack(&frame[HEADER..]) } else { Ok(frame) }
+}
+
+fn bounded(plain: &[u8]) -> Result<()> {
+    let (what, size, limit) = ("bytes of a blob", plain.len() as u64, BLOB_BYTES_MAX as u64);
+    if size > limit { Err(Error::TooLarge { what, size, limit }) } else { Ok(()) }
+}
+
+/// Fills in the header of a frame whose payload stands after it.
+fn seal(frame: &mut [u8], method: u8, plain_bytes: usize) {
     frame[..4].copy_from_slice(&MAGIC);
     frame[4..8].copy_from_slice(&[VERSION, method, 0, 0]);
-    frame[8..12].copy_from_slice(&(plain.len() as u32).to_le_bytes());
+    frame[8..12].copy_from_slice(&(plain_bytes as u32).to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..12]), &frame[HEADER..]);
     frame[12..HEADER].copy_from_slice(&crc.to_le_bytes());
-    Ok(frame)
 }
 
 /// Returns whether a frame is as it was made, by its checksum. It may still hold another blob than its name says.
@@ -121,7 +150,7 @@ pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
     let corrupt = |why| Error::BlobCorrupt { path: origin.to_owned(), digest, why };
     let (method, length, payload) = parts(digest, frame, origin)?;
     let plain = match method {
-        RAW => payload.to_vec(),
+        RAW | UNTRIED => payload.to_vec(),
         ZSTD => UNPACKERS
             .with(Decompressor::new, |unpacker| unpacker.decompress(payload, length))
             .map_err(|_| corrupt("it does not decompress"))?,
@@ -134,6 +163,17 @@ pub fn unpack(digest: Digest, frame: &[u8], origin: &Path) -> Result<Vec<u8>> {
         return Err(corrupt("its content has another name"));
     }
     Ok(plain)
+}
+
+/// Returns whether a frame holds `digest`, as [`unpack`] does, and none of its bytes.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn verify(digest: Digest, frame: &[u8], origin: &Path) -> Result<()> {
+    match parts(digest, frame, origin)? {
+        (RAW | UNTRIED, length, plain) if plain.len() == length && digest_of(plain) == digest => Ok(()),
+        _ => unpack(digest, frame, origin).map(drop),
+    }
 }
 
 /// Returns several frames as one run of bytes: each with its name and its length before it.

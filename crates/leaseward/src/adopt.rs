@@ -91,7 +91,7 @@ impl QuorumContent {
             }
         }
         let named = digest_of(encoded.as_slice());
-        self.keep(vec![(named, frame::pack(encoded.as_slice()).map_err(bad)?.into())]).await?;
+        self.keep(vec![(named, frame::pack(encoded.as_slice()).map_err(bad)?)]).await?;
         Ok(named)
     }
 }

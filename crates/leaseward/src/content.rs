@@ -237,7 +237,7 @@ impl QuorumContent {
     ///
     /// # Errors
     /// [`Error::Failed`] with the store's code.
-    pub async fn keep(&self, frames: Frames) -> Result<()> {
+    pub async fn keep<B: AsRef<[u8]> + Send + 'static>(&self, frames: Vec<(Digest, B)>) -> Result<()> {
         self.promises.keep(frames.iter().map(|(digest, _)| digest));
         self.with(move |store| store.put_loose(&frames)).await
     }

@@ -6,11 +6,11 @@
 //! as long as bytes come. Whoever gets the bytes verifies them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leaseward_raft::net::connection::CallError;
+use leaseward_raft::net::is_here;
 use leaseward_raft::net::wire::{Answer, Ask};
 use leaseward_state::SetName;
 use leaseward_state::config::Digest;
@@ -153,15 +153,6 @@ impl FromVoters {
         };
         [here, there, silent, refused].map(in_turn).concat()
     }
-}
-
-/// Returns whether an address is one of this machine: then it can be listened on.
-fn is_here(address: &str) -> bool {
-    let ip: Option<IpAddr> = match address.parse::<SocketAddr>() {
-        Ok(address) => Some(address.ip()),
-        Err(_) => address.to_socket_addrs().ok().and_then(|mut found| found.next()).map(|found| found.ip()),
-    };
-    ip.is_some_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
 }
 
 /// What a voter's answer has of the blobs that it was asked for.
@@ -421,11 +412,5 @@ mod tests {
         tokio::time::pause();
         tokio::time::advance(REFUSED_FOR).await;
         assert!(both.voters(0).iter().all(|voter| !voter.is_refused()));
-    }
-
-    #[test]
-    fn what_can_be_listened_on_is_here() {
-        assert!(is_here("127.0.0.1:7") && is_here("localhost:7"));
-        assert!(!is_here("192.0.2.1:7") && !is_here("no such host:7"));
     }
 }

@@ -81,7 +81,7 @@ async fn put_many(
     let joined = bytes(body)?;
     let frames = frame::split(&joined)
         .ok_or_else(|| problem::of(Code::Unreadable, "the body is not a run of blobs with their names and lengths"))?;
-    let frames = frames.into_iter().map(|(digest, frame)| (digest, frame.to_vec().into())).collect();
+    let frames = frames.into_iter().map(|(digest, frame)| (digest, joined.slice_ref(frame))).collect();
     api.content.keep(frames).await.map_err(content)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,9 +1,11 @@
 //! Nodes: who stores the log, who votes, who leads.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use leaseward_raft::net::wire::{Answer, Ask, MemberChange, NodeStatus, Purpose};
+use leaseward_raft::net::wire::{Answer, Ask, MemberChange, Purpose};
 use leaseward_raft::{NodeId, Standing};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -70,7 +72,7 @@ pub(crate) async fn nodes(api: &Api) -> Vec<Node> {
             Node {
                 id: *id,
                 name: info.name.clone(),
-                role: role(&own, *id, info.standing),
+                role: role(own.leader, &own.membership.voters, *id, info.standing),
                 witness: info.standing == Standing::Witness,
                 up: status.is_some_and(|status| status.quarantined.is_none()),
                 lag: leader.zip(status).map(|(last, status)| last.saturating_sub(status.last_index)),
@@ -86,15 +88,15 @@ pub(crate) async fn nodes(api: &Api) -> Vec<Node> {
         .collect()
 }
 
-fn role(own: &NodeStatus, id: NodeId, standing: Standing) -> NodeRole {
-    if own.leader == Some(id) {
-        NodeRole::Leader
-    } else if own.membership.voters.iter().any(|voters| voters.contains(&id)) {
-        NodeRole::Voter
-    } else if standing == Standing::Learner {
-        NodeRole::Learner
-    } else {
-        NodeRole::Standby
+fn role(leader: Option<NodeId>, voters: &[BTreeSet<NodeId>], id: NodeId, standing: Standing) -> NodeRole {
+    // While voters change, a quorum of the old ones and one of the new ones must agree: it is the loss of a node in one of
+    // them that may be one too many, so none is counted on that is not in both.
+    let votes = !voters.is_empty() && voters.iter().all(|voters| voters.contains(&id));
+    match (leader == Some(id), votes, standing) {
+        (true, ..) => NodeRole::Leader,
+        (_, true, _) => NodeRole::Voter,
+        (.., Standing::Learner) => NodeRole::Learner,
+        _ => NodeRole::Standby,
     }
 }
 
@@ -164,4 +166,22 @@ async fn change(api: &Api, write: &Write, change: MemberChange) -> Result<Status
 
 fn node_id(text: &str) -> Result<NodeId, Fault> {
     text.parse().map_err(|_| problem::of(Code::Invalid, "a node's id is a number; GET /v1/nodes lists them").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_votes_with_the_old_voters_or_the_new_ones_only_is_not_counted_on() {
+        let role = |voters: &[&[NodeId]], id| {
+            let voters: Vec<_> = voters.iter().map(|voters| voters.iter().copied().collect()).collect();
+            role(Some(1), &voters, id, Standing::Voter)
+        };
+        // The first node alone is to become one of three: until it is, nothing is decided without it.
+        assert_eq!(role(&[&[1], &[1, 4, 6]], 1), NodeRole::Leader);
+        assert_eq!(role(&[&[1], &[1, 4, 6]], 4), NodeRole::Standby);
+        assert_eq!(role(&[&[1, 4, 6]], 4), NodeRole::Voter);
+        assert_eq!(role(&[], 4), NodeRole::Standby);
+    }
 }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use leaseward_http::{Api, Base, Content, ContentError, Ready};
 use leaseward_raft::{Later, Replica, Settings, Start, Timing};
 use leaseward_state::command::OpenMachine;
-use leaseward_state::config::delta::{InlineDelta, SharedBytes};
+use leaseward_state::config::delta::InlineDelta;
 use leaseward_state::config::{Digest, Manifest};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::propose::Propose;
@@ -71,10 +72,10 @@ impl Content for Memory {
         Box::pin(async move { Ok(found) })
     }
 
-    fn keep(&self, frames: Vec<(Digest, SharedBytes)>) -> Later<'_, Result<(), ContentError>> {
+    fn keep(&self, frames: Vec<(Digest, Bytes)>) -> Later<'_, Result<(), ContentError>> {
         Box::pin(async move {
             for (digest, frame) in frames {
-                let plain = leaseward_sync::frame::unpack(digest, frame.as_slice(), Path::new("given frame"))
+                let plain = leaseward_sync::frame::unpack(digest, &frame, Path::new("given frame"))
                     .map_err(|error| failed(error.code(), error.to_string()))?;
                 self.blobs.lock().unwrap().insert(digest, plain);
             }

@@ -22,6 +22,8 @@ pub(super) struct Written {
     pub(super) pack: (Table, u64),
     /// What it was written through.
     pub(super) file: Arc<File>,
+    /// Some of its frames nobody tried to compress.
+    pub(super) is_untried: bool,
     /// The place of each blob when its frame was written.
     pub(super) seen: Vec<Option<Place>>,
 }
@@ -67,8 +69,9 @@ impl<'a> Batch<'a> {
 
     pub(super) fn close(&mut self) -> Result<()> {
         if let Some((number, writer, seen)) = self.writing.take() {
+            let is_untried = writer.is_untried();
             let (pack, file) = writer.finish()?;
-            self.full.push(Written { number, pack, file, seen });
+            self.full.push(Written { number, pack, file, is_untried, seen });
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ pub(super) struct Pack {
     pub(super) needed: u64,
     /// A sync of it failed.
     pub(super) is_doubtful: bool,
+    /// Some of its frames nobody tried to compress.
+    pub(super) is_untried: bool,
     /// The file that a loose pack was written through. The kernel tells of what it could not write by the inode, and may forget an
     /// inode that nobody has open. `None` if so many are open that the whole file system is synced.
     pub(super) file: Option<Arc<File>>,
@@ -84,7 +86,8 @@ impl Index {
         (table, bytes): &(Table, u64),
         seen: impl Fn(usize, Option<Place>) -> Option<Place>,
     ) -> Vec<(u32, Standing)> {
-        let mut pack = Pack { standing, bytes: *bytes, needed: 0, is_doubtful: false, file: None, blobs: 0 };
+        let mut pack =
+            Pack { standing, bytes: *bytes, needed: 0, is_doubtful: false, is_untried: false, file: None, blobs: 0 };
         let (mut offset, mut left) = (0, Vec::new());
         for (i, (digest, length)) in table.iter().enumerate() {
             let before = self.places.get(digest).copied();

@@ -1,4 +1,5 @@
-//! The content store: blobs by the hash of the bytes they hold, many to a file, as they came.
+//! The content store: blobs by the hash of the bytes they hold, many to a file, as they came
+//! or compressed before they are durable.
 //!
 //! Must stay true: a digest that [`BlobStore::contains`] affirms is durable, unless the store is a cache; bytes are
 //! verified on every write, and on every read (in their stored form by their checksum, where whoever gave them has looked at
@@ -25,10 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leaseward_state::config::Digest;
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::batch::{Batch, Written};
-use self::index::{Index, Place, Standing};
+use self::index::{Index, Pack, Place, Standing};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
 use crate::limits::{
@@ -242,6 +243,9 @@ impl BlobStore {
         // What another thread put there meanwhile stays: it may be durable already.
         let left = index.add(written.number, standing, &written.pack, |i, _| written.seen[i]);
         index.keep_open(written.number, &written.file);
+        if let Some(pack) = index.packs.get_mut(&written.number) {
+            pack.is_untried = written.is_untried;
+        }
         self.drop_packs(left)
     }
 
@@ -268,7 +272,11 @@ impl BlobStore {
             return Ok(());
         }
         let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write_again()?;
+        self.write_again(|pack| pack.is_doubtful)?;
+        if let Err(error) = self.write_again(|pack| pack.standing == Standing::Loose && pack.is_untried) {
+            // It takes more room as it is, and is as good.
+            debug!(%error, "blobs stay as they came");
+        }
         let loose = self.standing(Standing::Loose);
         let open: Vec<_> =
             loose.iter().filter_map(|number| Some((*number, self.index().packs.get(number)?.file.clone()?))).collect();
@@ -312,11 +320,11 @@ impl BlobStore {
         }
     }
 
-    /// Writes what stands in doubtful packs into new ones, as far as it can be read.
-    fn write_again(&self) -> Result<()> {
-        let doubtful = self.index().in_packs(|pack| pack.is_doubtful);
+    /// Writes what stands in some packs, doubtful ones for example, into new ones, as far as it can be read.
+    fn write_again(&self, wanted: impl Fn(&Pack) -> bool) -> Result<()> {
+        let again = self.index().in_packs(wanted);
         let mut batch = Batch::new(self);
-        for (place, digest) in doubtful {
+        for (place, digest) in again {
             match self.get_frame(digest) {
                 Ok(bytes) => batch.push(digest, &bytes, Some(place))?,
                 Err(Error::BlobMissing { .. }) => {}
@@ -364,14 +372,15 @@ impl BlobStore {
         frame::unpack(digest, &bytes, &path)
     }
 
-    /// Returns a blob in its wire form, verified by its checksum: whoever gets it looks whether it bears its name.
+    /// Returns a blob in its wire form, verified by its checksum: whoever gets it looks whether it bears its name. Compressed
+    /// if that helps, however it came.
     ///
     /// # Errors
     /// As [`BlobStore::get`].
     pub fn get_frame(&self, digest: Digest) -> Result<Vec<u8>> {
         let (path, bytes) = self.read(digest)?;
         frame::check(digest, &bytes, &path)?;
-        Ok(bytes)
+        frame::tried(bytes)
     }
 
     /// Removes a blob, if it is here. It may come back when the store is opened again.
@@ -569,7 +578,7 @@ fn checked<B: AsRef<[u8]>>((digest, bytes): &(Digest, B)) -> Result<Frame<'_>> {
 
 /// Returns a frame that holds what it should.
 fn verified<B: AsRef<[u8]>>((digest, bytes): &(Digest, B)) -> Result<Frame<'_>> {
-    frame::unpack(*digest, bytes.as_ref(), Path::new("given frame"))?;
+    frame::verify(*digest, bytes.as_ref(), Path::new("given frame"))?;
     Ok((*digest, Cow::Borrowed(bytes.as_ref())))
 }
 

@@ -13,6 +13,7 @@ use leaseward_state::config::Digest;
 
 use crate::dir::{Dir, begin_to_sync};
 use crate::error::{Result, at};
+use crate::frame;
 use crate::limits::{PACK_BUFFER_BYTES, PACK_SMALL_BYTES};
 
 const MAGIC: [u8; 4] = *b"LWP1";
@@ -31,6 +32,7 @@ pub(super) struct Writer<'a> {
     file: BufWriter<Arc<File>>,
     table: Table,
     bytes: u64,
+    is_untried: bool,
     is_finished: bool,
 }
 
@@ -38,7 +40,7 @@ impl<'a> Writer<'a> {
     /// Creates the file `name`, which must not exist.
     pub(super) fn create(dir: &'a Dir, name: String) -> Result<Self> {
         let file = BufWriter::with_capacity(PACK_BUFFER_BYTES, Arc::new(dir.create(&name)?));
-        Ok(Self { dir, name, file, table: Table::new(), bytes: 0, is_finished: false })
+        Ok(Self { dir, name, file, table: Table::new(), bytes: 0, is_untried: false, is_finished: false })
     }
 
     /// Returns how many bytes its frames have.
@@ -50,7 +52,13 @@ impl<'a> Writer<'a> {
         self.file.write_all(frame).map_err(at("write", self.dir.path().join(&self.name)))?;
         self.table.push((digest, frame.len() as u32));
         self.bytes += frame.len() as u64;
+        self.is_untried |= frame::is_untried(frame);
         Ok(())
+    }
+
+    /// Returns whether somebody should still try to compress some of its frames.
+    pub(super) fn is_untried(&self) -> bool {
+        self.is_untried
     }
 
     /// Writes the table and returns it with the bytes of all frames, and the file. Nothing is synced.
@@ -65,8 +73,9 @@ impl<'a> Writer<'a> {
         rows.extend_from_slice(&MAGIC);
         let written = self.file.write_all(&rows).and_then(|()| self.file.flush());
         written.map_err(at("write", self.dir.path().join(&self.name)))?;
-        // A small one is mostly of an edit, whose members are about to sync their trees: it waits for its turn.
-        if self.bytes >= PACK_SMALL_BYTES {
+        // A small one is mostly of an edit, whose members are about to sync their trees: it waits for its turn. One that is
+        // written once more goes before it is synced.
+        if self.bytes >= PACK_SMALL_BYTES && !self.is_untried {
             begin_to_sync(self.file.get_ref());
         }
         self.is_finished = true;

@@ -38,6 +38,42 @@ fn loose_blobs_are_read_and_not_counted_on_until_they_settle() {
 }
 
 #[test]
+fn what_came_uncompressed_is_compressed_before_it_is_kept_and_given_away_so_already() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = store(&temp);
+    let text = b"timeout = 30\n".repeat(10_000);
+    let (digest, packed) = (digest_of(&text), frame::pack(&text).unwrap());
+    store.put_loose(&[(digest, frame::pack_later(&text).unwrap())]).unwrap();
+    assert_eq!(store.get(digest).unwrap(), text);
+    assert_eq!(store.get_frame(digest).unwrap(), packed, "others get it over a network");
+    let bytes_of = |ending| -> Vec<u64> {
+        files(&temp, ending).iter().map(|path| std::fs::metadata(path).unwrap().len()).collect()
+    };
+    assert!(bytes_of(LOOSE)[0] > text.len() as u64);
+    store.settle().unwrap();
+    assert!(store.contains(digest));
+    let kept = bytes_of(PACK);
+    assert!(kept.len() == 1 && kept[0] < text.len() as u64 / 10, "{kept:?}");
+    assert_eq!(bytes_of(LOOSE), [0; 0]);
+    assert_eq!((store.get(digest).unwrap(), store.get_frame(digest).unwrap()), (text, packed));
+}
+
+#[test]
+fn what_came_uncompressed_is_kept_as_it_is_where_there_is_no_room_for_another_copy() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = b"timeout = 30\n".repeat(10_000);
+    let (digest, mut full) = (digest_of(&text), store(&temp));
+    full.put_loose(&[(digest, frame::pack_later(&text).unwrap())]).unwrap();
+    full = full.with_floor(u64::MAX / 2);
+    full.settle().unwrap();
+    assert!(full.contains(digest), "it is as durable as any");
+    drop(full);
+    let again = store(&temp);
+    assert_eq!(again.get(digest).unwrap(), text);
+    assert_eq!(again.get_frame(digest).unwrap(), frame::pack(&text).unwrap());
+}
+
+#[test]
 fn a_name_that_is_not_yet_durable_does_not_count() {
     let temp = tempfile::tempdir().unwrap();
     let store = store(&temp);
