@@ -265,6 +265,14 @@ async fn a_secret_is_read_by_its_members_alone() {
     let (code, _, why) =
         lab.run(&["config", "publish", "vault", "--from", from, "--key", other.to_str().expect("text")]);
     assert!(code != Some(0) && why.contains(&fingerprint), "{why}");
+    for to_open in [["publish", "open", "--from", from], ["put", "open", "db.conf", "--text"]] {
+        let mut words = [&["config"], &to_open[..]].concat();
+        if to_open[0] == "put" {
+            words.push("hunter2");
+        }
+        let (code, _, why) = lab.run(&[&words[..], &["--key", key.to_str().expect("text")]].concat());
+        assert!(code != Some(0) && why.contains("config policy open"), "nobody could read it: {why}");
+    }
     let put = ["config", "put", "vault", "new.conf", "--text", "hunter2", "--key", key.to_str().expect("text")];
     lab.works(&put);
     lab.until("and one file can be put, too", async |lab| Some(here(lab, 0, "vault", "new.conf")), "hunter2".into())

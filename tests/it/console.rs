@@ -26,6 +26,9 @@ const WORDS: &str = r#"import("/console/words.js").then(({ howFar, lines, counts
     is(far({ phase: "fetching", version: 3, done: 0, total: 0 }), "v3: 0 B"),
     is(far({ phase: "rejected", version: 3, why: "reload exited 1" }), "v3 · reload exited 1"),
     is(far({ phase: "applied", pinned: true, wanted: 2 }), "kept at v2"),
+    is(far({ phase: "applied", pinned: true, pin: { version: 2, by: "ann", why: "licence" } }), "kept at v2 by ann: licence"),
+    is(far({ phase: "disabled", pinned: true, pin: { by: "", why: "" } }), "kept as it is"),
+    is(far({ phase: "behind", version: 2, running: { what: "check", lasting: "40s", timeout: "1m", command: "nginx -t" } }), "checking for 40s (1m at most): nginx -t"),
     is(counts([{ phase: "applied" }, { phase: "draining" }, { phase: "applied" }]), [["applied", 2], ["draining", 1]]),
     is(brief(lines("a\nb\nc\n", "a\nx\nc\n")), [" a", "-b", "+x", " c"]),
     is(brief(lines("", "a\n")), ["+a"]),
@@ -206,11 +209,13 @@ async fn the_console_shows_sets_members_and_differences_as_they_come_and_no_secr
     browser.picture("difference");
 
     let key = lab.dir().join("vault.key");
-    lab.works(&["config", "key", key.to_str().expect("text"), "--create"]);
+    let fingerprint = lab.works(&["config", "key", key.to_str().expect("text"), "--create"]);
+    lab.works(&["config", "policy", "vault", &format!("key=\"{}\"", fingerprint.trim())]);
     publish(&lab, "vault", &[("db.conf", 0o644, SECRET)], &["--key", key.to_str().expect("text")]);
     browser.open("#/config/vault/diff/0/1");
-    browser.until(&lab, &["db.conf", "only its owner may read it"]).await;
-    // Nor does a mode that lets everybody read it give it away.
+    browser.until(&lab, &["db.conf", "encrypted: it is not shown"]).await;
+    // Nor does a mode that lets everybody read it give it away, nor a set that names no key any more.
+    lab.works(&["config", "policy", "vault", "key="]);
     lab.works(&["config", "put", "vault", "db.conf", "--mode", "644"]);
     browser.open("#/config/vault/diff/0/2");
     let seen = browser.until(&lab, &["db.conf", "encrypted: it is not shown"]).await;
@@ -219,5 +224,22 @@ async fn the_console_shows_sets_members_and_differences_as_they_come_and_no_secr
     let html = browser.evaluate("document.documentElement.outerHTML").to_string();
     assert!(!html.contains("hunter2"), "{html}");
     assert_eq!(browser.evaluate(WORDS), json!(true), "words");
+
+    // What happened stands with the set; who has no token is asked for one, and the page goes on with it.
+    browser.open("#/config/app");
+    browser.until(&lab, &["What happened", "app on m2: ", "leaseward events --for config/app"]).await;
+    let token = |name: &str| lab.dir().join(format!("{name}.token"));
+    let (root, eye) = (token("root"), token("eye"));
+    let path = |file: &Path| file.to_str().expect("text").to_owned();
+    lab.works(&["token", "create", "root", "--role", "admin", "--to", &path(&root)]);
+    lab.works(&["--token-file", &path(&root), "token", "create", "eye", "--role", "viewer", "--to", &path(&eye)]);
+    browser.open("#/config");
+    browser.until(&lab, &["Who asks?", "leaseward token create NAME --role viewer"]).await;
+    let secret = fs::read_to_string(&eye).expect("it is there");
+    browser.evaluate(&format!("document.getElementById('token').value = {}", json!(secret.trim())));
+    browser.evaluate("document.querySelector('main button').click()");
+    browser.until(&lab, &["Config sets", "vault"]).await;
+    // A browser notes each refusal; nothing else went wrong.
+    browser.complaints.retain(|complaint| !complaint.contains("status of 401"));
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

@@ -1,11 +1,13 @@
 //! Stories with real processes, real disks, real sockets.
 
+mod access;
 mod backup;
 mod bad_input;
 mod care;
 mod chaos;
 mod config;
 mod config_edits;
+mod config_shown;
 mod console;
 mod crash;
 mod demo;

@@ -205,7 +205,7 @@ impl Api {
                 None => (client(|builder| builder.read_timeout(timeout)), address.as_str()),
             };
             let begun = tokio::select! {
-                begun = http.get(format!("http://{host}{path}")).send() => begun.ok(),
+                begun = self.signed(http.get(format!("http://{host}{path}"))).send() => begun.ok(),
                 () = silent(&http, host), if self.target.api.len() > 1 => None,
             };
             let Some(mut response) = begun else {
@@ -274,7 +274,7 @@ impl Api {
     ) -> ControlFlow<Result<Vec<u8>, Diagnostic>, Diagnostic> {
         let (http, host) = self.way_to(address);
         let request = http.request(method.clone(), format!("http://{host}{path}")).timeout(self.target.timeout);
-        let response = match fill(request).send().await {
+        let response = match self.signed(fill(request)).send().await {
             Ok(response) => response,
             Err(error) => {
                 let what = if error.is_connect() { "nobody answers" } else { "no answer" };
@@ -299,6 +299,14 @@ impl Api {
             return ControlFlow::Continue(diagnostic);
         }
         ControlFlow::Break(Err(diagnostic))
+    }
+
+    /// Says who asks.
+    fn signed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.target.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// Returns what speaks with an address, and which host it asks for.
@@ -416,7 +424,7 @@ mod tests {
 
     fn of(addresses: &[&String]) -> Api {
         let api = addresses.iter().map(|address| (*address).clone()).collect();
-        Api::new(&Target { api, timeout: PATIENCE })
+        Api::new(&Target { api, token: None, timeout: PATIENCE })
     }
 
     #[tokio::test]

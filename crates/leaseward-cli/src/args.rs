@@ -10,6 +10,8 @@ mod machine;
 mod remote;
 #[path = "args/server.rs"]
 mod server;
+#[path = "args/token.rs"]
+mod token;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ pub(crate) use self::config::{ConfigCommand, PublishArguments, PutArguments, Rol
 pub(crate) use self::machine::{CordonArguments, MachineCommand, MaintenanceCommand, PolicyCommand};
 pub(crate) use self::remote::{RemoteAgent, RemoteCommand, RemoteRun};
 pub(crate) use self::server::ServerCommand;
+pub(crate) use self::token::TokenCommand;
 
 /// Exactly one, somewhere: leases with fencing tokens, failover of servers, versioned config on every machine.
 #[derive(Debug, Parser)]
@@ -48,6 +51,9 @@ pub(crate) struct Global {
     /// The cluster of this name in the contexts file.
     #[arg(long, global = true, env = "LEASEWARD_CONTEXT")]
     pub(crate) context: Option<String>,
+    /// The file with the access token to ask with. Default: the context's.
+    #[arg(long, global = true, value_name = "FILE", env = "LEASEWARD_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// table, wide, json, jsonl, yaml, name, or field=.path.to.field
     #[arg(short = 'o', long, global = true, env = "LEASEWARD_OUTPUT", default_value = "table")]
     pub(crate) output: String,
@@ -156,6 +162,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  leaseward backup create wednesday.lwb\n  leaseward backup verify app.lwb"
     )]
     Backup(BackupCommand),
+    /// Who may ask what. While there is no token, everybody who reaches the API may ask everything.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  leaseward token ls\n  leaseward token create ops --role admin --dry-run"
+    )]
+    Token(TokenCommand),
     /// Clusters that this user knows.
     #[command(subcommand, after_help = "Examples:\n  leaseward context ls\n  leaseward context use prod")]
     Context(ContextCommand),

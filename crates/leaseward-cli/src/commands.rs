@@ -18,6 +18,7 @@ pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod version;
 pub(crate) mod wait;
 pub(crate) mod whatif;

@@ -54,6 +54,7 @@ impl Diagnostic {
 fn exit_code(code: &str) -> u8 {
     match code {
         "LW0404" => 3,
+        "LW0401" | "LW0403" => 4,
         "LW0202" | "LW0203" | "LW0205" | "LW0206" | "LW0409" | "LW0412" | "LW0413" => 5,
         "LW0501" | "LW0503" | "LW0505" => 6,
         "LW0502" | "LW0504" => 7,

@@ -102,11 +102,12 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
         }
         Command::Remote(remote) => commands::remote::run(remote).await.map(ok),
         Command::Run(run) => {
-            let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)
-                .map_err(|error| error.exit(125))?;
+            let target = Target::resolve(&global).map_err(|error| error.exit(125))?;
             commands::run::run(&target, run).await
         }
-        Command::Context(context) => commands::context::run(&printer::Output::parse(&global.output)?, context).map(ok),
+        Command::Context(context) => {
+            commands::context::run(&printer::Output::parse(&global.output)?, global.token_file, context).map(ok)
+        }
         command => client(&Session::new(global)?, command).await,
     }
 }
@@ -126,6 +127,7 @@ async fn client(session: &Session, command: Command) -> Result<ExitCode, Diagnos
         Command::Backup(BackupCommand::Create { file, force }) => {
             commands::backup::create(&session.api, &session.output, &file, force).await.map(ok)
         }
+        Command::Token(token) => commands::token::run(session, token).await.map(ok),
         Command::Node(node) => commands::node::run(session, node).await.map(ok),
         Command::Config(config) => commands::config::run(session, config).await.map(ExitCode::from),
         Command::Api { method, path, body } => call(session, &method, &path, body.as_deref()).await.map(ok),

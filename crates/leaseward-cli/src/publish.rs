@@ -294,7 +294,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("a"), "a").expect("written");
 
-        let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
+        let api = Api::new(&Target { api: vec![address], token: None, timeout: Duration::from_secs(10) });
         let tree = Tree::of(dir.path(), false).await.expect("it is read");
         let mut prepared = Prepared::of(&api, tree).await.expect("it is asked about");
         let version = prepared.commit(&api, "web", None, String::new(), String::new()).await.expect("it is published");
@@ -368,7 +368,7 @@ mod tests {
         let nodes = vec![node(true, Arc::clone(&said)).await, node(false, Arc::clone(&said)).await];
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("a"), "a").expect("written");
-        let api = Api::new(&Target { api: nodes, timeout: Duration::from_secs(10) });
+        let api = Api::new(&Target { api: nodes, token: None, timeout: Duration::from_secs(10) });
         let tree = Tree::of(dir.path(), false).await.expect("it is read");
         let mut prepared = Prepared::of(&api, tree).await.expect("it is asked about");
         prepared.send(&api).await.expect("it is sent to the first one");

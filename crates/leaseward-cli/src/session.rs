@@ -30,7 +30,7 @@ pub(crate) fn person() -> String {
 impl Session {
     /// Returns what the global flags say.
     pub(crate) fn new(global: Global) -> Result<Self, Diagnostic> {
-        let target = Target::resolve(global.addr.as_deref(), global.context.as_deref(), global.timeout)?;
+        let target = Target::resolve(&global)?;
         let output = Output::parse(&global.output)?;
         let dry_run = global.dry_run.then(|| output.clone());
         let api = Api::new(&target).consistency(&global.consistency).dry_run(dry_run);

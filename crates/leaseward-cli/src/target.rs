@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leaseward::client::Client;
 use leaseward_raft::net::transport::Transport;
 use serde::{Deserialize, Serialize};
 
+use crate::args::Global;
 use crate::diagnostic::Diagnostic;
 
 /// The API of a node on this machine.
@@ -25,6 +26,8 @@ pub(crate) const SOCKET: &str = "/run/leaseward/agent.sock";
 pub(crate) struct Target {
     /// Addresses of APIs, `host:port` or `unix:/path`, nearest first.
     pub(crate) api: Vec<String>,
+    /// What says who asks.
+    pub(crate) token: Option<String>,
     /// How long an answer may take.
     pub(crate) timeout: Duration,
 }
@@ -45,6 +48,9 @@ pub(crate) struct Contexts {
 pub(crate) struct Context {
     /// Addresses of APIs, `host:port`.
     pub(crate) api: Vec<String>,
+    /// The file with the access token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Contexts {
@@ -86,24 +92,26 @@ impl Contexts {
 
 impl Target {
     /// Returns the cluster that the flags, the environment and the contexts file mean.
-    pub(crate) fn resolve(addr: Option<&str>, context: Option<&str>, timeout: Duration) -> Result<Self, Diagnostic> {
-        if let Some(addr) = addr {
+    pub(crate) fn resolve(global: &Global) -> Result<Self, Diagnostic> {
+        let timeout = global.timeout;
+        let token = |file: Option<&PathBuf>| global.token_file.as_ref().or(file).map(|file| token(file)).transpose();
+        if let Some(addr) = &global.addr {
             let api = addr.split(',').map(|one| strip(one.trim()).to_owned()).collect();
-            return Ok(Self { api, timeout });
+            return Ok(Self { api, token: token(None)?, timeout });
         }
         let contexts = Contexts::load()?;
-        let name = context.map(str::to_owned).or_else(|| contexts.current.clone());
-        let api = match name {
+        let name = global.context.clone().or_else(|| contexts.current.clone());
+        let (api, file) = match name {
             Some(name) => match contexts.contexts.get(&name) {
-                Some(context) => context.api.clone(),
+                Some(context) => (context.api.clone(), context.token_file.clone()),
                 None => {
                     return Err(Diagnostic::new("LW0404", format!("there is no context `{name}`"))
                         .hint("leaseward context ls      see which there are"));
                 }
             },
-            None => local(),
+            None => (local(), None),
         };
-        Ok(Self { api, timeout })
+        Ok(Self { api, token: token(file.as_ref())?, timeout })
     }
 
     /// Returns a client of the framed protocol of the cluster.
@@ -121,6 +129,20 @@ fn local() -> Vec<String> {
     let there = std::fs::metadata(&socket).is_ok_and(|found| found.file_type().is_socket());
     let socket = there.then(|| format!("unix:{}", socket.display()));
     socket.into_iter().chain([DEFAULT_API.to_owned()]).collect()
+}
+
+/// Reads an access token.
+fn token(file: &Path) -> Result<String, Diagnostic> {
+    let failed = |why: String| {
+        Diagnostic::new("LW0100", format!("cannot read the token in {}: {why}", file.display()))
+            .hint("leaseward token create NAME --role ROLE --to FILE      makes one")
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
+    let token = text.trim();
+    match token.starts_with(leaseward_http::access::TOKEN_PREFIX) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(token.to_owned()),
+        false => Err(failed("it has none".into())),
+    }
 }
 
 fn strip(address: &str) -> &str {

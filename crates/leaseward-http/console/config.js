@@ -1,7 +1,7 @@
 // @ts-check
 // Config sets: all of them, one with its members as they are now, and what two versions differ in.
 
-import { again, ask } from "./console.js";
+import { again, ask, fetched } from "./console.js";
 import { h, same, table } from "./dom.js";
 import { ago, counts, hidden, howFar, isSealed, lines, phaseOf, quoted, size } from "./words.js";
 
@@ -9,6 +9,9 @@ const STALE = "consistency=stale";
 
 /** Rows of members below the cells, those that need somebody first. */
 const MEMBERS_LISTED = 200;
+
+/** Events of a set below its members. */
+const EVENTS_LISTED = 12;
 
 /** Bytes of a file whose difference is shown. */
 const SHOWN_BYTES_MAX = 256 << 10;
@@ -73,10 +76,11 @@ function rolloutState(rollout) {
 
 /** @param {string} name */
 export async function one(name) {
-  const [set, members, history] = await Promise.all([
+  const [set, members, history, events] = await Promise.all([
     ask(`${api(name)}?${STALE}`),
     all(`${api(name)}/members?${STALE}`),
     ask(`${api(name)}/versions?${STALE}&limit=50`),
+    ask(`/v1/events?${STALE}&kinds=config&prefix=${encodeURIComponent(name)}&limit=100`),
   ]);
   return [
     h("h1", {}, `config/${name} `, h("span", { class: "dim" }, set.version ? `v${set.version}` : "no version yet")),
@@ -84,6 +88,7 @@ export async function one(name) {
     set.pins?.length > 0 && h("p", { class: "notice" }, "Kept at a version: ", set.pins.map((/** @type {any} */ pin) => `${pin.machine ?? "all members"} at v${pin.version}`).join(", ")),
     monitor(name, members),
     programs(members.programs ?? []),
+    happened(name, events.items),
     versions(name, set, history.items),
   ];
 }
@@ -140,6 +145,17 @@ function programs(programs) {
       program.name, h("span", { class: "mono" }, program.file), state(program.phase), program.applied ? `v${program.applied}` : "–",
       program.why ? `v${program.version}: ${program.why}` : "", ago(program.at, Date.now()),
     ]), "Programs"),
+  ];
+}
+
+/** What happened last, newest first. @param {string} name @param {any[]} items */
+function happened(name, items) {
+  const own = items.filter((event) => event.subject === name).reverse().slice(0, EVENTS_LISTED);
+  if (own.length === 0) return null;
+  return [
+    h("h2", {}, "What happened"),
+    table([["when"], ["what", "text"]], own.map((event) => [h("time", { datetime: event.at, title: event.at }, ago(event.at, Date.now())), event.text]), "What happened"),
+    same(`leaseward events --for config/${quoted(name)}`),
   ];
 }
 
@@ -210,7 +226,7 @@ function unreadable(changed) {
 async function text(name, version, entry) {
   if (entry?.kind !== "file") return { text: "" };
   const path = entry.path.split("/").map(encodeURIComponent).join("/");
-  const answer = await fetch(`${api(name)}/versions/${version}/files/${path}`);
+  const answer = await fetched(`${api(name)}/versions/${version}/files/${path}`);
   if (!answer.ok) throw new Error(`v${version} ${entry.path}: ${answer.status}`);
   const bytes = new Uint8Array(await answer.arrayBuffer());
   if (isSealed(bytes)) return { why: "encrypted: it is not shown" };

@@ -5,7 +5,7 @@
 // voter said, with its revision, and it is said when none is heard.
 
 import { configs, difference, one } from "./config.js";
-import { h, show } from "./dom.js";
+import { h, same, show } from "./dom.js";
 
 /** From one look to the next, in milliseconds. */
 const EACH = 1000;
@@ -23,19 +23,49 @@ let turn = 0;
 /** What was answered at one revision. A cluster at rest is asked for its revision only. @type {{ revision: string | null, bodies: Map<string, any> }} */
 const known = { revision: null, bodies: new Map() };
 
+/** Where the access token is while this tab lives, on clusters that ask for one. */
+const TOKEN = "leaseward-token";
+
+/** Asks the voter that served this page, with the token if there is one. @param {string} path @param {string} [accept] */
+export function fetched(path, accept = "*/*") {
+  const token = sessionStorage.getItem(TOKEN);
+  return fetch(path, { headers: token ? { accept, authorization: `Bearer ${token}` } : { accept } });
+}
+
+/** Asks for a token: nobody is answered without one. */
+function whoAsks() {
+  const input = /** @type {HTMLInputElement} */ (h("input", { type: "password", id: "token", autocomplete: "off", "data-key": "token" }));
+  const use = () => {
+    sessionStorage.setItem(TOKEN, input.value.trim());
+    known.bodies.clear();
+    again();
+  };
+  input.addEventListener("keydown", (event) => event.key === "Enter" && use());
+  return [
+    h("h1", {}, "Who asks?"),
+    h("p", {}, "This cluster answers only who has an access token. It stays in this tab, and goes with it."),
+    h("p", {}, h("label", { for: "token" }, "Token "), input, " ", h("button", { type: "button", onclick: use }, "use it")),
+    same("leaseward token create NAME --role viewer", "an administrator makes one with"),
+  ];
+}
+
 /** Asks the voter that served this page. @param {string} path */
 async function answered(path) {
-  const answer = await fetch(path, { headers: { accept: "application/json" } });
+  const answer = await fetched(path, "application/json");
   const revision = answer.headers.get("leaseward-revision") ?? "?";
   heard(`${answer.headers.get("leaseward-served-by") ?? "?"} · revision ${revision}`);
   return { answer, revision };
 }
+
+/** It is not known who asks. */
+class Unknown extends Error {}
 
 /** Returns an object of the API as it is at the revision of this look. @param {string} path */
 export async function ask(path) {
   if (!known.bodies.has(path)) {
     const { answer } = await answered(path);
     const body = await answer.json();
+    if (answer.status === 401) throw new Unknown(body.detail ?? "a token is needed");
     if (!answer.ok) throw new Error(`${body.code ?? answer.status}: ${body.detail ?? body.title ?? answer.statusText}`);
     known.bodies.set(path, body);
   }
@@ -78,7 +108,10 @@ async function go() {
     } catch (error) {
       if (mine !== turn) return;
       heard(`✖ ${error instanceof Error ? error.message : error}`, true);
-      if (page.childElementCount === 0) show(page, h("p", { class: "notice bad" }, "Nothing to show yet: the voter that served this page does not answer."));
+      if (error instanceof Unknown) {
+        // Once: what somebody types stays.
+        if (!document.getElementById("token")) show(page, whoAsks());
+      } else if (page.childElementCount === 0) show(page, h("p", { class: "notice bad" }, "Nothing to show yet: the voter that served this page does not answer."));
       pause = AGAIN_AFTER_FAULT;
     }
     await new Promise((done) => setTimeout(done, pause));

@@ -50,7 +50,9 @@ export function howFar(member) {
   } else if (member.version && member.version !== member.applied) {
     said.push(`v${member.version}`);
   }
-  if (member.pinned) said.push(`kept at v${member.wanted ?? member.applied}`);
+  if (member.running) said.push(`${member.running.what}ing for ${member.running.lasting} (${member.running.timeout} at most): ${member.running.command}`);
+  if (member.pin) said.push(`kept ${member.pin.version ? `at v${member.pin.version}` : "as it is"}${member.pin.by ? ` by ${member.pin.by}` : ""}${member.pin.why ? `: ${member.pin.why}` : ""}`);
+  else if (member.pinned) said.push(`kept at v${member.wanted ?? member.applied}`);
   else if (member.wanted && member.wanted !== member.applied) said.push(`should have v${member.wanted}`);
   if (member.why) said.push(member.why);
   else if (member.paths?.length) said.push(member.paths.join(", "));

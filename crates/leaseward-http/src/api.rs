@@ -3,7 +3,7 @@
 //! Must stay true: a write waits for its answer and its state; a read without further words is linearizable.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -128,6 +128,18 @@ pub(crate) struct Shared {
     pub(crate) lists: Mutex<Lists>,
     started: u64,
     requests: AtomicU64,
+    /// Whether this node has heard, in this run, what everybody knew.
+    caught_up: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_caught_up(&self) {
+        self.caught_up.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Api {
@@ -136,7 +148,13 @@ impl Api {
     pub fn new(replica: Replica, content: Arc<dyn Content>) -> Self {
         let started = leaseward_raft::clock::wall_millis();
         let name = replica.status().name;
-        let shared = Shared { name, lists: Mutex::default(), started, requests: AtomicU64::new(0) };
+        let shared = Shared {
+            name,
+            lists: Mutex::default(),
+            started,
+            requests: AtomicU64::new(0),
+            caught_up: AtomicBool::new(false),
+        };
         Self { replica, content, shared: Arc::new(shared) }
     }
 
@@ -205,6 +223,11 @@ impl Api {
             command if wrapped => Command::Atomic { conditions, commands: vec![command] },
             command => command,
         };
+        let mut command = command;
+        if let Some(caller) = &write.caller {
+            caller.may_all(&self.here(), &command)?;
+            caller.signs(&mut command);
+        }
         if write.dry_run {
             return Err(self.foresee(command, wrapped).await);
         }
@@ -263,8 +286,7 @@ fn unwrapped(refusal: &Refusal, wrapped: bool) -> &Refusal {
     }
 }
 
-/// Returns every route and the console, with the headers that every answer carries. Layers around it (authentication)
-/// are the caller's.
+/// Returns every route and the console, with the headers that every answer carries, for those who may ask.
 pub fn router(api: Api) -> Router {
     let (router, document) = crate::openapi::routes().split_for_parts();
     let document = Arc::new(crate::openapi::finish(document));
@@ -274,6 +296,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(crate::answer::no_method)
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::BODY_BYTES_MAX))
         .layer(axum::Extension(document))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), crate::access::check))
         .layer(axum::middleware::from_fn_with_state(api.clone(), crate::answer::finish))
         .with_state(api)
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::access::Caller;
 use crate::answer::Fault;
 use crate::limits::{KEY_BYTES_MAX, WAIT_MAX};
 use crate::model::Duration;
@@ -251,6 +252,8 @@ pub(crate) struct Write {
     client: Option<u128>,
     /// Whether it is only asked what would come of it.
     pub(crate) dry_run: bool,
+    /// Who asks, where that matters.
+    pub(crate) caller: Option<Caller>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Write {
@@ -274,7 +277,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
             Some(other) => return Err(suggest::unknown_word(DRY_RUN, other, &["true", "false"]).into()),
         };
         let if_version = if_version(headers)?;
-        Ok(Self { fence: fence.transpose()?, if_version, client: client.transpose()?, dry_run })
+        let caller = parts.extensions.get::<Caller>().cloned();
+        Ok(Self { fence: fence.transpose()?, if_version, client: client.transpose()?, dry_run, caller })
     }
 }
 

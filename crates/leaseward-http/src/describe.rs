@@ -1,7 +1,7 @@
 //! What happened, in words for people and in data for programs.
 
 use leaseward_state::Event;
-use leaseward_state::config::SyncState;
+use leaseward_state::config::{SetStep, SyncState};
 use leaseward_state::event::{Recorded, RolloutChange};
 use leaseward_state::lease::GrantEnd;
 use leaseward_state::server::{Cause, FenceProof, Readiness};
@@ -39,6 +39,14 @@ pub fn describe(recorded: &Recorded) -> EventRecord {
             format!("restored from a backup of revision {from}"),
             json!({ "event": "restored", "from": from.0, "generation": generation.0 }),
         ),
+        Event::TokenChanged { token, roles, by } => {
+            let roles: Vec<String> = roles.iter().map(ToString::to_string).collect();
+            let text = match roles.is_empty() {
+                true => format!("{token} is revoked, by {by}"),
+                false => format!("{token} may do as {} from now on, by {by}", roles.join(", ")),
+            };
+            (text, json!({ "event": "token_changed", "token": token.as_str(), "roles": roles, "by": by }))
+        }
         Event::FeatureLevelRaised { level } => {
             (format!("the feature level is {level}"), json!({ "event": "feature_level_raised", "level": level }))
         }
@@ -174,6 +182,10 @@ fn of_set(event: &Event) -> (String, Value) {
                 SyncState::Drifted { paths, all } => ("drifted", format!(": {}", view::drifted(paths, *all))),
                 SyncState::Draining => ("draining", String::new()),
                 SyncState::Disabled => ("disabled", String::new()),
+                SyncState::Running { version, step, command, .. } => match step {
+                    SetStep::Check => ("checking", format!(" v{version}: {command}")),
+                    SetStep::Reload => ("reloading", format!(" v{version}: {command}")),
+                },
             };
             let text = format!("{set} on {machine}: v{applied} is live, {}{more}", word.replace('_', " "));
             let machine = machine.as_str();

@@ -430,6 +430,13 @@ fn member_text(member: &MemberSync) -> String {
         0 => "none is live".to_owned(),
         applied => format!("v{applied} is live"),
     };
+    if let Some(running) = &member.running {
+        let (what, command, timeout) = (&running.what, &running.command, running.timeout);
+        return format!(
+            "runs the {what} of{version} for {} by now ({timeout} at most): {command}; {applied}{gone}",
+            running.lasting
+        );
+    }
     let text = match member.phase {
         SyncPhase::Behind if member.at.is_none() => "never reported".to_owned(),
         SyncPhase::Behind => "is behind".into(),

@@ -9,6 +9,7 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
+use crate::access::Local;
 use crate::api::{Api, router};
 
 /// Serves the API to root and to the user `own` until the future is dropped.
@@ -16,7 +17,9 @@ use crate::api::{Api, router};
 /// # Errors
 /// Those of the listener; none in practice, as failed connections are skipped.
 pub async fn serve_local(listener: UnixListener, api: Api, own: u32) -> io::Result<()> {
-    axum::serve(Guarded { listener, own }, router(api).into_make_service()).await
+    // The kernel says who they are: no token could say more.
+    let router = router(api).layer(axum::Extension(Local));
+    axum::serve(Guarded { listener, own }, router.into_make_service()).await
 }
 
 /// A listener that shows only those who may ask.

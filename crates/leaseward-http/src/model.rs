@@ -4,6 +4,7 @@
 //! durations are strings (`"3s"`); times are RFC 3339 in UTC. Clients ignore fields they do not know; the server
 //! refuses them. Left out on purpose: how an object is made from the state (`view.rs`).
 
+mod access;
 mod cluster;
 mod config;
 mod event;
@@ -22,12 +23,13 @@ mod surroundings;
 mod text;
 mod transaction;
 
+pub use access::{CreateToken, RevokeToken, Token, TokenList};
 pub use cluster::{ClusterStatus, Count, Health, Node, NodeList, NodeRole, Transfer};
 pub(crate) use config::entry;
 pub use config::{
     AdoptFiles, BlobName, ChangeFiles, ConfigDiff, ConfigSet, ConfigSetList, ConfigVersion, ConfigVersionList,
     FileChange, FileDiff, FileDiffKind, FileEntry, FileKind, ManifestListing, MemberSync, MemberSyncList, MissingBlobs,
-    ProgramSync, Publish, PublishSize, Rollback, SyncPhase, entries,
+    ProgramSync, Publish, PublishSize, Rollback, RunningStep, SyncPhase, entries,
 };
 pub use event::{Compacted, EventList, EventRecord, Snapshot};
 pub use explain::{Explanation, Fact, Hint};

@@ -45,6 +45,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .merge(routes::backup::routes())
         .merge(routes::events::routes())
         .merge(routes::explain::routes())
+        .merge(routes::tokens::routes())
         .merge(routes::transaction::routes())
         .merge(routes::health::routes())
 }

@@ -39,6 +39,10 @@ pub enum Code {
     NoSpare,
     /// LW0346: its machine does not say what a server printed.
     Unheard,
+    /// LW0401: it is not known who asks.
+    WhoAsks,
+    /// LW0403: who asks may not.
+    MayNot,
     /// LW0404: the object does not exist.
     NotFound,
     /// LW0412: the object has another version.
@@ -76,6 +80,8 @@ impl Code {
             Self::Nowhere => "LW0344",
             Self::NoSpare => "LW0345",
             Self::Unheard => "LW0346",
+            Self::WhoAsks => "LW0401",
+            Self::MayNot => "LW0403",
             Self::NotFound => "LW0404",
             Self::Version => "LW0412",
             Self::NoLeader => "LW0501",
@@ -117,6 +123,13 @@ fn page(code: &str) -> Page {
         "LW0344" => (422, "it could run nowhere", false, "change what the machines lack, or force=true"),
         "LW0345" => (422, "no room for the loss of a machine", false, "lower `weight`, add a machine, or force=true"),
         "LW0346" => (504, "the machine does not answer", true, "see how it is: leaseward machine get"),
+        "LW0401" => (
+            401,
+            "not known who asks",
+            false,
+            "name the file with your token: --token-file FILE or LEASEWARD_TOKEN_FILE",
+        ),
+        "LW0403" => (403, "not allowed", false, "ask somebody who may, or for another role: leaseward token create"),
         "LW0404" => (404, "not found", false, "check the name"),
         "LW0409" => (412, "exists already", false, "choose another name, or replace it with If-Match"),
         "LW0412" => (412, "version is stale", false, "look at what changed, then try again with the current version"),

@@ -5,7 +5,7 @@ use std::time::Duration as Span;
 
 use leaseward_state::config::program::ProgramSync;
 use leaseward_state::config::rollout::{Pin, Rollout};
-use leaseward_state::config::{DriftedPath, MemberSync, SyncState, Version};
+use leaseward_state::config::{DriftedPath, MemberSync, SetStep, SyncState, Version};
 use leaseward_state::lease::{Lease, LeaseState};
 use leaseward_state::machine::Machine;
 use leaseward_state::policy::{Pause, Policy};
@@ -381,6 +381,8 @@ pub(crate) fn member(
         applied: sync.map_or(0, |sync| sync.applied),
         wanted: wanted.as_ref().and_then(|wanted| wanted.live).map(|version| version.number),
         pinned: pinned.is_some(),
+        pin: pinned.map(|pin| self::pinned(set.pins.contains_key(&Some(name.clone())).then_some(name), pin)),
+        running: None,
         phase: SyncPhase::Behind,
         version: None,
         done: None,
@@ -423,6 +425,22 @@ pub(crate) fn member(
         }
         SyncState::Draining => SyncPhase::Draining,
         SyncState::Disabled => SyncPhase::Disabled,
+        SyncState::Running { version, step, command, elapsed_ms, timeout_ms } => {
+            member.version = Some(*version);
+            let (what, phase) = match step {
+                SetStep::Check => ("check", SyncPhase::Behind),
+                SetStep::Reload => ("reload", SyncPhase::OnDisk),
+            };
+            let since = sync.at.0.saturating_sub(*elapsed_ms);
+            member.running = Some(model::RunningStep {
+                what: what.to_owned(),
+                command: command.clone(),
+                since: model::Time::from_unix_millis(since),
+                lasting: Duration::from_millis(leaseward_raft::clock::wall_millis().saturating_sub(since)),
+                timeout: Duration::from_millis(*timeout_ms),
+            });
+            phase
+        }
     };
     member
 }

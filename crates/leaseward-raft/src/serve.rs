@@ -83,6 +83,13 @@ impl Serve for Server {
         if ask.is_for_peers() && from.node.is_none() {
             return failed("LW0701", "only nodes of the cluster ask that");
         }
+        if from.node.is_none() && shared.asks_too_much(&ask) {
+            let why = "this is asked of the API, by somebody who may: the cluster has access tokens";
+            return match ask {
+                Ask::Propose(_) => Answer::Proposed(Err(NotCommitted::Overloaded(format!("LW0403: {why}"))).into()),
+                _ => failed("LW0403", why),
+            };
+        }
         shared.answer(&from, ask).await
     }
 
@@ -101,6 +108,17 @@ impl Serve for Server {
 }
 
 impl Shared {
+    /// Returns whether somebody who is no node asks for what only the API gives, by roles: machines and programs speak for
+    /// themselves here.
+    fn asks_too_much(&self, ask: &Ask) -> bool {
+        let is_more = match ask {
+            Ask::Propose(request) => !request.command.is_of_programs(),
+            Ask::Members(_) => true,
+            _ => false,
+        };
+        is_more && self.published().borrow().state.access().is_on()
+    }
+
     pub(crate) async fn answer(self: Arc<Self>, from: &Hello, ask: Ask) -> Answer {
         match ask {
             Ask::Recall { node, .. } => Answer::Recalled { acknowledged: self.memory.acknowledged(node) },

@@ -177,6 +177,7 @@ fn key_bytes(key: &RecordKey) -> Vec<u8> {
             text(12, &[]);
             out.extend_from_slice(&session.0.to_be_bytes());
         }
+        RecordKey::Access => text(13, &[]),
         RecordKey::Ledger(revision, part) => {
             text(10, &[]);
             out.extend_from_slice(&revision.0.to_be_bytes());

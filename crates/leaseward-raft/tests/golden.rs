@@ -99,7 +99,7 @@ fn commands() {
         AcquireOpening { .. }, RaiseFeatureLevel { .. }, Restart { .. }, Pause { .. }, ConfirmDead { .. },
         PutPolicy { .. }, Relocate { .. }, Quarantine { .. }, ProveDead { .. }, EndPauses { .. },
         NoteVoters { .. }, Suspect { .. }, Prepare { .. }, ReportPrepared { .. }, PutSet { .. }, PinSet { .. }, Resync { .. },
-        SteerRollout { .. }, StepRollout { .. }, ReportProgram { .. });
+        SteerRollout { .. }, StepRollout { .. }, ReportProgram { .. }, ChangeToken { .. });
     check("request", &samples::requests());
 }
 
@@ -134,7 +134,10 @@ fn parts_of_commands() {
         ManagerKind::Agent, ManagerKind::Ssh);
     check_enum!("sync_state", samples::sync_states(), SyncState:
         SyncState::Behind, SyncState::Fetching { .. }, SyncState::OnDisk { .. }, SyncState::Applied,
-        SyncState::Rejected { .. }, SyncState::Drifted { .. }, SyncState::Draining, SyncState::Disabled);
+        SyncState::Rejected { .. }, SyncState::Drifted { .. }, SyncState::Draining, SyncState::Disabled,
+        SyncState::Running { .. });
+    use leaseward_state::config::SetStep::{Check, Reload};
+    check_enum!("set_step", vec![Check, Reload], leaseward_state::config::SetStep: Check, Reload);
     use leaseward_state::config::rollout::{RolloutStep, Steer};
     use leaseward_state::config::spec::{DrainRule, DriftRule, Layout};
     use leaseward_state::event::RolloutChange;
@@ -170,6 +173,12 @@ fn replies_and_refusals() {
 }
 
 #[test]
+fn roles() {
+    use leaseward_state::access::Role::{self, Admin, Holder, Operator, Publisher, Viewer};
+    check_enum!("role", samples::roles(), Role: Viewer, Operator, Publisher(_), Holder(_), Admin);
+}
+
+#[test]
 fn records_and_their_names() {
     use leaseward_state::event::Event;
     use leaseward_state::lease::{GrantEnd, LeaseState};
@@ -179,11 +188,11 @@ fn records_and_their_names() {
     check_enum!("record_key", samples::record_keys(), RecordKey:
         RecordKey::Meta, RecordKey::Machine(_), RecordKey::Session(_), RecordKey::Lease(_), RecordKey::Server(_),
         RecordKey::Set(_), RecordKey::Version(..), RecordKey::Sync(..), RecordKey::Answer(_), RecordKey::Ledger(..),
-        RecordKey::Policy, RecordKey::Program(_));
+        RecordKey::Policy, RecordKey::Program(_), RecordKey::Access);
     check_enum!("record", samples::records(), Record:
         Record::Meta(_), Record::Machine(_), Record::Session(_), Record::Lease(_), Record::Server(_), Record::Set(_),
         Record::Version(_), Record::Sync(_), Record::Answer(_), Record::Ledger(_), Record::Policy(_),
-        Record::Program(_));
+        Record::Program(_), Record::Access(_));
     check_enum!("placement", samples::placements(), Placement:
         Placement::Unplaced { .. }, Placement::Assigned(_), Placement::Expired(_), Placement::Failed { .. });
     check_enum!("lease_state", samples::lease_states(), LeaseState: LeaseState::Held(_), LeaseState::Delayed { .. });
@@ -203,7 +212,8 @@ fn records_and_their_names() {
         Event::FeatureLevelRaised { .. }, Event::ServerPaused { .. }, Event::MachineConfirmedDead { .. },
         Event::PolicyChanged { .. }, Event::VotersChanged { .. },
         Event::MachineSuspected { .. }, Event::ServerPrepared { .. }, Event::SetDefined { .. }, Event::SetPinned { .. },
-        Event::RolloutChanged { .. }, Event::Restored { .. }, Event::ProgramReported { .. });
+        Event::RolloutChanged { .. }, Event::Restored { .. }, Event::ProgramReported { .. },
+        Event::TokenChanged { .. });
     check_enum!("readiness", samples::readinesses(), Readiness:
         Readiness::Preparing, Readiness::Ready, Readiness::Lacking(_));
 }

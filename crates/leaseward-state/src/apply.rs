@@ -2,6 +2,7 @@
 //!
 //! Must stay true: a command either does all of what it says, or changes nothing and is refused.
 
+mod access;
 mod anew;
 mod config;
 pub mod feature;
@@ -130,6 +131,7 @@ impl State {
                 self.step_rollout(set, *version, step, events)
             }
             Command::ReportProgram { session, step, report } => self.report_program(*session, *step, report, events),
+            Command::ChangeToken { name, token, by } => self.change_token(name, token.as_deref(), by, events),
             Command::NoteVoters { voters, why, term: judged } => {
                 own_term(*judged, term)?;
                 events.push(Event::VotersChanged { voters: voters.clone(), why: why.clone() });

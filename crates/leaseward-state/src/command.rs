@@ -4,23 +4,25 @@
 //! has one reply. Commands that carry a `term` are the leader's own: they count only if the entry was appended in
 //! that term (rule R5), and no member forwards them.
 
-use std::collections::BTreeMap;
+mod kind;
+mod parts;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::delta::InlineDelta;
+use crate::access::AccessToken;
+use crate::config::SyncState;
 use crate::config::program::ProgramReport;
 use crate::config::rollout::{Pin, RolloutStep, Steer};
 use crate::config::spec::SetSpec;
-use crate::config::{Digest, SyncState};
 use crate::lease::Grant;
-use crate::machine::{Cordon, MachineProfile};
-use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::machine::Cordon;
+use crate::name::{LeaseName, MachineName, ServerName, SetName, TokenName};
 use crate::policy::{Pause, Policy};
 use crate::refusal::Refusal;
-use crate::server::{Cause, Certificate, Connection, Destination, FenceProof, ServerSpec, ServerStatus, Wanted};
-use crate::session::{Incarnation, Owner};
+use crate::server::{Destination, FenceProof, ServerSpec, Wanted};
 use crate::token::{ClusterMillis, FencingToken, RequestKey, Revision, SessionId, Term, UnixMillis};
+
+pub use self::parts::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
 
 /// One committed entry as the state sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -393,131 +395,15 @@ pub enum Command {
         /// What it says.
         report: ProgramReport,
     },
-}
-
-/// Opens a machine's session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenMachine {
-    /// The machine.
-    pub machine: MachineName,
-    /// The run of the agent that opens it.
-    pub incarnation: Incarnation,
-    /// What the agent says of its machine.
-    pub profile: MachineProfile,
-    /// Whether the agent has proven that no server of an earlier run lives in this boot.
-    pub swept: bool,
-    /// Time to live, in milliseconds.
-    pub ttl_ms: u64,
-}
-
-/// Takes a lease, or queues for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Acquire {
-    /// The lease.
-    pub lease: LeaseName,
-    /// The session it will live and die with.
-    pub session: SessionId,
-    /// Who in that session.
-    pub holder: String,
-    /// Whether to queue if somebody else holds it.
-    pub wait: bool,
-    /// Higher goes first in the queue.
-    pub priority: i32,
-    /// After an expiry nobody gets it for so long, in milliseconds.
-    pub lock_delay_ms: u64,
-    /// The holder's own notes.
-    pub meta: BTreeMap<String, String>,
-}
-
-/// Gives a server to a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Assign {
-    /// The server.
-    pub server: ServerName,
-    /// The machine.
-    pub machine: MachineName,
-    /// The machine's session, as the master saw it.
-    pub session: SessionId,
-    /// The last token of the server, as the master saw it.
-    pub after: Option<FencingToken>,
-    /// How the master knows that the former copy is dead, if there was one.
-    pub fence: Option<FenceProof>,
-    /// Why.
-    pub cause: Cause,
-    /// The term of the leader that decided it.
-    pub term: Term,
-}
-
-/// What became of a server on its machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServerReport {
-    /// It lives.
-    Status {
-        /// How.
-        status: ServerStatus,
-        /// Restarts in place so far.
-        restarts: u32,
+    /// Lets somebody ask something, or nothing any more.
+    ChangeToken {
+        /// The token.
+        name: TokenName,
+        /// What it is; `None` revokes it.
+        token: Option<Box<AccessToken>>,
+        /// Who says so.
+        by: String,
     },
-    /// It crashed and is restarted in place.
-    Crashed {
-        /// Which restart follows, from 1.
-        restarts: u32,
-        /// How it ended.
-        why: String,
-    },
-    /// It is dead, with the kernel's word for it.
-    Dead {
-        /// The proof.
-        certificate: Certificate,
-        /// Set if this is a failure: it crashed too often here, could not be started, or hung.
-        failure: Option<String>,
-    },
-    /// The machine cannot start it and no process of it lives.
-    NotStarted {
-        /// Why.
-        why: String,
-    },
-    /// No process of it lives on the machine, and nothing failed.
-    Absent,
-    /// It lives, and these clients are connected to its floating addresses.
-    Clients(Vec<Connection>),
-}
-
-/// A new version of one set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishSet {
-    /// The set; made if it does not exist.
-    pub set: SetName,
-    /// The version it must have now; 0: it must not exist; `None`: whatever it has.
-    pub parent: Option<u64>,
-    /// The blob with the encoded manifest.
-    pub manifest: Digest,
-    /// Regular files in it.
-    pub files: u64,
-    /// Bytes of the regular files.
-    pub bytes: u64,
-    /// What makes it out of the newest version, if that is small. Without it, a quorum of voters holds every blob.
-    pub delta: Option<InlineDelta>,
-}
-
-/// A condition of an atomic command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Condition {
-    /// The lease is held under exactly this token: the writer is not a stale one.
-    Fence {
-        /// The lease.
-        lease: LeaseName,
-        /// The writer's token.
-        token: FencingToken,
-    },
-    /// The lease does not exist: nobody holds, delays or waits for it.
-    LeaseFree(LeaseName),
-    /// The server has this version; 0: it does not exist.
-    Server(ServerName, u64),
-    /// The set has this version; 0: it does not exist.
-    Set(SetName, u64),
-    /// The machine was last changed by this entry; 0: it does not exist.
-    Machine(MachineName, Revision),
 }
 
 /// What an entry answers.
@@ -547,90 +433,4 @@ pub enum Reply {
     Atomic(Vec<Self>),
     /// Nothing was done.
     Refused(Refusal),
-}
-
-impl Command {
-    /// Returns the command's name, for logs.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::OpenSession { .. } => "open_session",
-            Self::OpenMachine(_) => "open_machine",
-            Self::EndSession { .. } => "end_session",
-            Self::CloseSessions { .. } => "close_sessions",
-            Self::Acquire(_) => "acquire",
-            Self::Withdraw { .. } => "withdraw",
-            Self::Release { .. } => "release",
-            Self::Revoke { .. } => "revoke",
-            Self::EndDelay { .. } => "end_delay",
-            Self::Cordon { .. } => "cordon",
-            Self::RemoveMachine { .. } => "remove_machine",
-            Self::PutServer { .. } => "put_server",
-            Self::RemoveServer { .. } => "remove_server",
-            Self::SetWanted { .. } => "set_wanted",
-            Self::Move { .. } => "move",
-            Self::Assign(_) => "assign",
-            Self::GiveUp { .. } => "give_up",
-            Self::ReportServer { .. } => "report_server",
-            Self::Publish { .. } => "publish",
-            Self::RemoveSet { .. } => "remove_set",
-            Self::ReportSync { .. } => "report_sync",
-            Self::Atomic { .. } => "atomic",
-            Self::Settle { .. } => "settle",
-            Self::AcquireOpening { .. } => "acquire_opening",
-            Self::RaiseFeatureLevel { .. } => "raise_feature_level",
-            Self::Restart { .. } => "restart",
-            Self::Pause { .. } => "pause",
-            Self::ConfirmDead { .. } => "confirm_dead",
-            Self::PutPolicy { .. } => "put_policy",
-            Self::Relocate { .. } => "relocate",
-            Self::Quarantine { .. } => "quarantine",
-            Self::EndPauses { .. } => "end_pauses",
-            Self::ProveDead { .. } => "prove_dead",
-            Self::NoteVoters { .. } => "note_voters",
-            Self::Suspect { .. } => "suspect",
-            Self::Prepare { .. } => "prepare",
-            Self::ReportPrepared { .. } => "report_prepared",
-            Self::PutSet { .. } => "put_set",
-            Self::PinSet { .. } => "pin_set",
-            Self::Resync { .. } => "resync",
-            Self::SteerRollout { .. } => "steer_rollout",
-            Self::StepRollout { .. } => "step_rollout",
-            Self::ReportProgram { .. } => "report_program",
-        }
-    }
-
-    /// Returns whether only a leader may propose it, for itself: such a command is never forwarded (rule R5).
-    #[must_use]
-    pub fn is_internal(&self) -> bool {
-        match self {
-            Self::CloseSessions { .. }
-            | Self::EndDelay { .. }
-            | Self::Assign(_)
-            | Self::GiveUp { .. }
-            | Self::Settle { .. }
-            | Self::Relocate { .. }
-            | Self::Quarantine { .. }
-            | Self::EndPauses { .. }
-            | Self::ProveDead { .. }
-            | Self::NoteVoters { .. }
-            | Self::Suspect { .. }
-            | Self::Prepare { .. }
-            | Self::StepRollout { .. }
-            | Self::RaiseFeatureLevel { .. } => true,
-            Self::Atomic { commands, .. } => commands.iter().any(Self::is_internal),
-            _ => false,
-        }
-    }
-}
-
-impl Owner {
-    /// Returns the owner's name as people know it.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Machine(machine) => machine.as_str(),
-            Self::Client(name) => name,
-        }
-    }
 }

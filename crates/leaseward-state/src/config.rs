@@ -395,6 +395,28 @@ pub enum SyncState {
     Draining,
     /// An operator took it out.
     Disabled,
+    /// A program of the set runs, and takes its time.
+    Running {
+        /// The version that it is about.
+        version: u64,
+        /// Which of the set's programs.
+        step: SetStep,
+        /// The program and its arguments.
+        command: String,
+        /// Since it was started, in milliseconds.
+        elapsed_ms: u64,
+        /// It is killed after so many milliseconds.
+        timeout_ms: u64,
+    },
+}
+
+/// A program of a set. Grows at the end only: it is stored by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetStep {
+    /// It looks at the whole version before that is live.
+    Check,
+    /// It has the version loaded once it is live.
+    Reload,
 }
 
 impl SyncState {

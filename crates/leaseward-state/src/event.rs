@@ -4,12 +4,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Role;
 use crate::config::SyncState;
 use crate::config::program::ProgramReport;
 use crate::config::rollout::Pin;
 use crate::lease::GrantEnd;
 use crate::machine::Cordon;
-use crate::name::{LeaseName, MachineName, ServerName, SetName};
+use crate::name::{LeaseName, MachineName, ServerName, SetName, TokenName};
 use crate::policy::Pause;
 use crate::server::{Cause, FenceProof, Readiness, ServerStatus, Wanted};
 use crate::session::{Owner, SessionEnd};
@@ -291,6 +292,15 @@ pub enum Event {
         /// What it said.
         report: ProgramReport,
     },
+    /// Somebody may ask something from now on, or nothing any more.
+    TokenChanged {
+        /// The token.
+        token: TokenName,
+        /// What its bearer may ask; nothing: it is revoked.
+        roles: Vec<Role>,
+        /// Who says so.
+        by: String,
+    },
 }
 
 /// What became of a rollout.
@@ -311,7 +321,8 @@ pub enum RolloutChange {
 }
 
 impl Event {
-    /// Returns the kind of the object it happened to: `session`, `lease`, `machine`, `server`, `config`.
+    /// Returns the kind of the object it happened to: `session`, `lease`, `machine`, `server`, `config`, `token`,
+    /// `cluster`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -340,6 +351,7 @@ impl Event {
             | Self::SetPinned { .. }
             | Self::RolloutChanged { .. }
             | Self::ProgramReported { .. } => "config",
+            Self::TokenChanged { .. } => "token",
             Self::FeatureLevelRaised { .. }
             | Self::PolicyChanged { .. }
             | Self::VotersChanged { .. }
@@ -378,6 +390,7 @@ impl Event {
             | Self::SetPinned { set, .. }
             | Self::RolloutChanged { set, .. } => set.to_string(),
             Self::ProgramReported { report, .. } => report.set.to_string(),
+            Self::TokenChanged { token, .. } => token.to_string(),
             Self::FeatureLevelRaised { .. }
             | Self::PolicyChanged { .. }
             | Self::VotersChanged { .. }

@@ -10,6 +10,7 @@
 //! To find your way: `command.rs` lists what can be asked, `state.rs` takes an entry apart, and each object has a
 //! file with its data (`lease.rs`) and one with its rules (`apply/lease.rs`).
 
+pub mod access;
 pub mod apply;
 pub mod command;
 pub mod config;
@@ -32,7 +33,7 @@ pub mod token;
 
 pub use command::{Command, Entry, Reply, Request};
 pub use event::Event;
-pub use name::{BadName, LeaseName, MachineName, ServerName, SetName};
+pub use name::{BadName, LeaseName, MachineName, ServerName, SetName, TokenName};
 pub use refusal::Refusal;
 pub use state::{Applied, State};
 pub use token::{ClusterMillis, FencingToken, Generation, RequestKey, Revision, SessionId, Term, UnixMillis};

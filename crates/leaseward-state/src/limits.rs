@@ -31,6 +31,12 @@ pub const MACHINES_MAX: usize = 10_000;
 /// Servers defined in the cluster.
 pub const SERVERS_MAX: usize = 10_000;
 
+/// Access tokens: they are one record.
+pub const ACCESS_TOKENS_MAX: usize = 1_000;
+
+/// Roles of one access token.
+pub const ROLES_MAX: usize = 32;
+
 /// Config sets.
 pub const SETS_MAX: usize = 1_000;
 

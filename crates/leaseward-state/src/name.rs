@@ -1,4 +1,4 @@
-//! Names that operators choose: leases, servers, machines, config sets.
+//! Names that operators choose: leases, servers, machines, config sets, access tokens.
 //!
 //! Must stay true: every name that reaches the state has passed [`check`], so names can stand in paths, URLs,
 //! log fields and keys without escaping. A clone of a name shares its text: names stand in keys of persistent maps,
@@ -118,6 +118,9 @@ name_type!(
 name_type!(
     /// The name of a config set, such as `app`.
     SetName, check_flat);
+name_type!(
+    /// The name of an access token, such as `ci`.
+    TokenName, check_flat);
 
 impl ServerName {
     /// Returns the lease that a server's one running copy holds: `server/<name>`.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::command::Reply;
 use crate::config::program::ProgramSync;
 use crate::config::rollout::{Pin, Rollout};
@@ -52,6 +53,8 @@ pub enum RecordKey {
     Policy,
     /// How far a program is with a file.
     Program(SessionId),
+    /// Who may ask what.
+    Access,
 }
 
 /// A record. Grows at the end only: it is stored by position.
@@ -81,6 +84,8 @@ pub enum Record {
     Policy(Arc<Policy>),
     /// How far a program is with a file.
     Program(Arc<ProgramSync>),
+    /// Who may ask what.
+    Access(Arc<Access>),
 }
 
 /// The numbers of the whole state.
@@ -197,6 +202,7 @@ impl State {
             RecordKey::Ledger(revision, part) => Record::Ledger(self.ledger.get(&(*revision, *part))?.clone()),
             RecordKey::Policy => Record::Policy(self.policy.clone()),
             RecordKey::Program(session) => Record::Program(self.programs.get(session)?.clone()),
+            RecordKey::Access => self.access.is_on().then(|| Record::Access(self.access.clone()))?,
         })
     }
 
@@ -218,6 +224,7 @@ impl State {
             .chain(self.ledger.keys().map(|(revision, part)| RecordKey::Ledger(*revision, *part)))
             .chain((self.policy.version > 0).then_some(RecordKey::Policy))
             .chain(self.programs.keys().copied().map(RecordKey::Program))
+            .chain(self.access.is_on().then_some(RecordKey::Access))
     }
 
     /// Returns all records with their names, in the order of [`State::keys`].
@@ -300,6 +307,7 @@ impl State {
                 (RecordKey::Program(session), Record::Program(program)) => {
                     state.programs.insert(session, program);
                 }
+                (RecordKey::Access, Record::Access(access)) => state.access = access,
                 (key, _) => return Err(NotWhole(format!("{key:?} holds a record of another kind"))),
             }
         }

@@ -49,6 +49,17 @@ impl Command {
     }
 }
 
+impl Owner {
+    /// Returns the owner's name as people know it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Machine(machine) => machine.as_str(),
+            Self::Client(name) => name,
+        }
+    }
+}
+
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionEnd {

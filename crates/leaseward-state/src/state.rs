@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::access::Access;
 use crate::command::{Entry, Reply};
 use crate::config::program::ProgramSync;
 use crate::config::rollout::{Pin, Rollout};
@@ -113,6 +114,7 @@ pub struct State {
     pub(crate) answers_by_expiry: OrdMap<(ClusterMillis, RequestKey), ()>,
     pub(crate) ledger: OrdMap<(Revision, u32), Arc<Recorded>>,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) access: Arc<Access>,
     pub(crate) touched: BTreeSet<RecordKey>,
 }
 

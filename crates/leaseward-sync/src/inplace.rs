@@ -52,6 +52,8 @@ pub struct InPlace {
     reserve: u64,
     /// What was replaced and only its owner may read, by chunks: secrets are in no other file than their own.
     back: Back,
+    /// Paths of a switch that failed: their names stand, and may not be durable. Another sync of them would prove nothing.
+    doubted: BTreeSet<String>,
     _lock: Lock,
 }
 
@@ -95,6 +97,7 @@ impl InPlace {
             owner: None,
             reserve: RESERVE_BYTES,
             back: Back::default(),
+            doubted: BTreeSet::new(),
             _lock: lock,
         };
         if let Some((version, manifest, ops)) = this.read_journal() {
@@ -255,7 +258,14 @@ impl InPlace {
         let mut source = |digest| held.chunks.get(&digest).cloned().map_or_else(|| source(digest), Ok);
         let staged = self.stage_into(&root, &stage, version, manifest, &mut source, cache);
         match staged {
-            Ok(ready) => self.ready = Some(ready),
+            Ok(ready) => {
+                self.ready = Some(ready);
+                if !self.doubted.is_empty() {
+                    // What was replaced by the switch that failed is nowhere else any more.
+                    self.back.bytes += held.bytes;
+                    self.back.chunks.extend(held.chunks);
+                }
+            }
             Err(error) => {
                 root.remove_tree(STAGE)?;
                 return Err(error);
@@ -288,7 +298,11 @@ impl InPlace {
             return Err(error);
         }
         write_durably(&self.state_dir, JOURNAL, &journal(version, &manifest, &ops))?;
-        self.play(version, &manifest, &ops)?;
+        if let Err(error) = self.play(version, &manifest, &ops) {
+            self.doubted.extend(ops.iter().map(|op| op.path().to_owned()));
+            return Err(error);
+        }
+        self.doubted.clear();
         self.live = Some((version, manifest));
         Ok(done)
     }
@@ -313,6 +327,8 @@ impl InPlace {
         let mut changed = Vec::new();
         for entry in &manifest.entries {
             match difference(root, entry, manifest, self.owner)? {
+                // It stands there by a name that may not be durable: it is made anew.
+                None if self.doubted.contains(&entry.path) => {}
                 None => continue,
                 Some(DriftKind::Missing) => {}
                 Some(DriftKind::Content) if self.is_in_the_way(root, entry)? => {
@@ -411,6 +427,10 @@ impl InPlace {
                     self.remember(root, &entry.path, cache, &mut back)?;
                     ops.push(Op::Remove(entry.path.clone()));
                 }
+                // Removed by the switch that failed.
+                (_, Some(DriftKind::Missing)) if self.doubted.contains(&entry.path) => {
+                    ops.push(Op::Remove(entry.path.clone()));
+                }
                 // Somebody made it his own.
                 (_, Some(_)) => tracing::warn!(path = %entry.path, "no longer in the set, changed by hand: left alone"),
             }
@@ -427,7 +447,8 @@ impl InPlace {
 
     /// Returns the path if something else stands there than the live version has, and whether that has it for its owner alone.
     fn changed_by_hand(&self, root: &Dir, path: &str) -> Result<Option<(String, bool)>> {
-        let Some((_, live)) = self.live.as_ref().filter(|_| !self.ignore.ignores(path)) else { return Ok(None) };
+        let is_ours = self.ignore.ignores(path) || self.doubted.contains(path);
+        let Some((_, live)) = self.live.as_ref().filter(|_| !is_ours) else { return Ok(None) };
         let Some(entry) = live.entries.iter().find(|entry| entry.path == path) else { return Ok(None) };
         let is_private = matches!(entry.node, ManifestNode::File { mode, .. } if mode & 0o077 == 0);
         let is_changed = difference(root, entry, live, None)? == Some(DriftKind::Content);
@@ -465,9 +486,7 @@ impl InPlace {
         let root = self.root()?;
         let mut touched = BTreeSet::new();
         for op in ops {
-            let path = match op {
-                Op::Directory(path, _) | Op::Put(_, path) | Op::Remove(path) | Op::RemoveDirectory(path) => path,
-            };
+            let path = op.path();
             let mut parents = Parents::new(&root);
             // A directory above it may be gone by an earlier step that was taken before a death.
             let Ok((dir, name)) = parents.of(path) else { continue };

@@ -309,6 +309,7 @@ fn what_only_its_owner_may_read_goes_back_and_is_copied_nowhere() {
 fn a_version_whose_names_cannot_be_made_durable_is_not_reported_until_they_are() {
     let (one, two) =
         (published(&[("a", "1"), ("sub/b", "1")]), published(&[("a", "2"), ("sub/b", "2"), ("new/c", "2")]));
+    let mut anew = 0;
     for fails in 0.. {
         let place = Place::new();
         let mut files = place.open();
@@ -316,15 +317,26 @@ fn a_version_whose_names_cannot_be_made_durable_is_not_reported_until_they_are()
         crate::dir::failing::after(fails);
         let outcome = place.apply(&mut files, 2, &two);
         if crate::dir::failing::count() <= fails {
-            assert!(fails > 3, "{fails} syncs are too few to mean anything");
+            assert!(fails > 3 && anew > 3, "{fails} syncs and {anew} files are too few to mean anything");
             outcome.unwrap();
             return;
         }
         outcome.expect_err("it is not durable");
         assert_eq!(files.live().map(|live| live.version), Some(1), "sync {fails}");
+        // Names that stand already are not believed after another sync: what bears them is made anew.
+        let inode = |path: &str| {
+            use std::os::unix::fs::MetadataExt as _;
+            let there = place.files().get(path).is_some_and(|text| text == "2");
+            there.then(|| fs::metadata(place.dirs.target.join(path)).unwrap().ino())
+        };
+        let before = ["a", "sub/b", "new/c"].map(inode);
         crate::dir::failing::after(usize::MAX);
         place.apply(&mut files, 2, &two).unwrap();
         assert!(crate::dir::failing::count() > 0, "sync {fails}: not durable, and reported");
+        for (path, before) in ["a", "sub/b", "new/c"].into_iter().zip(before) {
+            assert!(before.is_none() || inode(path) != before, "sync {fails}: {path} is believed");
+            anew += usize::from(before.is_some());
+        }
         assert_eq!(files.live().map(|live| live.version), Some(2), "sync {fails}");
         drop(files);
         assert_eq!(place.open().live().map(|live| live.version), Some(2), "sync {fails}");

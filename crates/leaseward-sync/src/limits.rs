@@ -177,5 +177,11 @@ pub const DRIFTS_REPORTED_MAX: usize = 20;
 /// A fetch that lasts no longer is not spoken of.
 pub const PROGRESS_AFTER: Duration = Duration::from_millis(200);
 
+/// A check or reload that lasts no longer is not spoken of.
+pub const STEP_SHOWN_AFTER: Duration = Duration::from_secs(2);
+
+/// Bytes of a command that are shown while it runs: enough to know it.
+pub const COMMAND_BYTES_SHOWN: usize = 200;
+
 /// How often progress of a fetch is said at most: each report is an entry of the log.
 pub const PROGRESS_EACH: Duration = Duration::from_secs(1);

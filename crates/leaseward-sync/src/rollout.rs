@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use leaseward_state::config::rollout::{Rollout, RolloutStep};
 use leaseward_state::config::spec::RolloutRule;
-use leaseward_state::config::{MemberSync, SyncState};
+use leaseward_state::config::{MemberSync, SetStep, SyncState};
 use leaseward_state::machine::Machine;
 use leaseward_state::name::{MachineName, SetName};
 use leaseward_state::state::{ConfigSet, State};
@@ -173,6 +173,7 @@ fn far(sync: Option<&MemberSync>, version: u64) -> Far {
         SyncState::Rejected { version: refused, .. } if *refused == version => Far::Failed,
         SyncState::Applied | SyncState::Drifted { .. } if sync.applied == version => Far::Live,
         SyncState::OnDisk { version: ready } if *ready == version => Far::Ready,
+        SyncState::Running { version: ready, step: SetStep::Reload, .. } if *ready == version => Far::Ready,
         _ => Far::On,
     }
 }

@@ -69,8 +69,28 @@ fn program_columns() -> Vec<Column> {
     ]
 }
 
-/// What a member says, or how far its fetch is.
+/// What a member says, what runs there, or how far its fetch is; and where an operator keeps it.
 fn why(member: &Value) -> String {
+    let says = says(member);
+    let Some(pin) = member["pin"].as_object() else { return says };
+    let at = pin.get("version").and_then(Value::as_u64).map_or_else(|| "as it is".to_owned(), |at| format!("at v{at}"));
+    let word = |key: &str| pin.get(key).and_then(Value::as_str).filter(|word| !word.is_empty());
+    let by = word("by").map_or_else(String::new, |by| format!(" by {by}"));
+    let why = word("why").map_or_else(String::new, |why| format!(": {why}"));
+    let says = if says == "-" || says.is_empty() { String::new() } else { format!("; {says}") };
+    format!("kept {at}{by}{why}{says}")
+}
+
+fn says(member: &Value) -> String {
+    if let Some(running) = member["running"].as_object() {
+        let word = |key: &str| running.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (what, lasting, timeout) = (word("what"), word("lasting"), word("timeout"));
+        return format!(
+            "{what}ing v{} for {lasting} ({timeout} at most): {}",
+            field(member, "version"),
+            word("command")
+        );
+    }
     match (member["done"].as_u64(), member["total"].as_u64()) {
         (Some(done), Some(total)) if total > 0 => {
             let eta = field(member, "eta");

@@ -1,11 +1,14 @@
 //! `leaseward context …`: the clusters that this user knows.
 
+use std::path::PathBuf;
+
 use crate::args::ContextCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field};
 use crate::target::{Context, Contexts};
 
-pub(crate) fn run(output: &Output, command: ContextCommand) -> Result<(), Diagnostic> {
+pub(crate) fn run(output: &Output, token_file: Option<PathBuf>, command: ContextCommand) -> Result<(), Diagnostic> {
+    let bad = |error: std::io::Error| Diagnostic::new("LW0101", format!("--token-file: {error}"));
     let mut contexts = Contexts::load()?;
     match command {
         ContextCommand::Ls => {
@@ -32,7 +35,10 @@ pub(crate) fn run(output: &Output, command: ContextCommand) -> Result<(), Diagno
             contexts.save()
         }
         ContextCommand::Add { name, api } => {
-            contexts.contexts.insert(name, Context { api });
+            contexts.contexts.insert(
+                name,
+                Context { api, token_file: token_file.map(std::path::absolute).transpose().map_err(bad)? },
+            );
             contexts.save()
         }
         ContextCommand::Rm { name } => {

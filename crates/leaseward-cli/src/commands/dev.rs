@@ -81,7 +81,7 @@ fn interrupted() -> impl Future<Output = ()> {
 
 fn write_context(api: Vec<String>) -> Result<(), Diagnostic> {
     let mut contexts = Contexts::load()?;
-    contexts.contexts.insert("dev".into(), Context { api });
+    contexts.contexts.insert("dev".into(), Context { api, token_file: None });
     contexts.save()
 }
 

@@ -139,7 +139,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let server = tokio::spawn(axum::serve(listener, router).into_future());
-        let api = Api::new(&Target { api: vec![address], timeout: Duration::from_secs(10) });
+        let api = Api::new(&Target { api: vec![address], token: None, timeout: Duration::from_secs(10) });
         let found = id(&api, node).await;
         server.abort();
         found

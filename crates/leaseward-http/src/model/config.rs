@@ -236,6 +236,12 @@ pub struct MemberSync {
     /// Whether an operator keeps it there.
     #[serde(default)]
     pub pinned: bool,
+    /// Where, who says so and why; without a machine it is said of all members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<PinView>,
+    /// What runs for the set on this member and takes its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningStep>,
     /// The version it fetches, has on disk, or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
@@ -256,6 +262,23 @@ pub struct MemberSync {
     pub paths: Vec<String>,
     /// When it reported, if it ever did.
     pub at: Option<Time>,
+}
+
+/// A program of a set that runs on a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunningStep {
+    /// `check`, before the version is live, or `reload`, after.
+    pub what: String,
+    /// The program and its arguments.
+    pub command: String,
+    /// When it was started.
+    pub since: Time,
+    /// How long ago that is, by the clock of the node that answers.
+    #[schema(value_type = String, example = "40s")]
+    pub lasting: Duration,
+    /// It is killed after this long.
+    #[schema(value_type = String, example = "1m")]
+    pub timeout: Duration,
 }
 
 /// How far a program is with a file that it follows. It is no member: nothing waits for it.

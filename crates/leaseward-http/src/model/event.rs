@@ -14,7 +14,7 @@ pub struct EventRecord {
     pub part: u32,
     /// When, by the proposer's clock.
     pub at: Time,
-    /// The kind of the object: `session`, `lease`, `machine`, `server`, `config`.
+    /// The kind of the object: `session`, `lease`, `machine`, `server`, `config`, `token`, `cluster`.
     pub kind: String,
     /// The object.
     pub subject: String,

@@ -77,9 +77,15 @@ async fn change(
         let (path, others) = (change.path.clone(), blobs.len());
         let says = change.content.is_some() || change.base64.is_some();
         apply(&mut files, change, &mut blobs)?;
+        let sealed = blobs.get(others).is_some_and(|first| is_sealed(first));
         // Nothing of it is kept then, not even for a moment.
-        if is_encrypted && says && !blobs.get(others).is_some_and(|first| is_sealed(first)) {
+        if is_encrypted && says && !sealed {
             return Err(plain(&state, &set, &path));
+        }
+        if !is_encrypted && sealed {
+            let detail =
+                format!("config/{set} names no key, and {path} is encrypted: its members would have it as it is");
+            return Err(problem::of(Code::Invalid, detail).into());
         }
     }
     // A file that stays, with whatever content, keeps its attributes.

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use leaseward_state::command::Condition;
 use leaseward_state::config::rollout::{Pin, Steer};
-use leaseward_state::config::spec::SetSpec;
+use leaseward_state::config::spec::{Layout, SetHook, SetSpec};
 use leaseward_state::{Command, MachineName, Revision, SetName};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -62,10 +62,20 @@ async fn put_policy(
     let spec = SetSpec::from(&body);
     leaseward_sync::patterns::Patterns::new(&spec.ignore)
         .map_err(|error| problem::of(Code::Invalid, format!("`ignore`: {error}")))?;
+    if spec.layout == Layout::Files && spec.check.as_ref().is_some_and(|check| !names_tree(check)) {
+        // Every member would refuse every version.
+        let detail = "`layout` is \"files\", so the set's own path has the old files while `check` runs, and the new version stands \
+                      as a whole at {tree} only: name that in `check.command`";
+        return Err(problem::of(Code::Invalid, detail).into());
+    }
     let revision = keep_so(&api, &write, &set, spec).await?;
     let state = api.here();
     let found = state.set(&set).ok_or_else(|| not_found("config", &set))?;
     Ok(At(revision, tagged(StatusCode::OK, found.spec_version, SetPolicy::from(&*found.spec))))
+}
+
+fn names_tree(check: &SetHook) -> bool {
+    check.command.iter().any(|word| word.contains("{tree}"))
 }
 
 /// Commits how a set is kept. Where it forgets versions by that, no version may come between the look whether what stays

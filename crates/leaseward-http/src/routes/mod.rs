@@ -19,6 +19,7 @@ mod printed;
 pub(crate) mod publish;
 pub(crate) mod servers;
 pub(crate) mod sessions;
+pub(crate) mod tokens;
 pub(crate) mod transaction;
 pub(crate) mod whatif;
 

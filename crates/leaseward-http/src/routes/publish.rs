@@ -107,6 +107,9 @@ pub(crate) async fn commit(
     author: String,
     message: String,
 ) -> Result<At<Response>, Fault> {
+    // Before anything of it is put anywhere else: what is refused stays with whom it was sent to, and goes with the next
+    // collection.
+    sealed(api, &api.here(), set, manifest).await?;
     for step in 0.. {
         // What this node knows is usually the newest, and the answer of a quorum comes while the delta is made. Without
         // a quorum nothing is proposed, as it might be committed long after the caller was told that it is not.
@@ -116,6 +119,7 @@ pub(crate) async fn commit(
         let newest = head(&now, set).1;
         let publish =
             if newest == guess { publish? } else { checked(api, set.clone(), parent, manifest, newest).await? };
+        // It may have got its key since.
         sealed(api, &now, set, manifest).await?;
         let upon_newest = publish.delta.is_some();
         let command = Command::Publish { sets: vec![publish], author: author.clone(), message: message.clone() };

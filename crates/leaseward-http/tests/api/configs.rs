@@ -1,12 +1,15 @@
 //! Config sets: from blobs to a version that members report.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use leaseward_state::command::Command;
 use leaseward_state::config::program::{ProgramReport, RejectedVersion};
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode, SyncState};
 use leaseward_state::propose::Propose;
 use leaseward_state::{MachineName, Reply, SetName};
+use leaseward_sync::secret::Key;
 use leaseward_sync::{digest_of, manifest};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -105,6 +108,28 @@ async fn nothing_plain_is_committed_in_a_set_whose_files_are_encrypted() {
     }
     assert_eq!(cluster.get("/v1/configs/app").await.ok(200)["version"], 1);
     cluster.get(&format!("/v1/blobs/{}", digest_of(b"password"))).await.problem(404, "LW0404");
+    // What is refused was put nowhere but where it was sent.
+    assert_eq!(cluster.content.readied.load(Ordering::Relaxed), 1, "for the version before it had a key");
+
+    // The other way round: members of a set without a key would have what nobody can read.
+    let dir = tempfile::tempdir().unwrap();
+    let sealed = Key::create(&dir.path().join("key")).unwrap().seal("new", b"password").unwrap();
+    let change = json!({ "path": "new", "base64": BASE64_STANDARD.encode(sealed) });
+    let refused = cluster.post("/v1/configs/open/changes", json!({ "changes": [change] })).await.problem(422, "LW0101");
+    assert!(refused["detail"].as_str().unwrap().contains("config/open names no key"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_that_could_only_see_the_old_files_is_refused_where_it_is_asked_for() {
+    let cluster = Cluster::of(1).await;
+    let ask = async |layout: &str, command: &[&str]| {
+        let policy = json!({ "layout": layout, "check": { "command": command } });
+        ask(cluster.request("PUT", "/v1/configs/app/policy").json(&policy)).await
+    };
+    let refused = ask("files", &["nginx", "-t"]).await.problem(422, "LW0101");
+    assert!(refused["detail"].as_str().unwrap().contains("{tree}"), "{refused}");
+    ask("files", &["nginx", "-t", "-c", "{tree}/nginx.conf"]).await.ok(200);
+    ask("tree", &["nginx", "-t"]).await.ok(200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(crate) struct Memory {
     blobs: Mutex<BTreeMap<Digest, Vec<u8>>>,
     /// What is said to be the newest version when a set is to keep fewer; the last one again and again.
     pub(crate) newest: Mutex<Vec<u64>>,
+    /// How often it was asked to have a version ready on a quorum.
+    pub(crate) readied: AtomicU64,
     /// How few versions it was asked about.
     pub(crate) keeps: Mutex<Vec<u32>>,
 }
@@ -84,6 +86,7 @@ impl Content for Memory {
     }
 
     fn ready(&self, base: Base, manifest: Digest) -> Later<'_, Result<Ready, ContentError>> {
+        self.readied.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let known = self.blobs.lock().unwrap();
             let bytes = known.get(&manifest).ok_or_else(|| failed("LW0801", format!("{manifest} is not here")))?;

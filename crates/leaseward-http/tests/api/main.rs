@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+mod access;
 mod care;
 mod configs;
 mod conventions;

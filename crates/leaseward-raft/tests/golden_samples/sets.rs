@@ -9,7 +9,7 @@ use leaseward_state::event::RolloutChange;
 
 use leaseward_state::{Revision, UnixMillis};
 
-use super::{machine, set};
+use super::*;
 
 pub(crate) fn program_report() -> ProgramReport {
     let rejected = Some(RejectedVersion { version: 3, why: "w".into() });
@@ -75,4 +75,48 @@ pub(crate) fn rollout_changes() -> Vec<RolloutChange> {
         RolloutChange::RolledBack(why()),
         RolloutChange::Finished,
     ]
+}
+
+pub(crate) fn sync_states() -> Vec<SyncState> {
+    vec![
+        SyncState::Behind,
+        SyncState::Fetching { version: 1, done: 2, total: 3, elapsed_ms: 4 },
+        SyncState::OnDisk { version: 2 },
+        SyncState::Applied,
+        SyncState::Rejected { version: 3, why: "w".into() },
+        SyncState::Drifted {
+            paths: vec![DriftedPath {
+                path: "p".into(),
+                what: "content".into(),
+                owner: Some(1),
+                at: Some(UnixMillis(2)),
+            }],
+            all: 3,
+        },
+        SyncState::Draining,
+        SyncState::Disabled,
+        SyncState::Running { version: 2, step: SetStep::Reload, command: "c".into(), elapsed_ms: 3, timeout_ms: 4 },
+    ]
+}
+
+pub(crate) fn manifest_nodes() -> Vec<ManifestNode> {
+    vec![
+        ManifestNode::Directory { mode: 0o755 },
+        ManifestNode::File {
+            mode: 0o644,
+            size: 3,
+            digest: Digest([1; 32]),
+            chunks: vec![Chunk { digest: Digest([2; 32]), size: 3 }],
+        },
+        ManifestNode::Symlink { target: "t".into() },
+    ]
+}
+
+pub(crate) fn manifest() -> Manifest {
+    let entries = manifest_nodes().into_iter().zip(["a", "a/b", "c"]);
+    let xattrs = BTreeMap::from([("a/b".into(), BTreeMap::from([("user.a".into(), vec![1, 2])]))]);
+    Manifest {
+        entries: entries.map(|(node, path)| ManifestEntry { path: path.into(), node }).collect(),
+        xattrs: Some(xattrs),
+    }
 }

@@ -19,7 +19,7 @@ impl Command {
     #[must_use]
     pub fn feature_level(&self) -> u32 {
         match self {
-            Self::AcquireOpening { .. } => 1,
+            Self::AcquireOpening { .. } | Self::ChangeToken { .. } => 1,
             Self::Atomic { commands, .. } => commands.iter().map(Self::feature_level).max().unwrap_or(0),
             _ => 0,
         }

@@ -81,7 +81,7 @@ pub struct WantedSet<'a> {
     pub live: Option<&'a Version>,
     /// What should be ready on the disk, if it is another one.
     pub staged: Option<&'a Version>,
-    /// Raised when an operator asks the member to begin anew.
+    /// Another one when an operator asks the member to begin anew, or the set itself is another one.
     pub attempt: u64,
     /// How the set is kept.
     pub spec: &'a Arc<SetSpec>,
@@ -133,7 +133,9 @@ impl State {
         if !set.spec.is_for(&machine.profile.labels) {
             return None;
         }
-        let attempt = set.resync.get(name).copied().unwrap_or(0);
+        // A set that was forgotten and made anew is another one, though its numbers begin alike. Between the two there is more
+        // than an entry for each time that somebody asked.
+        let attempt = set.created.0.wrapping_add(set.resync.get(name).copied().unwrap_or(0));
         let wanted = |live, staged| Some(WantedSet { live, staged, attempt, spec: &set.spec });
         let version = |number: u64| set.versions.get(&number).map(|version| &**version);
         if let Some(pin) = set.pin_of(name) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use leaseward_state::access::{AccessToken, Role};
 use leaseward_state::command::{Acquire, Assign, Condition, OpenMachine, PublishSet, ServerReport};
 use leaseward_state::config::program::{ProgramReport, RejectedVersion};
 use leaseward_state::config::{Digest, SyncState};
@@ -12,7 +13,7 @@ use leaseward_state::server::{
 };
 use leaseward_state::session::Incarnation;
 use leaseward_state::{
-    Command, FencingToken, LeaseName, MachineName, ServerName, SessionId, SetName, State, Term, UnixMillis,
+    Command, FencingToken, LeaseName, MachineName, ServerName, SessionId, SetName, State, Term, TokenName, UnixMillis,
 };
 
 /// A seeded source of numbers (splitmix64): the same walk for the same seed, on every machine.
@@ -91,7 +92,8 @@ pub(crate) fn command(dice: &mut Dice, state: &State, present: Term) -> Command 
         14 if dice.chance(50) => {
             Command::Cordon { machine: dice.machine(), cordon: dice.chance(50).then(|| cordon(dice)) }
         }
-        14 => Command::RemoveMachine { machine: dice.machine() },
+        14 if dice.chance(70) => Command::RemoveMachine { machine: dice.machine() },
+        14 => change_token(dice),
         15 => Command::PutServer {
             server: dice.server(),
             spec: Box::new(spec(dice)),
@@ -137,6 +139,19 @@ fn program(dice: &mut Dice, state: &State) -> Command {
     let rejected = dice.chance(30).then(|| RejectedVersion { version: dice.below(4), why: why() });
     let report = ProgramReport { set: dice.set(), file: "f".into(), applied: dice.below(3), rejected };
     Command::ReportProgram { session: dice.session(state), step: dice.below(20), report }
+}
+
+fn change_token(dice: &mut Dice) -> Command {
+    let role = [Role::Admin, Role::Viewer, Role::Publisher("set*".into())][dice.below(3) as usize].clone();
+    let token = AccessToken {
+        hash: Digest([1; 32]),
+        roles: vec![role],
+        until: dice.chance(20).then_some(UnixMillis(5)),
+        by: "op".into(),
+        made: UnixMillis(0),
+    };
+    let name = TokenName::new(format!("t{}", dice.below(3))).expect("a name");
+    Command::ChangeToken { name, token: dice.chance(60).then(|| Box::new(token)), by: "op".into() }
 }
 
 /// What operators and the master do around servers.

@@ -24,6 +24,15 @@ pub(super) enum Op {
     RemoveDirectory(String),
 }
 
+impl Op {
+    /// Returns the path that it is about.
+    pub(super) fn path(&self) -> &str {
+        match self {
+            Self::Directory(path, _) | Self::Put(_, path) | Self::Remove(path) | Self::RemoveDirectory(path) => path,
+        }
+    }
+}
+
 pub(super) fn encode_version(version: u64, manifest: &Manifest) -> Vec<u8> {
     let mut bytes = version.to_le_bytes().to_vec();
     bytes.extend(encode(manifest));

@@ -9,6 +9,7 @@ mod disk;
 mod fetch;
 mod hear;
 mod prepare;
+mod running;
 mod task;
 
 use std::collections::BTreeMap;

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use leaseward_state::config::spec::SetSpec;
-use leaseward_state::config::{Digest, Manifest, ManifestNode};
+use leaseward_state::config::{Digest, Manifest, ManifestNode, SetStep};
 use leaseward_state::name::SetName;
 
 use super::fetch::{Failure, Fetch, blocking};
+use super::running::Running;
 use super::{Blob, Source, WantedVersion, task::Opened};
 use crate::apply::{Given, Live};
 use crate::error::{Error, Result};
@@ -62,6 +63,7 @@ pub(crate) struct Member {
     pub(crate) spec: Arc<SetSpec>,
     pub(crate) facts: Arc<Facts>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) running: Running,
 }
 
 impl Member {
@@ -125,6 +127,7 @@ impl Prepared {
         let is_secret = member.spec.key.is_some();
         let run = Run { hook, environment, target: &target, tree: &tree, is_secret };
         let checked = if disk.is_whole() || run.names_tree() {
+            let _running = member.running.begin(SetStep::Check, hook);
             run.to_end()
         } else {
             // At the set's own path it would see the old files, and pass for nothing.

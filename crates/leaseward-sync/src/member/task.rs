@@ -7,6 +7,7 @@
 //! `upkeep.rs` does what is left to do about what is live.
 
 mod due;
+mod telling;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leaseward_state::config::spec::DrainRule;
-use leaseward_state::config::{Digest, SyncState};
+use leaseward_state::config::{Digest, SetStep, SyncState};
 use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
@@ -25,6 +26,7 @@ use super::disk::Disk;
 use super::fetch::{Door, Failure, Fetch, Progress, blocking};
 use super::hear::Watch;
 use super::prepare::{Member, Prepared, environment};
+use super::running::Running;
 use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
 use crate::apply::{Given, Live, SetDirs};
 use crate::error::{Error, Result};
@@ -416,12 +418,15 @@ impl SetTask {
             spec: Arc::clone(&want.spec),
             facts: Arc::clone(&self.facts),
             keys: Arc::clone(&self.keys),
+            running: Running::default(),
         }
     }
 
-    async fn stage(&self, want: &WantedSet, prepared: &Prepared, opened: &Opened) -> Result<(), Failure> {
+    async fn stage(&mut self, want: &WantedSet, prepared: &Prepared, opened: &Opened) -> Result<(), Failure> {
         let (member, prepared, opened) = (self.member(want), prepared.clone(), opened.clone());
-        Ok(blocking(move || prepared.stage(&opened, &member)).await?)
+        let (running, version) = (member.running.clone(), prepared.wanted.version);
+        let staged = blocking(move || prepared.stage(&opened, &member));
+        Ok(self.telling(&running, version, staged).await?)
     }
 
     /// As [`Self::switch`]. If somebody changed the live tree meanwhile, the version is made once more, from files that are
@@ -457,6 +462,7 @@ impl SetTask {
         make_live: impl FnOnce(&mut Disk) -> Result<()> + Send + 'static,
     ) -> Result<(), Failure> {
         let (member, working, due) = (self.member(want), opened.clone(), Due::of(&self.dirs));
+        let running = member.running.clone();
         let before = self.now.live.map_or(0, |live| live.version);
         let done = blocking(move || {
             let mut disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -471,8 +477,8 @@ impl SetTask {
                 due.forget()?;
             }
             Ok(loaded)
-        })
-        .await;
+        });
+        let done = self.telling(&running, goal.number, done).await;
         // What could be switched and what not is the disk's to say.
         let live = opened.with(|disk| Ok(disk.live())).await?;
         self.now.live = live;
@@ -599,6 +605,7 @@ fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), S
     let Some(hook) = &member.spec.reload else { return Ok(()) };
     let target = disk.target();
     let (environment, is_secret) = (environment(&member.set, version, before), member.spec.key.is_some());
+    let _running = member.running.begin(SetStep::Reload, hook);
     Run { hook, environment, target: &target, tree: &target, is_secret }.to_end()
 }
 

@@ -246,6 +246,27 @@ async fn who_owns_the_files_is_as_true_as_what_they_say() {
 }
 
 #[tokio::test]
+async fn a_set_that_names_no_owner_leaves_that_to_others() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("LEFT OUT: only root gives files away");
+        return;
+    }
+    for layout in [Layout::Tree, Layout::Files] {
+        let mut world = World::new();
+        world.keep("app", |spec| (spec.layout, spec.scan_each_ms) = (layout, 100));
+        world.want("app", world.voter.publish(1, &[("a", "1"), ("b", "1")]));
+        world.applied("app", 1).await;
+        std::os::unix::fs::chown(world.path("app/a"), Some(5), Some(6)).unwrap();
+        fs::write(world.path("app/b"), "x").unwrap();
+        let said = drifted(&mut world, |said| has(said, "b content")).await;
+        assert!(!has(&said, "a owner"), "{said:?}");
+        world.keep("app", |spec| spec.drift = DriftRule::Repair);
+        world.applied("app", 1).await;
+        assert_eq!(fs::metadata(world.path("app/a")).unwrap().uid(), 5, "it stays with whom it was given to");
+    }
+}
+
+#[tokio::test]
 async fn a_set_that_was_forgotten_and_made_anew_is_spoken_of_again() {
     let mut world = World::new();
     let one = world.voter.publish(1, &[("a", "1")]);

@@ -180,7 +180,12 @@ fn fits(set: &str, policy: &SetPolicy, key: Option<&Key>) -> Result<(), Diagnost
             format!("config/{set} is encrypted with the key {wanted}, and this is {given}"),
             "--key FILE      the other one",
         ),
-        // A set may get its policy after its first version.
+        (None, Some(given)) => refuse(
+            format!("config/{set} is not encrypted: its members would have files that nobody can read"),
+            &format!(
+                "leaseward config policy {set} key='\"{given}\"'      then publish again: the set need not exist yet"
+            ),
+        ),
         _ => Ok(()),
     }
 }

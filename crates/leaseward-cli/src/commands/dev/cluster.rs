@@ -159,7 +159,7 @@ impl DevCluster {
 
     /// Returns a client of the API.
     pub(super) fn api(&self) -> Api {
-        Api::new(&Target { api: self.apis.clone(), timeout: Duration::from_secs(10) })
+        Api::new(&Target { api: self.apis.clone(), token: None, timeout: Duration::from_secs(10) })
     }
 
     /// Returns the addresses of the APIs.

@@ -1,0 +1,93 @@
+//! Who may ask what.
+
+use leaseward_http::access::{hash, spell};
+use leaseward_state::TokenName;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+
+use crate::configs;
+use crate::harness::{Answer, Cluster, ask, eventually};
+
+fn bearer(request: RequestBuilder, name: &str) -> RequestBuilder {
+    request.bearer_auth(spell(&TokenName::new(name).unwrap(), &secret(name)))
+}
+
+fn secret(name: &str) -> String {
+    format!("secret-of-{name}")
+}
+
+async fn put_token(cluster: &Cluster, by: &str, name: &str, roles: &[&str], ttl: Option<&str>) -> Answer {
+    let body = json!({ "secret_hash": hash(&secret(name)).to_string(), "roles": roles, "ttl": ttl, "by": "ops" });
+    ask(bearer(cluster.request("PUT", &format!("/v1/tokens/{name}")), by).json(&body)).await
+}
+
+async fn post(cluster: &Cluster, by: &str, path: &str, body: Value) -> Answer {
+    ask(bearer(cluster.request("POST", path), by).json(&body)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_commits_is_asked_of_its_roles_whatever_route_it_came_by() {
+    let cluster = Cluster::of(2).await;
+    assert_eq!(configs::publish(&cluster, b"max = 500\n", "while everybody may").await, 1);
+    let manifest = cluster.get("/v1/configs/app/versions/1").await.ok(200)["version"]["manifest"].clone();
+    let list = cluster.get("/v1/tokens").await.ok(200);
+    assert_eq!((&list["on"], &list["items"]), (&json!(false), &json!([])));
+    put_token(&cluster, "root", "late", &["admin"], Some("1h")).await.problem(422, "LW0101");
+    put_token(&cluster, "root", "odd", &["root"], None).await.problem(422, "LW0101");
+    put_token(&cluster, "root", "root", &["admin"], None).await.ok(201);
+
+    let unknown = cluster.get("/v1/configs").await;
+    assert_eq!(unknown.header("www-authenticate"), "Bearer");
+    unknown.problem(401, "LW0401");
+    cluster.get("/metrics").await.problem(401, "LW0401");
+    ask(cluster.request("GET", "/v1/configs").bearer_auth("lwt1.wrong.root")).await.problem(401, "LW0401");
+    ask(cluster.request("GET", "/v1/configs").bearer_auth("root")).await.problem(401, "LW0401");
+    ask(cluster.request("GET", "/v1/configs").basic_auth("root", Some("x"))).await.problem(401, "LW0401");
+    assert_eq!(cluster.get("/livez").await.status, 200);
+    eventually("the other node has heard of it", || cluster.nodes[1].published().borrow().state.access().is_on()).await;
+    ask(cluster.request_at(1, "GET", "/v1/configs")).await.problem(401, "LW0401");
+    ask(bearer(cluster.request_at(1, "GET", "/v1/configs"), "root")).await.ok(200);
+
+    put_token(&cluster, "root", "root", &["admin"], None).await.problem(412, "LW0409");
+    put_token(&cluster, "root", "ci", &["publisher:app", "holder:batch/"], None).await.ok(201);
+    put_token(&cluster, "root", "brief", &["viewer"], Some("0s")).await.ok(201);
+    put_token(&cluster, "ci", "mine", &["admin"], None).await.problem(403, "LW0403");
+    ask(bearer(cluster.request("GET", "/v1/configs"), "brief")).await.problem(401, "LW0401");
+    let list = ask(bearer(cluster.request("GET", "/v1/tokens"), "root")).await.ok(200);
+    assert_eq!(list["items"][0]["over"], true, "{list}");
+    assert!(!list.to_string().contains(&hash(&secret("ci")).to_string()), "not even a hash is shown");
+
+    // One set of two is not enough for both of them, and nothing of it is done.
+    let part = |set: &str| json!({ "do": "publish", "set": set, "manifest": manifest, "author": "ann" });
+    let both = json!({ "operations": [part("app"), part("web")] });
+    let refused = post(&cluster, "ci", "/v1/transaction", both).await.problem(403, "LW0403");
+    assert!(refused["detail"].as_str().unwrap().contains("config/web"), "{refused}");
+    post(&cluster, "ci", "/v1/transaction", json!({ "operations": [part("app")] })).await.ok(200);
+    let newest = ask(bearer(cluster.request("GET", "/v1/configs/app"), "ci")).await.ok(200);
+    assert_eq!((&newest["version"], &newest["newest"]["author"]), (&json!(2), &json!("ann (ci)")));
+    post(&cluster, "ci", "/v1/configs/web/publish", json!({ "manifest": manifest })).await.problem(403, "LW0403");
+    let stop = json!({ "operations": [{ "do": "remove_server", "server": "pay" }] });
+    post(&cluster, "ci", "/v1/transaction", stop).await.problem(403, "LW0403");
+
+    // A lease needs its prefix; so does what ends one.
+    let session = post(&cluster, "ci", "/v1/sessions", json!({ "name": "job", "ttl": "1h" })).await.ok(201);
+    let take = async |by: &str, lease: &str, session: &Value| {
+        let body = json!({ "session": session["id"], "holder": by });
+        ask(bearer(cluster.request("PUT", &format!("/v1/leases/{lease}")), by).json(&body)).await
+    };
+    take("ci", "batch/nightly", &session).await.ok(200);
+    take("ci", "other", &session).await.problem(403, "LW0403");
+    take("ci", "config-edit/app", &session).await.ok(200);
+    take("ci", "config-edit/web", &session).await.problem(403, "LW0403");
+    let theirs = post(&cluster, "root", "/v1/sessions", json!({ "name": "op", "ttl": "1h" })).await.ok(201);
+    take("root", "other", &theirs).await.ok(200);
+    let end = |id: &Value| bearer(cluster.request("DELETE", &format!("/v1/sessions/{}", id.as_str().unwrap())), "ci");
+    ask(end(&theirs["id"])).await.problem(403, "LW0403");
+    ask(end(&session["id"])).await.ok(204);
+
+    ask(bearer(cluster.request("DELETE", "/v1/tokens/root"), "root")).await.problem(409, "LW0413");
+    for name in ["brief", "ci", "root"] {
+        ask(bearer(cluster.request("DELETE", &format!("/v1/tokens/{name}")), "root")).await.ok(204);
+    }
+    cluster.get("/v1/configs").await.ok(200);
+}
