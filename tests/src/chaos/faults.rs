@@ -285,7 +285,8 @@ impl<'a> Faults<'a> {
                 shims.into_iter().for_each(|shim| signal(shim, Signal::KILL));
             }
             Nemesis::Power => {
-                self.hosts.borrow_mut().power_off(host);
+                let lost = u64::from(fault.strength) << 32 | fault.after.as_millis() as u64;
+                self.hosts.borrow_mut().power_cut(host, lost);
                 sleep_until(until).await;
                 self.boot(fault, host);
             }

@@ -76,6 +76,22 @@ impl Hosts {
     /// If its disk cannot be mounted again.
     pub fn power_off_and_forget(&mut self, host: usize) {
         self.power_off(host);
+        self.go_back(host);
+    }
+
+    /// Takes the power from a host whose disk is honest: what was not synced is gone, but for some pages that a seed chooses. A disk of
+    /// memory keeps everything.
+    ///
+    /// # Panics
+    /// As [`Hosts::power_off_and_forget`].
+    pub fn power_cut(&mut self, host: usize, seed: u64) {
+        self.power_off(host);
+        if self.disks.get_mut(host).is_some_and(|disk| disk.lose_power(seed)) {
+            self.go_back(host);
+        }
+    }
+
+    fn go_back(&mut self, host: usize) {
         let (own, at) = (self.dir.path().join(self.names[host]), self.own_dir());
         // Each host was given a view of all that was mounted before it: whoever has one keeps the disk.
         let quietly = |command: &mut Command| _ = command.stderr(Stdio::null()).status();
