@@ -1,7 +1,7 @@
 //! Chaos: the real binary on hosts of its own, broken by a schedule, while clients work and write down what they are told.
 //!
 //! To find your way: `nemesis.rs` says what is broken when (pure, from one seed), `faults.rs` breaks and mends it, `net.rs` adds up what
-//! several faults do to one line, `wall.rs` says what happens to a wall clock; the workloads are `registers.rs`, `publishes.rs`, `lockset.rs`, `servers.rs`; `watchers.rs` hear of everything; `judge` of
+//! several faults do to one line, `wall.rs` says what happens to a wall clock, `ends.rs` why an agent may end by itself; the workloads are `registers.rs`, `publishes.rs`, `lockset.rs`, `servers.rs`; `watchers.rs` hear of everything; `judge` of
 //! [`crate::history`] says whether it can have been so, and `report.rs` says it to people. `peer.rs` does the lock-set to
 //! etcd.
 //!
@@ -10,6 +10,7 @@
 //! it but what needs devices ([`left_out`]); without any root it says that it is left out.
 
 mod clients;
+mod ends;
 mod eye;
 mod faults;
 mod lockset;
@@ -201,7 +202,7 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     let faults = Faults::new(&mut hosts, history.clone());
     let planned = schedule(plan.seed, &plan.nemeses, plan.hosts, plan.lasting, plan.overlap);
     faults.play(&planned, plan.lasting, plan.overlap).await;
-    let by_themselves = faults.ended_by_themselves.get();
+    let mut ends = faults.ends.take();
     let (clocks_seen, blind) = (faults.clocks_seen.get(), faults.blind.take());
     sleep(CALM).await;
     let head = plan.workloads.contains(&Workload::Publishes).then_some(publishes::SET);
@@ -211,7 +212,7 @@ pub async fn run(plan: &Plan) -> Option<Report> {
         thread.join().expect("clients do not panic");
     }
     let healing = Instant::now();
-    let sick = faults::until_well(&mut hosts, servers.as_deref(), head).await;
+    let sick = faults::until_well(&mut hosts, servers.as_deref(), head, &mut ends).await;
     let healed_after = healing.elapsed();
     if let Some(readers) = readers {
         readers.stop();
@@ -228,10 +229,11 @@ pub async fn run(plan: &Plan) -> Option<Report> {
     };
     let mut report = Report::of(plan, &records, judge(&records, &expected));
     report.history = history.path().to_owned();
-    report.sick = [sick, blind].concat();
+    let (expected, wrong) = ends.all();
+    report.sick = [sick, blind, wrong].concat();
     report.clocks_seen = clocks_seen;
     report.healed_after = healed_after;
-    report.ended_by_themselves = by_themselves;
+    report.ended_by_themselves = expected;
     if !report.is_well() {
         report.keep_logs(&hosts.dir().join("log"));
     }

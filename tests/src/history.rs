@@ -94,6 +94,8 @@ pub mod op {
     pub const FAULT: &str = "fault";
     /// The object of a fault: a disk went back to what it had before.
     pub const LOST_FSYNC: &str = "lost-fsync";
+    /// The object of a fault: a host lost its power, and with it what its disk was not told to sync.
+    pub const POWER: &str = "power";
 }
 
 impl Record {

@@ -44,6 +44,21 @@ pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 /// Requests of one connection that are worked on at the same time.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
 
+/// The same in bytes, as they came: one of the largest, and what else is on its way. Whoever asks for more waits in its own socket.
+pub const QUESTIONS_BYTES_MAX: usize = 32 << 20;
+
+/// Questions up to this size, in bytes, count as small: renewals, reads, most commands.
+pub const SMALL_QUESTION_BYTES_MAX: usize = 64 << 10;
+
+/// Small questions of all clients of a node that are worked on at the same time, in bytes: a million renewals.
+pub const CLIENTS_SMALL_QUESTIONS_BYTES_MAX: usize = 64 << 20;
+
+/// Larger ones, in bytes: as many commands of the largest size. What nodes ask does not count: there are few of them.
+pub const CLIENTS_LARGE_QUESTIONS_BYTES_MAX: usize = 64 << 20;
+
+/// A client that began a question and sends nothing for so long is cut off: it has room that others wait for.
+pub const QUESTION_STALLED_MAX: Duration = Duration::from_secs(10);
+
 /// Connections that one node accepts.
 pub const CONNECTIONS_MAX: usize = 4_096;
 

@@ -7,6 +7,7 @@
 pub mod connection;
 pub mod frame;
 mod heard;
+mod inbox;
 pub mod links;
 pub mod listener;
 mod outbox;

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use leaseward_state::{Revision, Term};
+use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -180,17 +181,17 @@ impl Replica {
     ) -> Result<Self, StartError> {
         let mut data = DataDir::open(&settings.data)?;
         let instance = random::unique();
-        let bootstrap = data.identity().is_none() && start == Start::Bootstrap;
         let identity = match data.identity() {
             Some(identity) => identity.clone(),
             None => match &start {
-                Start::Bootstrap => data.claim(Life::first(random::unique()).id(), 1, 0)?,
+                Start::Bootstrap => data.begin(Life::first(random::unique()).id(), 1)?,
                 Start::Join { addresses, replace } => {
                     let joined = join::ask(&settings, addresses, *replace, instance).await?;
                     data.claim(joined.cluster, joined.node, Life::of(joined.cluster).generation().0)?
                 }
             },
         };
+        let bootstrap = data.is_beginning();
         if !data.is_in_place() {
             warn!(dir = %settings.data.display(), "this data directory was copied or moved; asking the peers about it");
         }
@@ -483,8 +484,11 @@ impl Shared {
         };
         if bootstrap {
             let members = BTreeMap::from([(self.identity.node, self.info())]);
-            if let Err(error) = raft.initialize(members).await {
-                return (self.settings.fatal)(&format!("the cluster cannot begin: {error}"));
+            match raft.initialize(members).await {
+                Ok(()) => {}
+                // It has begun, and its process ended before that was said.
+                Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return (self.settings.fatal)(&format!("the cluster cannot begin: {error}")),
             }
         }
         let confirmer = Confirmer::start(Rounds {
@@ -510,6 +514,9 @@ impl Shared {
         let (published, reigns) = (self.published.clone(), reign.clone());
         let sessions =
             Sessions::start(Box::new(clock), confirmer.clone(), ballots, published, reigns, replica.internal());
+        if bootstrap {
+            self.spawn(Self::begins(Arc::downgrade(&self), reign.clone()));
+        }
         self.spawn(reign::follow(raft.clone(), reign_sender));
         self.spawn(elections.clone().run());
         self.spawn(autopilot::run(Arc::downgrade(&self)));
@@ -524,6 +531,19 @@ impl Shared {
         let weak = Arc::downgrade(&self);
         drop(self);
         housekeeping::run(weak).await;
+    }
+
+    /// Waits until this node leads the cluster that begins with it: its first entries are durable.
+    async fn begins(shared: Weak<Self>, mut reign: watch::Receiver<Option<Term>>) {
+        if reign.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        let said =
+            shared.data.lock().expect("no holder of this lock panics").as_ref().map_or(Ok(()), DataDir::has_begun);
+        if let Err(error) = said {
+            warn!(%error, "the cluster has begun, and it cannot be said in the data directory");
+        }
     }
 
     pub(crate) fn status(&self) -> NodeStatus {

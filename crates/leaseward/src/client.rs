@@ -187,7 +187,7 @@ impl Client {
         self.shared.next.load(Ordering::Relaxed)
     }
 
-    /// Asks until some node answers with something other than "nobody leads".
+    /// Asks until some node answers that can: one that knows no leader cannot, nor one that takes no part.
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Unknown`] when the time is over; [`Error::Failed`] if a node says no.
@@ -200,10 +200,10 @@ impl Client {
                 Err(_) => Err(CallError::Timeout),
             };
             let error = match answer {
-                Ok(Answer::Failed { code, .. }) if code == "LW0501" => {
-                    // This node may be cut off; another one may not be.
+                Ok(Answer::Failed { code, why }) if is_of_one_node(&code) => {
+                    // This node may be cut off, or kept out; another one may not be.
                     self.rotate().await;
-                    Error::Unavailable("nobody leads".into())
+                    no_use(code, why)
                 }
                 Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
                 Ok(answer) => return Ok(answer),
@@ -235,6 +235,7 @@ impl Client {
         let ask = Ask::Propose(Request { key: Some(key), named: false, command });
         let deadline = Instant::now() + within;
         let mut maybe_applied = false;
+        let mut nothing_done = Error::Unavailable("nobody leads".into());
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.ask_heard(&ask, left).await {
@@ -251,8 +252,9 @@ impl Client {
                     Err(error @ NotCommitted::Overloaded(_)) if !maybe_applied => return Err(error.into()),
                     Err(NotCommitted::Overloaded(_)) => {}
                 },
-                Ok(Answer::Failed { code, .. }) if code == "LW0501" => {
+                Ok(Answer::Failed { code, why }) if is_of_one_node(&code) => {
                     self.rotate().await;
+                    nothing_done = no_use(code, why);
                 }
                 Ok(Answer::Failed { code, why }) => return Err(Error::Failed { code, why }),
                 Ok(other) => return Err(strange(&other)),
@@ -260,7 +262,7 @@ impl Client {
                 Err(CallError::Broken(_) | CallError::Timeout | CallError::Silent) => maybe_applied = true,
             }
             if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(if maybe_applied { Error::Unknown } else { Error::Unavailable("nobody leads".into()) });
+                return Err(if maybe_applied { Error::Unknown } else { nothing_done });
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -279,7 +281,11 @@ impl Client {
                 }
                 Ok(renewed)
             }
-            other => Err(CallError::Broken(format!("a strange answer: {other:?}"))),
+            other => {
+                // It is not started yet, or kept out: it may be so for longer than any session lives.
+                self.rotate().await;
+                Err(CallError::Broken(format!("a strange answer: {other:?}")))
+            }
         }
     }
 
@@ -360,6 +366,17 @@ impl Client {
     }
 }
 
+/// Returns whether this says something of the node that was asked, and nothing of the others: it knows no leader, or its data
+/// directory went back in time and it takes no part until somebody replaces it.
+fn is_of_one_node(code: &str) -> bool {
+    matches!(code, "LW0501" | "LW0603")
+}
+
+/// Returns what it means if no node is of more use.
+fn no_use(code: String, why: String) -> Error {
+    if code == "LW0501" { Error::Unavailable("nobody leads".into()) } else { Error::Failed { code, why } }
+}
+
 fn refused_or(committed: Committed) -> Result<Committed> {
     match committed.reply {
         Reply::Refused(refusal) => Err(Error::Refused(refusal)),
@@ -369,4 +386,70 @@ fn refused_or(committed: Committed) -> Result<Committed> {
 
 fn strange(answer: &Answer) -> Error {
     Error::Failed { code: "LW0701".into(), why: format!("an answer to another question: {answer:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use leaseward_raft::net::listener::{self, Serve};
+    use leaseward_raft::net::wire::Welcome;
+    use leaseward_state::{LeaseName, SessionId};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A node that takes part, or is kept out.
+    struct Node {
+        is_kept_out: bool,
+    }
+
+    impl Serve for Node {
+        fn welcome(&self, _: &Hello) -> Welcome {
+            Welcome::Welcome { cluster: 1, node: 1, instance: 1 }
+        }
+
+        async fn answer(self: Arc<Self>, _: Arc<Hello>, ask: Ask) -> Answer {
+            if self.is_kept_out {
+                return Answer::Failed { code: "LW0603".into(), why: "its log ends too early".into() };
+            }
+            match ask {
+                Ask::Renew(_) => Answer::Renewed(Some(Vec::new())),
+                Ask::Propose(_) => {
+                    Answer::Proposed(Outcome::Committed { revision: Revision(1), reply: Reply::Session(SessionId(7)) })
+                }
+                _ => Answer::Done,
+            }
+        }
+
+        fn hears(&self, _: &Hello) -> bool {
+            true
+        }
+
+        fn gone(&self, _: &Hello) {}
+    }
+
+    async fn node(is_kept_out: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(listener::run(listener, Arc::new(Node { is_kept_out })));
+        address
+    }
+
+    /// It is connected, answers quickly, and is of no use until an operator comes.
+    #[tokio::test]
+    async fn a_node_that_is_kept_out_keeps_nobody_from_the_others() {
+        let (kept_out, well) = (node(true).await, node(false).await);
+        let client = || Client::new(vec![kept_out.clone(), well.clone()], Transport::PlainLoopback);
+        let lease = LeaseName::new("l").unwrap();
+        let command = || Command::Revoke { lease: lease.clone(), token: None };
+        client().write(command()).await.expect("the other one takes it");
+        let asked = client().ask(&Ask::ReadPoint, Duration::from_secs(5)).await;
+        assert_eq!(asked.expect("the other one answers"), Answer::Done);
+        let renews = client();
+        renews.renew(Vec::new(), Duration::from_secs(5)).await.expect_err("of the first one");
+        assert_eq!(renews.renew(Vec::new(), Duration::from_secs(5)).await.expect("of the next one"), Some(Vec::new()));
+        // Where there is no other one, it is said why.
+        let alone = Client::new(vec![kept_out.clone()], Transport::PlainLoopback);
+        let error = alone.write_within(command(), Duration::from_millis(300)).await.expect_err("nobody takes it");
+        assert_eq!(error.code(), "LW0603");
+    }
 }

@@ -32,12 +32,19 @@ impl Known {
     /// # Errors
     /// What the operating system says; a file that does not hold what it should.
     pub(crate) fn remember_in(&self, file: PathBuf) -> io::Result<()> {
+        self.remember_with(file, sync_names)
+    }
+
+    fn remember_with(&self, file: PathBuf, sync_names: fn(&Path) -> io::Result<()>) -> io::Result<()> {
         let mut inner = self.lock();
         match fs::read_to_string(&file) {
             Ok(text) => {
                 let wrong =
                     |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} names no cluster", file.display()));
-                inner.cluster = Some(u128::from_str_radix(text.trim(), 16).map_err(wrong)?);
+                let cluster = u128::from_str_radix(text.trim(), 16).map_err(wrong)?;
+                // Whoever wrote it may have died before its name was durable: the next start must not go back.
+                sync_names(&file)?;
+                inner.cluster = Some(cluster);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -101,6 +108,11 @@ fn write(file: &Path, cluster: u128) -> io::Result<()> {
     out.write_all(format!("{cluster:032x}\n").as_bytes())?;
     out.sync_all()?;
     fs::rename(&temporary, file)?;
+    sync_names(file)
+}
+
+/// Makes the names durable that are beside a file, and its own.
+fn sync_names(file: &Path) -> io::Result<()> {
     file.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
@@ -136,6 +148,8 @@ mod tests {
         again.remember_in(file.clone()).unwrap();
         assert!(again.meet(first.id()).is_err(), "back after a restart");
         assert!(again.meet(second.id()).is_ok());
+        let broken = |_: &Path| Err(io::Error::from_raw_os_error(5));
+        Known::default().remember_with(file.clone(), broken).expect_err("what may be gone tomorrow is not believed");
         fs::write(&file, "nonsense").unwrap();
         assert!(Known::default().remember_in(file).is_err());
     }

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::process::{Command, Output};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Output};
 use std::sync::Mutex;
 
 use leaseward_sim::{mutant, scenario};
@@ -24,7 +25,7 @@ fn figures(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     let last = text.lines().last().unwrap_or_default();
     serde_json::from_str(last).unwrap_or_else(|error| {
-        panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+        panic!("{error}, {}: {text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     })
 }
 
@@ -47,12 +48,53 @@ fn in_pairs<T: Send>(work: impl IntoIterator<Item = T>, each: impl Fn(T) -> Opti
     wrong.into_inner().expect("no panic")
 }
 
+/// Returns what a run that failed came to: the end of what it said, and last its seed with the command that replays it, however it
+/// ended.
+fn told(seed: u64, scenario: &str, output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("replay it: ")).collect();
+    let newest = lines[lines.len().saturating_sub(12)..].join("\n");
+    let how = output.status;
+    format!("{newest}\nseed {seed} of {scenario}, {how}: cargo xtask sim --seed {seed} --scenario {scenario} --trace")
+}
+
 fn holds(seed: u64, scenario: &str) -> Option<String> {
     let output = sim(seed, scenario, None);
-    (!output.status.success()).then(|| {
-        let told = String::from_utf8_lossy(&output.stderr);
-        told.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
-    })
+    // At once, too: a test that is killed meanwhile says nothing in the end.
+    let told = (!output.status.success()).then(|| told(seed, scenario, &output));
+    told.iter().for_each(|told| eprintln!("{told}"));
+    told
+}
+
+/// Puts together what went wrong, so that the last lines say what replays it, run by run.
+fn all_told(wrong: &[String]) -> String {
+    let again = wrong.iter().filter_map(|told| told.lines().last());
+    format!("{}\n\n{} failed:\n{}", wrong.join("\n\n"), wrong.len(), again.collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn whatever_fails_says_last_what_replays_it_however_it_ended() {
+    let ended = |wait_status, said: &str| Output {
+        status: ExitStatus::from_raw(wait_status),
+        stdout: Vec::new(),
+        stderr: said.as_bytes().to_vec(),
+    };
+    let violated = format!("{}seed 3 of calm: two believe\nreplay it: somehow\n", "an event\n".repeat(60));
+    let runs = [
+        (3, "calm", ended(1 << 8, &violated), "two believe"),
+        (4, "chaos", ended(101 << 8, "thread 'main' panicked at openraft\n"), "panicked at openraft"),
+        // Somebody killed it: it said nothing.
+        (5, "crowd", ended(9, ""), "signal: 9"),
+    ];
+    let wrong: Vec<String> = runs.iter().map(|(seed, scenario, output, _)| told(*seed, scenario, output)).collect();
+    let all = all_told(&wrong);
+    let last: Vec<&str> = all.lines().rev().take(runs.len()).collect();
+    for (i, (seed, scenario, _, why)) in runs.iter().enumerate() {
+        let replay = format!("cargo xtask sim --seed {seed} --scenario {scenario} --trace");
+        assert!(wrong[i].contains(why), "{}", wrong[i]);
+        assert!(wrong[i].lines().last().is_some_and(|line| line.ends_with(&replay)), "{}", wrong[i]);
+        assert!(last[runs.len() - 1 - i].ends_with(&replay), "{all}");
+    }
 }
 
 #[test]
@@ -77,7 +119,7 @@ fn these_seeds_hold_and_a_few_new_ones() {
     work.extend((1..=12).chain(new..new + 4).map(|seed| (seed, "chaos")));
     work.extend((1..=3).chain(new..new + 1).map(|seed| (seed, "crowd")));
     let wrong = in_pairs(work, |(seed, scenario)| holds(seed, scenario));
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(wrong.is_empty(), "{}", all_told(&wrong));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Must stay true: each fault is in the history from its beginning to the end of its mending; faults may overlap, but what happens
 //! to one host as a whole (its power, its disk, its agent) happens to no host twice at a time, and the end of one fault does not
-//! end another; whoever ends by himself is started again, as a system would, and counted.
+//! end another; whoever ends by himself is started again, as a system would, and has to have a reason (`ends.rs`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::RwLock;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
+use super::ends::Ends;
 use super::eye::Eye;
 use super::nemesis::{Fault, Nemesis, Target};
 use super::net::{Line, Lines};
@@ -24,6 +25,7 @@ use crate::history::{History, Record, op};
 use crate::hosts::Hosts;
 use crate::hosts::delay::Latency;
 use crate::hosts::filter::Filter;
+use crate::hosts::outage::quarantined;
 use crate::signal;
 use crate::stamps::boot_ns;
 
@@ -62,7 +64,7 @@ pub(super) struct Faults<'a> {
     /// Held by all for as long as they are broken; by one alone that must meet no other one.
     together: RwLock<()>,
     /// Agents that ended by themselves.
-    pub(super) ended_by_themselves: Cell<usize>,
+    pub(super) ends: RefCell<Ends>,
     /// Agents that were seen to go by the wall clock that was set for them.
     pub(super) clocks_seen: Cell<usize>,
     /// Those that were seen to go by another one.
@@ -82,7 +84,7 @@ impl<'a> Faults<'a> {
             taken: RefCell::default(),
             in_hand: RefCell::default(),
             together: RwLock::new(()),
-            ended_by_themselves: Cell::new(0),
+            ends: RefCell::default(),
             clocks_seen: Cell::new(0),
             blind: RefCell::default(),
         }
@@ -120,12 +122,8 @@ impl<'a> Faults<'a> {
     fn start_again(&self) {
         let mut hosts = self.hosts.borrow_mut();
         for host in 0..self.names.len() {
-            let is_ours = self.in_hand.borrow().contains(&host);
-            if !is_ours && hosts.should_live(host) && !hosts.agent_lives(host) {
-                self.ended_by_themselves.set(self.ended_by_themselves.get() + 1);
-                println!("{} ended by itself", self.names[host]);
-                hosts.kill_agent(host);
-                hosts.start_agent(host);
+            if !self.in_hand.borrow().contains(&host) {
+                self.ends.borrow_mut().start_again(&mut hosts, host);
             }
         }
     }
@@ -157,7 +155,11 @@ impl<'a> Faults<'a> {
             fault.nemesis.name(),
             fault.lasting.as_secs_f64()
         );
+        if meets_whole_host(fault.nemesis) {
+            self.ends.borrow_mut().breaks(host, fault.nemesis);
+        }
         let more = self.break_and_mend(fault, host, Instant::now() + fault.lasting).await;
+        self.ends.borrow_mut().mends(host, fault.nemesis);
         if meets_whole_host(fault.nemesis) {
             self.taken.borrow_mut().remove(&host);
         }
@@ -283,7 +285,8 @@ impl<'a> Faults<'a> {
                 shims.into_iter().for_each(|shim| signal(shim, Signal::KILL));
             }
             Nemesis::Power => {
-                self.hosts.borrow_mut().power_off(host);
+                let lost = u64::from(fault.strength) << 32 | fault.after.as_millis() as u64;
+                self.hosts.borrow_mut().power_cut(host, lost);
                 sleep_until(until).await;
                 self.boot(fault, host);
             }
@@ -427,10 +430,8 @@ impl<'a> Faults<'a> {
     /// Returns why a node takes no part, as the others know.
     async fn quarantined(&self, host: usize) -> Option<String> {
         let shown = self.eye.ask("/v1/nodes").await;
-        shown.iter().filter(|(asked, _)| *asked != host).find_map(|(_, nodes)| {
-            let node = nodes["items"].as_array()?.iter().find(|node| node["name"] == self.names[host])?;
-            node["quarantined"].as_str().map(str::to_owned)
-        })
+        let others = shown.iter().filter(|(asked, _)| *asked != host);
+        others.filter_map(|(_, nodes)| quarantined(nodes, self.names[host])).next()
     }
 
     /// Waits until somebody leads and so many voters are up. Returns false if that takes too long.
@@ -503,7 +504,12 @@ fn latency(fault: &Fault, host: usize, count: usize) -> (Vec<usize>, Latency) {
 
 /// Waits until everything is well again: all vote and are connected, each server runs, each member has the newest version of
 /// the set. Returns what is not well when the time is over.
-pub(super) async fn until_well(hosts: &mut Hosts, servers: Option<&[Server]>, set: Option<&str>) -> Vec<String> {
+pub(super) async fn until_well(
+    hosts: &mut Hosts,
+    servers: Option<&[Server]>,
+    set: Option<&str>,
+    ends: &mut Ends,
+) -> Vec<String> {
     let deadline = Instant::now() + HEALED_WITHIN;
     loop {
         let sick = sick(hosts, servers, set);
@@ -511,10 +517,7 @@ pub(super) async fn until_well(hosts: &mut Hosts, servers: Option<&[Server]>, se
             return sick;
         }
         for host in 0..hosts.names().len() {
-            if !hosts.agent_lives(host) {
-                hosts.kill_agent(host);
-                hosts.start_agent(host);
-            }
+            ends.start_again(hosts, host);
         }
         sleep(Duration::from_millis(200)).await;
     }

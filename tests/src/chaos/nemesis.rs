@@ -74,7 +74,7 @@ pub const NEMESES: [(&str, Nemesis); 21] = [
     ("pause-host", Nemesis::PauseHost),
     ("kill", Nemesis::Kill),
     ("kill-shims", Nemesis::KillShims),
-    ("power", Nemesis::Power),
+    (op::POWER, Nemesis::Power),
     ("disk-full", Nemesis::DiskFull),
     ("disk-stall", Nemesis::DiskStall),
     (op::LOST_FSYNC, Nemesis::LostFsync),

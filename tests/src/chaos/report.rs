@@ -28,8 +28,8 @@ pub struct Report {
     pub sick: Vec<String>,
     /// How long it took to be well again.
     pub healed_after: Duration,
-    /// Agents that ended without having been told to.
-    pub ended_by_themselves: usize,
+    /// Agents that ended without having been told to, for a reason that is expected.
+    pub ended_by_themselves: BTreeMap<String, usize>,
     /// Agents that were seen to go by the wall clock that was set for them.
     pub clocks_seen: usize,
     /// Where the history is.
@@ -54,7 +54,7 @@ impl Report {
             anomalies,
             sick: Vec::new(),
             healed_after: Duration::ZERO,
-            ended_by_themselves: 0,
+            ended_by_themselves: BTreeMap::new(),
             clocks_seen: 0,
             history: PathBuf::new(),
             logs: None,
@@ -131,8 +131,8 @@ impl fmt::Display for Report {
             [] => writeln!(f, "well again    {:.1} s after clients ended", self.healed_after.as_secs_f64())?,
             sick => writeln!(f, "NOT WELL      {}", sick.join("; "))?,
         }
-        if self.ended_by_themselves > 0 {
-            writeln!(f, "agents that ended by themselves, and were started again: {}", self.ended_by_themselves)?;
+        for (why, count) in &self.ended_by_themselves {
+            writeln!(f, "ended         {count} agents by themselves, and were started again: {why}")?;
         }
         if self.clocks_seen > 0 {
             writeln!(f, "clocks seen   {} agents went by the wall clock that was set for them", self.clocks_seen)?;

@@ -180,7 +180,9 @@ fn committed(records: &[Record]) -> Vec<Committed> {
 
 /// Returns when members' disks went back to what they had before.
 fn relapses(records: &[Record]) -> Vec<Relapse> {
-    let lost = records.iter().filter(|record| record.op == op::FAULT && record.object == op::LOST_FSYNC);
+    // What readers saw before it was durable is gone with the power, too.
+    let goes_back = |record: &&Record| record.op == op::FAULT && [op::LOST_FSYNC, op::POWER].contains(&&*record.object);
+    let lost = records.iter().filter(goes_back);
     let relapse = |record: &Record| Relapse {
         member: record.process.clone(),
         from: record.invoke,

@@ -4,15 +4,19 @@
 //! for whoever is root of a user namespace only: that one can be full, and no more. A disk that stands still is let go whatever
 //! happens: a process that waits for it cannot be killed: a process of its own thaws it once this one is gone, or after two minutes.
 //! A disk that lies goes back to what its device had at one moment, the whole of it: nothing is torn, and every `fsync` since then was for nothing.
+//! An honest one that loses its power has what was synced, and of what was only written some pages and not others ([`Disk::lose_power`]).
 //!
-//! Left out on purpose: a device that loses some of its writes and keeps later ones. The simulation's disk does that.
+//! Left out on purpose: a device that loses some of what it acknowledged and keeps later writes. The simulation's disk does that.
 
 use std::fs::{self, File};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 use tokio::time::Instant;
 
 use crate::{PATIENCE, owns_machine};
@@ -22,6 +26,12 @@ const FILLER: &str = "filler";
 
 /// Thaws the disk `$0` when its standard input ends: when whoever froze it says so, or is gone.
 const GUARD: &str = "trap '' INT TERM HUP; timeout 120 cat; fsfreeze -u \"$0\" 2>/dev/null; exit 0";
+
+/// What the kernel writes or loses as one.
+const PAGE: u64 = 4 << 10;
+
+/// So many pages beside each other share their fate at most when the power fails.
+const RUN_PAGES_MAX: u64 = 16;
 
 /// A disk that is mounted until it is dropped.
 #[derive(Debug)]
@@ -95,6 +105,23 @@ impl Disk {
         self.kept = Some(kept);
     }
 
+    /// Keeps what its device would have if the power failed now: all that was synced, and what the kernel has written besides. A
+    /// seed says which pages of its files the kernel is told to write first; the others are lost, unless it has written them already. Nobody may
+    /// write on it any more. Returns false if there is no device, so that nothing is lost.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn lose_power(&mut self, seed: u64) -> bool {
+        let Some(image) = self.image.clone() else { return false };
+        let mut random = SmallRng::seed_from_u64(seed);
+        write_some(&self.at, &mut random);
+        let kept = image.with_extension("kept");
+        // Not frozen before: that would sync all of it.
+        run(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(&image).arg(&kept));
+        self.kept = Some(kept);
+        true
+    }
+
     /// Goes back to what was kept, and returns the new device. Nobody else may have it mounted any more.
     ///
     /// # Panics
@@ -141,6 +168,31 @@ impl Drop for Disk {
     }
 }
 
+/// Has the kernel begin to write some pages of each file, in no order, and not what it knows of the file itself.
+fn write_some(dir: &Path, random: &mut SmallRng) {
+    let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    // The same order each time.
+    entries.sort();
+    for path in entries {
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        if meta.is_dir() {
+            write_some(&path, random);
+        } else if meta.is_file()
+            && let Ok(file) = File::open(&path)
+        {
+            let mut at = 0;
+            while at < meta.len() {
+                let run = PAGE * random.gen_range(1..=RUN_PAGES_MAX);
+                if random.gen_bool(0.5) {
+                    // What is dirty there is written.
+                    fadvise(&file, at, NonZeroU64::new(run), Advice::DontNeed).ok();
+                }
+                at += run;
+            }
+        }
+    }
+}
+
 /// Returns the newest device that a mount table has at `at`.
 fn device(table: &str, at: &Path) -> Option<String> {
     let is_there = |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == at);
@@ -155,6 +207,8 @@ fn run(command: &mut Command) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -163,5 +217,32 @@ mod tests {
                      3 0 7:2 / /a rw - ext4 /dev/loop2 rw\n";
         assert_eq!(device(table, Path::new("/a")).as_deref(), Some("/dev/loop2"));
         assert_eq!(device(table, Path::new("/c")), None);
+    }
+
+    #[test]
+    fn what_was_synced_survives_the_power_and_of_what_was_not_some_pages_do() {
+        if !owns_machine() || !Path::new("/dev/loop-control").exists() {
+            println!("left out: needs root of the machine, and loop devices");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("at");
+        fs::create_dir(&at).unwrap();
+        let mut disk = Disk::mount(&dir.path().join("disk.img"), &at, 64 << 20);
+        let log = at.join("log");
+        let (pages, page) = (2_048, PAGE as usize);
+        for (name, byte) in [("synced", 1), ("log", 0)] {
+            fs::write(at.join(name), vec![byte; pages * page]).unwrap();
+            File::open(at.join(name)).unwrap().sync_all().unwrap();
+        }
+        // In its place, as a log is written.
+        File::options().write(true).open(&log).unwrap().write_all_at(&vec![1; pages * page], 0).unwrap();
+        assert!(disk.lose_power(7));
+        disk.go_back();
+        let written = |name| fs::read(at.join(name)).unwrap().chunks(page).filter(|page| page[0] == 1).count();
+        let kept = written("log");
+        println!("{kept} of {pages} pages that were not synced are there");
+        assert_eq!(written("synced"), pages);
+        assert!((1..pages).contains(&kept), "{kept} of {pages} pages that were not synced are there");
     }
 }

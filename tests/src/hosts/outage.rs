@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -39,6 +39,13 @@ pub struct Told {
     pub body: Value,
 }
 
+/// Returns why a node of this name takes no part, in a list of nodes. One that it replaced has the name, too, until it is let go.
+#[must_use]
+pub fn quarantined(nodes: &Value, name: &str) -> Option<String> {
+    let mut named = nodes["items"].as_array()?.iter().filter(|node| node["name"] == name);
+    named.find_map(|node| node["quarantined"].as_str().map(str::to_owned))
+}
+
 impl Hosts {
     /// Gives a host its power back, and starts its agent. It knows that it has booted: its kernel has another id than before.
     ///
@@ -69,6 +76,22 @@ impl Hosts {
     /// If its disk cannot be mounted again.
     pub fn power_off_and_forget(&mut self, host: usize) {
         self.power_off(host);
+        self.go_back(host);
+    }
+
+    /// Takes the power from a host whose disk is honest: what was not synced is gone, but for some pages that a seed chooses. A disk of
+    /// memory keeps everything.
+    ///
+    /// # Panics
+    /// As [`Hosts::power_off_and_forget`].
+    pub fn power_cut(&mut self, host: usize, seed: u64) {
+        self.power_off(host);
+        if self.disks.get_mut(host).is_some_and(|disk| disk.lose_power(seed)) {
+            self.go_back(host);
+        }
+    }
+
+    fn go_back(&mut self, host: usize) {
         let (own, at) = (self.dir.path().join(self.names[host]), self.own_dir());
         // Each host was given a view of all that was mounted before it: whoever has one keeps the disk.
         let quietly = |command: &mut Command| _ = command.stderr(Stdio::null()).status();
@@ -98,10 +121,14 @@ impl Hosts {
     #[must_use]
     pub fn quarantined(&self, host: usize) -> Option<String> {
         let others = (0..self.names.len()).filter(|other| *other != host && self.is_reachable[*other]);
-        others.filter_map(|other| self.ask(other, "/v1/nodes")).find_map(|told| {
-            let node = told.body["items"].as_array()?.iter().find(|node| node["name"] == self.names[host])?.clone();
-            node["quarantined"].as_str().map(str::to_owned)
-        })
+        others
+            .filter_map(|other| self.ask(other, "/v1/nodes"))
+            .find_map(|told| quarantined(&told.body, self.names[host]))
+    }
+
+    /// Returns how the agent of a host ended, if nobody ended it.
+    pub fn end_of_agent(&mut self, host: usize) -> Option<ExitStatus> {
+        self.agents[host].as_mut()?.try_wait().ok().flatten()
     }
 
     /// Sends a signal to the agent of a host, and to nothing else.
@@ -143,5 +170,23 @@ pub(super) fn put_aside(own: &Path, name: &str) {
     match fs::rename(own.join(name), aside) {
         Err(error) if error.kind() != ErrorKind::NotFound => panic!("{name} cannot be put aside: {error}"),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_takes_no_part_is_seen_beside_the_one_that_it_replaced() {
+        let nodes = json!({ "items": [
+            { "id": 1, "name": "h1", "quarantined": null },
+            { "id": 4, "name": "h4", "quarantined": null },
+            { "id": 739, "name": "h4", "quarantined": "LW0603: its log ends at 1307" },
+        ]});
+        assert_eq!(quarantined(&nodes, "h4").as_deref(), Some("LW0603: its log ends at 1307"));
+        assert_eq!(quarantined(&nodes, "h1"), None);
     }
 }

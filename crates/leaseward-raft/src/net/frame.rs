@@ -1,10 +1,12 @@
 //! Frames: an envelope with a number that pairs answers with questions.
 
 use std::io;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::codec::{self, CodecError, ENVELOPE_BYTES, Kind};
 use crate::limits::{BULK_FRAME_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
@@ -47,21 +49,59 @@ impl FrameError {
     }
 }
 
+/// What a frame says before its payload.
+#[derive(Debug)]
+pub struct Head {
+    bytes: [u8; ENVELOPE_BYTES],
+    /// Bytes that follow: within the kind's bound.
+    pub size: usize,
+}
+
 /// Reads one frame. Not cancel safe: a dropped read leaves the stream inside a frame.
 ///
 /// # Errors
 /// [`FrameError`]; the stream must be closed then.
 pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), kind: Kind) -> Result<T, FrameError> {
-    let mut head = [0; ENVELOPE_BYTES];
-    stream.read_exact(&mut head).await?;
-    // The promised length is checked before anything is allocated for it, and memory grows only as bytes arrive.
-    let size = codec::open_head(kind, &head)?;
-    let mut payload = Vec::with_capacity(size.min(64 << 10));
-    stream.take(size as u64).read_to_end(&mut payload).await?;
-    if payload.len() != size {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    let head = head(stream, kind).await?;
+    body(stream, kind, head, None).await
+}
+
+/// Reads the beginning of a frame, and nothing of its payload. Not cancel safe.
+///
+/// # Errors
+/// As [`read`].
+pub async fn head(stream: &mut (impl AsyncRead + Unpin), kind: Kind) -> Result<Head, FrameError> {
+    let mut bytes = [0; ENVELOPE_BYTES];
+    stream.read_exact(&mut bytes).await?;
+    // The promised length is checked before anything is allocated for it.
+    let size = codec::open_head(kind, &bytes)?;
+    Ok(Head { bytes, size })
+}
+
+/// Reads what follows. Not cancel safe.
+///
+/// # Errors
+/// As [`read`]; also if nothing comes for longer than `patience`.
+pub async fn body<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    kind: Kind,
+    head: Head,
+    patience: Option<Duration>,
+) -> Result<T, FrameError> {
+    // Memory grows only as bytes arrive.
+    let mut payload = Vec::with_capacity(head.size.min(64 << 10));
+    let mut stream = stream.take(head.size as u64);
+    while payload.len() < head.size {
+        let more = stream.read_buf(&mut payload);
+        let read = match patience {
+            Some(patience) => timeout(patience, more).await.map_err(io::Error::from)??,
+            None => more.await?,
+        };
+        if read == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
     }
-    codec::open_body(kind, &head, &payload)?;
+    codec::open_body(kind, &head.bytes, &payload)?;
     Ok(codec::decode(kind.name, &payload)?)
 }
 

@@ -1,4 +1,4 @@
-//! Connections that others opened: says who we are, reads questions, answers each as soon as it can.
+//! Connections that others opened: says who we are, reads questions for which there is room, answers each as soon as it can.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::limits::{CONNECTIONS_MAX, CONTENT_ANSWERS_MAX, HELLO_TIMEOUT, REQUESTS_PER_CONNECTION_MAX};
 use crate::net::frame::{self, FrameError};
+use crate::net::inbox::{Common, Inbox};
 use crate::net::outbox::outbox;
 use crate::net::transport::{Duplex, Listener};
 use crate::net::wire::{Answer, Ask, Hello, Welcome};
@@ -35,6 +36,7 @@ pub trait Serve: Send + Sync + 'static {
 pub async fn run<S: Serve>(listener: impl Into<Listener>, serve: Arc<S>) {
     let mut listener = listener.into();
     let open = Arc::new(AtomicUsize::new(0));
+    let common = Common::default();
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -53,9 +55,9 @@ pub async fn run<S: Serve>(listener: impl Into<Listener>, serve: Arc<S>) {
         }
         let Ok(stream) = stream.ready() else { continue };
         open.fetch_add(1, Ordering::Relaxed);
-        let (serve, open) = (Arc::clone(&serve), Arc::clone(&open));
+        let (serve, open, common) = (Arc::clone(&serve), Arc::clone(&open), common.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(stream, serve).await {
+            if let Err(error) = connection(stream, serve, common).await {
                 match error {
                     FrameError::Io(error) => debug!(%peer, %error, "connection ended"),
                     FrameError::Codec(_) => warn!(%peer, code = error.code(), %error, "closed a connection"),
@@ -66,7 +68,7 @@ pub async fn run<S: Serve>(listener: impl Into<Listener>, serve: Arc<S>) {
     }
 }
 
-async fn connection<S: Serve>(mut stream: Box<dyn Duplex>, serve: Arc<S>) -> Result<(), FrameError> {
+async fn connection<S: Serve>(mut stream: Box<dyn Duplex>, serve: Arc<S>, common: Common) -> Result<(), FrameError> {
     let hello: Hello =
         timeout(HELLO_TIMEOUT, frame::read(&mut stream, frame::HELLO)).await.map_err(std::io::Error::from)??;
     let welcome = serve.welcome(&hello);
@@ -76,12 +78,18 @@ async fn connection<S: Serve>(mut stream: Box<dyn Duplex>, serve: Arc<S>) -> Res
         return Ok(());
     }
     let hello = Arc::new(hello);
-    let outcome = exchange(stream, Arc::clone(&serve), Arc::clone(&hello)).await;
+    let inbox = if hello.node.is_some() { Inbox::of_node() } else { Inbox::of_client(common) };
+    let outcome = exchange(stream, Arc::clone(&serve), Arc::clone(&hello), inbox).await;
     serve.gone(&hello);
     outcome
 }
 
-async fn exchange<S: Serve>(stream: Box<dyn Duplex>, serve: Arc<S>, hello: Arc<Hello>) -> Result<(), FrameError> {
+async fn exchange<S: Serve>(
+    stream: Box<dyn Duplex>,
+    serve: Arc<S>,
+    hello: Arc<Hello>,
+    inbox: Inbox,
+) -> Result<(), FrameError> {
     let kind = frame::message(hello.purpose);
     let (read, write) = split(stream);
     // There may be thousands of clients, who ask little; what is larger goes around the buffer.
@@ -95,7 +103,9 @@ async fn exchange<S: Serve>(stream: Box<dyn Duplex>, serve: Arc<S>, hello: Arc<H
     loop {
         // Whoever asks faster than we answer waits in its own socket.
         let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-        let (id, ask): (u64, Ask) = frame::read(&mut read, kind).await?;
+        let head = frame::head(&mut read, kind).await?;
+        let room = inbox.room(head.size).await;
+        let (id, ask): (u64, Ask) = frame::body(&mut read, kind, head, inbox.patience()).await?;
         if !serve.hears(&hello) {
             return Ok(());
         }
@@ -114,7 +124,7 @@ async fn exchange<S: Serve>(stream: Box<dyn Duplex>, serve: Arc<S>, hello: Arc<H
                 frame::bytes(kind, &(id, failed)).expect("a short answer fits")
             });
             answers.send(bytes).await.ok();
-            drop(permit);
+            drop((permit, room));
         });
     }
 }
@@ -122,15 +132,19 @@ async fn exchange<S: Serve>(stream: Box<dyn Duplex>, serve: Arc<S>, hello: Arc<H
 #[cfg(test)]
 mod tests {
     use leaseward_state::config::Digest;
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::limits::FRAMES_WAITING_BYTES_MAX;
+    use crate::limits::{FRAMES_WAITING_BYTES_MAX, QUESTION_STALLED_MAX, QUESTIONS_BYTES_MAX};
     use crate::net::wire::{PROTOCOL, Purpose};
 
     const BLOB: usize = 4 << 20;
 
     const ASKED: u64 = 40;
+
+    /// More of them than one connection has room for.
+    const PUT: u64 = 12;
 
     /// Has a blob for everybody, and counts who asks.
     #[derive(Default)]
@@ -158,16 +172,96 @@ mod tests {
         fn gone(&self, _: &Hello) {}
     }
 
+    /// Begins what it is asked, and ends nothing until it may.
+    struct Slow {
+        begun: AtomicUsize,
+        may: Semaphore,
+    }
+
+    impl Serve for Slow {
+        fn welcome(&self, _: &Hello) -> Welcome {
+            Welcome::Welcome { cluster: 1, node: 1, instance: 1 }
+        }
+
+        async fn answer(self: Arc<Self>, _: Arc<Hello>, ask: Ask) -> Answer {
+            if let Ask::PutBlobs(_) = ask {
+                self.begun.fetch_add(1, Ordering::Relaxed);
+                self.may.acquire().await.expect("never closed").forget();
+            }
+            Answer::Done
+        }
+
+        fn hears(&self, _: &Hello) -> bool {
+            true
+        }
+
+        fn gone(&self, _: &Hello) {}
+    }
+
+    const HELLO: Hello = Hello { protocol: PROTOCOL, cluster: None, node: None, instance: 9, purpose: Purpose::Client };
+
+    /// Connects a client. Returns its end, and what becomes of the other one.
+    async fn client<S: Serve>(serve: &Arc<S>, common: &Common) -> (DuplexStream, JoinHandle<Result<(), FrameError>>) {
+        let (mut ours, theirs) = duplex(64 << 10);
+        let served = tokio::spawn(connection(Box::new(theirs), Arc::clone(serve), common.clone()));
+        frame::write(&mut ours, frame::HELLO, &HELLO).await.expect("sent");
+        frame::read::<Welcome>(&mut ours, frame::HELLO).await.expect("welcome");
+        (ours, served)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_much_waits_in_its_own_socket_and_nobody_else_does() {
+        let serve = Arc::new(Slow { begun: AtomicUsize::new(0), may: Semaphore::new(0) });
+        let (kind, common) = (frame::message(HELLO.purpose), Common::default());
+        let (asks, _served) = client(&serve, &common).await;
+        let (mut answers, mut questions) = split(asks);
+        let asking = tokio::spawn(async move {
+            for id in 0..PUT {
+                frame::write(&mut questions, kind, &(id, Ask::PutBlobs(vec![(Digest([1; 32]), vec![7; BLOB])])))
+                    .await
+                    .expect("sent");
+            }
+        });
+        sleep(Duration::from_secs(1)).await;
+        let begun = serve.begun.load(Ordering::Relaxed);
+        assert!((1..=QUESTIONS_BYTES_MAX / BLOB).contains(&begun), "{begun} questions of {BLOB} bytes are held");
+        let (mut other, _also) = client(&serve, &common).await;
+        frame::write(&mut other, kind, &(1_u64, Ask::Ping)).await.expect("sent");
+        assert_eq!(frame::read::<(u64, Answer)>(&mut other, kind).await.expect("an answer"), (1, Answer::Done));
+        serve.may.add_permits(PUT as usize);
+        for _ in 0..PUT {
+            frame::read::<(u64, Answer)>(&mut answers, kind).await.expect("all are answered once there is room");
+        }
+        asking.await.expect("all was asked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_begins_a_question_and_falls_silent_is_cut_off_and_whoever_is_slow_is_not() {
+        let serve = Arc::new(Slow { begun: AtomicUsize::new(0), may: Semaphore::new(1) });
+        let (kind, common) = (frame::message(HELLO.purpose), Common::default());
+        let question =
+            frame::bytes(kind, &(1_u64, Ask::PutBlobs(vec![(Digest([1; 32]), vec![7; 100])]))).expect("small");
+        let (mut slow, _served) = client(&serve, &common).await;
+        for byte in &question {
+            sleep(QUESTION_STALLED_MAX / 2).await;
+            slow.write_all(&[*byte]).await.expect("read");
+        }
+        assert_eq!(frame::read::<(u64, Answer)>(&mut slow, kind).await.expect("an answer"), (1, Answer::Done));
+        let (mut silent, cut_off) = client(&serve, &common).await;
+        // Before it asks, it may be silent for as long as it likes.
+        sleep(QUESTION_STALLED_MAX * 3).await;
+        silent.write_all(&question[..question.len() - 1]).await.expect("read");
+        sleep(QUESTION_STALLED_MAX * 2).await;
+        assert!(cut_off.is_finished(), "it keeps its room");
+        cut_off.await.expect("it does not panic").expect_err("in the middle of a question");
+    }
+
     /// Time stands still until nobody has anything to do.
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_for_much_and_reads_nothing_costs_a_bound_in_bytes() {
-        let (mut ours, theirs) = duplex(64 << 10);
         let serve = Arc::new(Blobs::default());
-        let hello = Hello { protocol: PROTOCOL, cluster: None, node: None, instance: 9, purpose: Purpose::Client };
-        let kind = frame::message(hello.purpose);
-        let served = tokio::spawn(connection(Box::new(theirs), Arc::clone(&serve)));
-        frame::write(&mut ours, frame::HELLO, &hello).await.expect("sent");
-        frame::read::<Welcome>(&mut ours, frame::HELLO).await.expect("welcome");
+        let kind = frame::message(HELLO.purpose);
+        let (mut ours, served) = client(&serve, &Common::default()).await;
         for id in 0..ASKED {
             frame::write(&mut ours, kind, &(id, Ask::GetBlob(Digest([1; 32])))).await.expect("sent");
         }

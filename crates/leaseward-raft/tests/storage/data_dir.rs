@@ -1,9 +1,13 @@
 //! A data directory belongs to one node, one process, and no newer version.
 
 use std::fs;
+use std::time::Duration;
 
 use leaseward_raft::identity::DataDir;
 use leaseward_raft::{Replica, Settings, Start};
+
+/// A node alone leads long before.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
@@ -58,6 +62,35 @@ fn a_copy_is_noticed() {
     let copy = DataDir::open(&two).expect("free");
     assert_eq!(copy.identity().map(|identity| identity.node), Some(2));
     assert!(!copy.is_in_place());
+}
+
+/// A first start that is refused, or dies, after the directory became the first node's must not leave a cluster that never begins.
+#[tokio::test]
+async fn a_cluster_begins_though_its_first_start_did_not_come_to_it_and_begins_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = taken.local_addr().expect("bound");
+    let settings = |at| Settings::new("n", dir.path(), at);
+    let free = "127.0.0.1:0".parse().expect("an address");
+    let Err(refused) = Replica::start(settings(at), Start::Bootstrap).await else { panic!("two listen there") };
+    assert_eq!(refused.code(), "LW0600");
+    let claimed = DataDir::open(dir.path()).expect("free").identity().expect("it is a node's").clone();
+
+    let leads = async |replica: &Replica| {
+        replica.ready().await;
+        let mut reign = replica.reign().expect("it takes part");
+        let leads = reign.wait_for(Option::is_some);
+        tokio::time::timeout(PATIENCE, leads).await.is_ok_and(|leads| leads.is_ok())
+    };
+    for _ in 0..2 {
+        let replica = Replica::start(settings(free), Start::Bootstrap).await.expect("it starts");
+        assert!(leads(&replica).await, "the cluster never began");
+        assert_eq!(replica.cluster(), claimed.cluster);
+        replica.stop().await;
+        drop(replica);
+    }
+    // Who loses what was committed must not begin the cluster again.
+    assert!(!DataDir::open(dir.path()).expect("free").is_beginning());
 }
 
 #[tokio::test]
