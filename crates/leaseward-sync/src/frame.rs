@@ -17,7 +17,7 @@ const MAGIC: [u8; 4] = *b"LWBF";
 const VERSION: u8 = 1;
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
-/// As [`RAW`], and whoever keeps it compresses it when there is time: only on its way, never on a disk for good.
+/// As [`RAW`], and whoever keeps it compresses it when there is time, and has room for both forms meanwhile.
 const UNTRIED: u8 = 2;
 /// Magic 4, version 1, method 1, zero 2, plain length 4, crc32c 4 (of the first twelve bytes and the payload).
 const HEADER: usize = 16;

@@ -4,9 +4,11 @@
 //! After a failure it waits and tries again, longer each time and never longer than the limit. A version that can never
 //! be applied, or that its reload refused, is not tried again until an operator asks or something else is wanted.
 //! A version whose reload fails is taken back at once.
-//! `upkeep.rs` does what is left to do about what is live.
+//! `switching.rs` makes it live and has it loaded, `telling.rs` says what runs meanwhile, `upkeep.rs` does what is left to do about
+//! what is live.
 
 mod due;
+mod switching;
 mod telling;
 mod upkeep;
 
@@ -15,24 +17,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leaseward_state::config::spec::DrainRule;
-use leaseward_state::config::{Digest, SetStep, SyncState};
+use leaseward_state::config::{Digest, SyncState};
 use leaseward_state::name::SetName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
-use self::due::Due;
 use super::cache::{Cache, Room};
 use super::disk::Disk;
 use super::fetch::{Door, Failure, Fetch, Progress, blocking};
 use super::hear::Watch;
-use super::prepare::{Member, Prepared, environment};
+use super::prepare::{Member, Prepared};
 use super::running::Running;
 use super::{Gate, Report, Source, Wanted, WantedSet, WantedVersion};
-use crate::apply::{Given, Live, SetDirs};
+use crate::apply::{Live, SetDirs};
 use crate::error::{Error, Result};
 use crate::limits::{HELD_FOR, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
 use crate::patterns::Patterns;
-use crate::program::Run;
 use crate::render::{self, Facts};
 use crate::secret::Keys;
 
@@ -429,77 +429,6 @@ impl SetTask {
         Ok(self.telling(&running, version, staged).await?)
     }
 
-    /// As [`Self::switch`]. If somebody changed the live tree meanwhile, the version is made once more, from files that are
-    /// looked at anew, and from what is fetched in place of those.
-    async fn switch_or_again(
-        &mut self,
-        want: &WantedSet,
-        goal: WantedVersion,
-        opened: &Opened,
-    ) -> Result<Outcome, Failure> {
-        match self.switch(want, goal, opened).await {
-            Err(Failure::Local(Error::Changed { .. })) => {}
-            done => return done.map(|()| Outcome::Settled),
-        }
-        // What was changed may have been the only copy on this machine.
-        let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(Outcome::Superseded) };
-        self.stage(want, &prepared, opened).await?;
-        self.switch(want, goal, opened).await?;
-        Ok(Outcome::Settled)
-    }
-
-    /// Makes what is staged live and has it loaded; takes it back if that fails.
-    async fn switch(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<(), Failure> {
-        self.load(want, goal, opened, |disk| disk.switch().map(drop)).await
-    }
-
-    /// Has a version loaded once it is live, and takes it back if that fails.
-    async fn load(
-        &mut self,
-        want: &WantedSet,
-        goal: WantedVersion,
-        opened: &Opened,
-        make_live: impl FnOnce(&mut Disk) -> Result<()> + Send + 'static,
-    ) -> Result<(), Failure> {
-        let (member, working, due) = (self.member(want), opened.clone(), Due::of(&self.dirs));
-        let running = member.running.clone();
-        let before = self.now.live.map_or(0, |live| live.version);
-        let done = blocking(move || {
-            let mut disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
-            let reloads = member.spec.reload.is_some();
-            if reloads {
-                due.note()?;
-            }
-            make_live(&mut disk)?;
-            let loaded = load(&member, &disk, goal.number, before);
-            let is_done = loaded.is_ok() || go_back(&member, &mut disk, &working.cache, goal.number);
-            if reloads && is_done {
-                due.forget()?;
-            }
-            Ok(loaded)
-        });
-        let done = self.telling(&running, goal.number, done).await;
-        // What could be switched and what not is the disk's to say.
-        let live = opened.with(|disk| Ok(disk.live())).await?;
-        self.now.live = live;
-        let Err(why) = done? else { return Ok(()) };
-        self.now.refused = Some((goal, want.attempt));
-        self.now.settled = None;
-        self.finish(opened, None).await;
-        Err(Failure::Local(Error::ReloadFailed { why }))
-    }
-
-    /// Takes what is live for settled. Whoever died before the reload was done left it to be done.
-    async fn settle(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<Outcome, Failure> {
-        if want.spec.reload.is_some() && Due::of(&self.dirs).is_noted() {
-            tracing::info!(set = %self.set, version = goal.number, "its reload was not done to its end: once more");
-            self.load(want, goal, opened, |_| Ok(())).await?;
-        }
-        self.now.settled = Some(goal);
-        self.listen(opened).await;
-        Ok(Outcome::Settled)
-    }
-
     async fn open(&mut self, want: &WantedSet) -> Result<Opened> {
         let layout = want.spec.layout;
         if let Some(opened) = &self.now.opened {
@@ -598,33 +527,4 @@ impl SetTask {
 /// Returns the manifests of what a set should have.
 fn wanted_manifests(want: &WantedSet) -> Arc<[Digest]> {
     want.live.iter().chain(&want.staged).map(|version| version.manifest).collect()
-}
-
-/// Runs the set's reload.
-fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), String> {
-    let Some(hook) = &member.spec.reload else { return Ok(()) };
-    let target = disk.target();
-    let (environment, is_secret) = (environment(&member.set, version, before), member.spec.key.is_some());
-    let _running = member.running.begin(SetStep::Reload, hook);
-    Run { hook, environment, target: &target, tree: &target, is_secret }.to_end()
-}
-
-/// Makes the version from before live again, as it was, and returns whether it is loaded. What is left of the attempt is said
-/// in the log only: the report names the reason why it was needed.
-fn go_back(member: &Member, disk: &mut Disk, cache: &Cache, failed: u64) -> bool {
-    let Some((before, manifest)) = disk.previous_manifest() else { return false };
-    let back = disk
-        .stage(before, &manifest, &mut |digest| cache.get(digest).map(Given::Proven), cache)
-        .and_then(|()| disk.switch())
-        .map_err(|error| error.to_string());
-    match back.and_then(|_| load(member, disk, before.version, failed)) {
-        Ok(()) => {
-            tracing::warn!(set = %member.set, version = failed, back_to = before.version, "taken back");
-            true
-        }
-        Err(why) => {
-            tracing::error!(set = %member.set, version = failed, why, "could not be taken back");
-            false
-        }
-    }
 }

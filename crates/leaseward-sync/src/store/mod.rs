@@ -5,16 +5,19 @@
 //! verified on every write, and on every read (in their stored form by their checksum, where whoever gave them has looked at
 //! the name, or whoever gets them will); bad ones are never served; a crash leaves no half-written blob under a digest's name. One process owns a store
 //! at a time.
-//! What is written at one time is one pack (`pack.rs`), and memory knows where each blob is (`index.rs`). A loose pack is here
+//! What is written at one time is one pack (`pack.rs`), and memory knows where each blob is (`index.rs`). `settle.rs` makes packs durable,
+//! `compact.rs` gives room back. A loose pack is here
 //! and not yet durable: it waits for [`BlobStore::settle`], which syncs once for all of them, under a name that a new start
 //! removes. A blob that is removed takes no room once the rest of its pack is moved ([`BlobStore::compact`]); until then a
 //! new start brings it back.
 //! Left out on purpose: which blobs are still needed (the caller removes), deltas.
 
 mod batch;
+mod compact;
 mod index;
 mod old_form;
 mod pack;
+mod settle;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,15 +29,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leaseward_state::config::Digest;
 use rustix::io::Errno;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use self::batch::{Batch, Written};
-use self::index::{Index, Pack, Place, Standing};
+use self::index::{Index, Place, Standing};
 use crate::dir::Dir;
 use crate::error::{Error, Result, at};
-use crate::limits::{
-    BLOB_BYTES_MAX, MOVED_BYTES_MAX, PACK_BYTES_MAX, PACK_SMALL_BYTES, PACKS_SMALL_MAX, STORE_FLOOR_BYTES,
-};
+use crate::limits::{BLOB_BYTES_MAX, PACK_BYTES_MAX, STORE_FLOOR_BYTES};
 use crate::{digest_of, frame};
 
 const PACK: &str = "pack";
@@ -262,105 +263,10 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Makes every loose blob durable, also those that another thread has begun with. After a sync that failed, what it was
-    /// about is written once more, by the next one.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`]; what is not durable then is done by the next one.
-    pub fn settle(&self) -> Result<()> {
-        if !self.durable {
-            return Ok(());
-        }
-        let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write_again(|pack| pack.is_doubtful)?;
-        if let Err(error) = self.write_again(|pack| pack.standing == Standing::Loose && pack.is_untried) {
-            // It takes more room as it is, and is as good.
-            debug!(%error, "blobs stay as they came");
-        }
-        let loose = self.standing(Standing::Loose);
-        let open: Vec<_> =
-            loose.iter().filter_map(|number| Some((*number, self.index().packs.get(number)?.file.clone()?))).collect();
-        if open.len() == loose.len() {
-            for (number, file) in open {
-                self.sync_pack(number, &file).inspect_err(|_| self.doubt(&[number]))?;
-            }
-        } else {
-            self.root.sync_file_system().inspect_err(|_| self.doubt(&loose))?;
-        }
-        for number in loose {
-            self.name(number)?;
-        }
-        let named = self.standing(Standing::Named);
-        if named.is_empty() {
-            return Ok(());
-        }
-        self.root.sync().inspect_err(|_| self.doubt(&named))?;
-        let mut index = self.index();
-        for number in named {
-            if let Some(pack) = index.packs.get_mut(&number) {
-                pack.standing = Standing::Durable;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the packs that are so far on their way.
-    fn standing(&self, wanted: Standing) -> Vec<u32> {
-        self.index().packs.iter().filter(|(_, pack)| pack.standing == wanted).map(|(number, _)| *number).collect()
-    }
-
-    /// Notes packs of which a sync failed. The kernel says so once, and forgets what it could not write: another sync of
-    /// the same file proves nothing.
-    fn doubt(&self, numbers: &[u32]) {
-        let mut index = self.index();
-        for number in numbers {
-            if let Some(pack) = index.packs.get_mut(number) {
-                pack.is_doubtful = true;
-            }
-        }
-    }
-
-    /// Writes what stands in some packs, doubtful ones for example, into new ones, as far as it can be read.
-    fn write_again(&self, wanted: impl Fn(&Pack) -> bool) -> Result<()> {
-        let again = self.index().in_packs(wanted);
-        let mut batch = Batch::new(self);
-        for (place, digest) in again {
-            match self.get_frame(digest) {
-                Ok(bytes) => batch.push(digest, &bytes, Some(place))?,
-                Err(Error::BlobMissing { .. }) => {}
-                Err(error) if is_damage(&error) => {
-                    warn!(%digest, %error, "a blob was lost before it was durable");
-                    let mut index = self.index();
-                    if index.places.get(&digest) == Some(&place) {
-                        index.losses += 1;
-                        let left = index.remove(digest);
-                        self.drop_packs(left)?;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        batch.finish(&mut |written| self.add(&written, Standing::Loose))
-    }
-
     /// Returns how many times something was lost that nobody removed, since the store was opened.
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.index().losses
-    }
-
-    fn sync_pack(&self, number: u32, file: &File) -> Result<()> {
-        file.sync_data().map_err(at("sync", self.root.path().join(name_of(number, Standing::Loose))))
-    }
-
-    /// Gives a pack that is synced its last name, unless it is gone.
-    fn name(&self, number: u32) -> Result<()> {
-        let mut index = self.index();
-        let Some(pack) = index.packs.get_mut(&number) else { return Ok(()) };
-        self.root.rename(&name_of(number, Standing::Loose), &name_of(number, Standing::Named))?;
-        pack.standing = Standing::Named;
-        pack.file = None;
-        Ok(())
     }
 
     /// Returns the plain bytes of a blob, verified.
@@ -399,53 +305,6 @@ impl BlobStore {
         let mut all: Vec<Digest> = self.index().places.keys().copied().collect();
         all.sort_unstable();
         all
-    }
-
-    /// Puts together what is left of packs of which less than half is needed, and small packs if there are many, and removes
-    /// them. A damaged blob keeps its pack.
-    ///
-    /// # Errors
-    /// [`Error::DiskFull`], [`Error::Io`]; then everything is where it was, or in both places.
-    pub fn compact(&self) -> Result<()> {
-        let mut moving = {
-            let index = self.index();
-            let packs = || index.packs.values().filter(|pack| pack.standing == Standing::Durable);
-            let are_many = packs().filter(|pack| pack.bytes < PACK_SMALL_BYTES).count() > PACKS_SMALL_MAX;
-            index.in_packs(|pack| {
-                let is_small = are_many && pack.bytes < PACK_SMALL_BYTES;
-                pack.standing == Standing::Durable && (is_small || pack.needed * 2 < pack.bytes)
-            })
-        };
-        while !moving.is_empty() {
-            let rest = moving.split_off(one_time(&moving));
-            self.move_blobs(std::mem::replace(&mut moving, rest))?;
-        }
-        Ok(())
-    }
-
-    /// Writes these blobs anew, durably, and lets their packs go of which nothing else is needed.
-    fn move_blobs(&self, moving: Vec<(Place, Digest)>) -> Result<()> {
-        let mut batch = Batch::with_floor(self, self.floor / 2);
-        for (place, digest) in moving {
-            match self.get_frame(digest) {
-                Ok(bytes) => batch.push(digest, &bytes, Some(place))?,
-                Err(Error::BlobMissing { .. }) => {}
-                Err(error) => warn!(%digest, %error, "a blob cannot be moved"),
-            }
-        }
-        // A copy takes the place of one that is durable, so it is durable before.
-        batch.finish(&mut |written| {
-            if !self.durable {
-                return self.add(&written, Standing::Durable);
-            }
-            let (from, to) = (name_of(written.number, Standing::Loose), name_of(written.number, Standing::Named));
-            self.sync_pack(written.number, &written.file)?;
-            // The kernel says once that a sync failed: nobody else may ask meanwhile, and hear that all is well.
-            let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-            self.root.rename(&from, &to)?;
-            self.root.sync().inspect_err(|_| self.doubt(&self.standing(Standing::Named)))?;
-            self.add(&written, Standing::Durable)
-        })
     }
 
     /// Removes the packs that were set aside. For whoever found that nothing is missed that they may have held.
@@ -555,19 +414,6 @@ fn stored_now(root: &Dir) -> Result<Option<BTreeMap<Digest, PathBuf>>> {
         }
     }
     Ok(Some(stored))
-}
-
-/// Returns how many of these blobs, which stand in packs one after another, are moved at one time: those of whole packs.
-fn one_time(moving: &[(Place, Digest)]) -> usize {
-    let (mut count, mut bytes) = (0, 0);
-    for pack in moving.chunk_by(|(one, _), (next, _)| one.pack == next.pack) {
-        bytes += pack.iter().map(|(place, _)| u64::from(place.length)).sum::<u64>();
-        if count > 0 && bytes > MOVED_BYTES_MAX {
-            break;
-        }
-        count += pack.len();
-    }
-    count
 }
 
 /// Returns a frame that is as it was made.

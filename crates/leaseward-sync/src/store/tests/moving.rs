@@ -1,6 +1,8 @@
 //! Room that comes back: what is left of worn packs is put together, and nothing is lost by that.
 
 use super::*;
+use crate::limits::{MOVED_BYTES_MAX, PACKS_SMALL_MAX};
+use crate::store::compact::one_time;
 
 #[test]
 fn compacting_gives_room_back_and_loses_nothing() {
