@@ -51,6 +51,33 @@ async fn a_check_that_hangs_is_shown_with_its_time_and_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn a_check_whose_agent_was_killed_is_ended_by_the_next_agent() {
+    let mut lab = Lab::start(Plan { machines: 1, ..Plan::default() }).await;
+    let (gate, begun) = (lab.dir().join("gate"), lab.dir().join("begun"));
+    // A child of its own, which a signal to the shell alone would leave.
+    let script = format!(
+        "(while test ! -e {}; do sleep 0.05; done) & echo $! >>{}; wait # {{tree}}",
+        gate.display(),
+        begun.display()
+    );
+    let check = format!("check={{ command = [\"sh\", \"-c\", \"{script}\"], timeout = \"50m\" }}");
+    lab.works(&["config", "policy", "app", &check]);
+    lab.works(&["config", "put", "app", "a", "--text", "x"]);
+    let children = || fs::read_to_string(&begun).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    lab.until("it is being checked", async |_| Some(children().len()), 1).await;
+    lab.kill_agent(0);
+    let lives = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(lives(&children()[0]), "nobody outlives its agent here: this shows nothing");
+    lab.start_machine(0);
+    lab.until("it is checked once more", async |_| Some(children().len()), 2).await;
+    let alive = async |_: &Lab| Some(children().iter().filter(|pid| lives(pid)).count());
+    lab.until("it is checked by one program", alive, 1).await;
+    assert!(lives(&children()[1]), "the wrong one was ended");
+    fs::write(&gate, "").expect("written");
+    lab.until("it goes on", async |lab| stands(lab, "app").await, ("applied".into(), 1)).await;
+}
+
+#[tokio::test]
 async fn a_set_that_was_forgotten_and_made_anew_is_reported_anew() {
     let lab = Lab::start(Plan { machines: 1, ..Plan::default() }).await;
     lab.works(&["config", "put", "app", "a", "--text", "one"]);

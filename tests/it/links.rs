@@ -14,7 +14,7 @@ use leaseward_raft::net::frame;
 use leaseward_raft::net::wire::{Ask, MemberChange, Purpose, Renewal, Renewed};
 use leaseward_raft::{Replica, Settings, Start, Timing};
 use leaseward_state::command::Acquire;
-use leaseward_state::propose::Propose;
+use leaseward_state::propose::{NotCommitted, Propose};
 use leaseward_state::server::ServerSpec;
 use leaseward_state::{Command, LeaseName, Reply, Revision, ServerName, SessionId};
 use leaseward_tests::relay::{Link, Relay, Who};
@@ -466,6 +466,12 @@ async fn a_copy_beside_its_original_is_recognised_and_the_original_goes_on() {
     };
     println!("refused: {why}");
     assert!(why.contains("another process is node"), "{why}");
+    // Nobody waits for it.
+    let told = Instant::now();
+    let code = |error: NotCommitted| error.to_string().contains("LW0603");
+    assert!(copy.read().await.is_err_and(code));
+    assert!(copy.propose(Command::EndSession { session: SessionId(1) }.into()).await.is_err_and(code));
+    assert!(told.elapsed() < Duration::from_secs(1), "after {:?}", told.elapsed());
     // While the copy still runs, the original and the third one have to do without the leader.
     nodes.stop_node(leader).await;
     nodes.leader(None).await;

@@ -215,7 +215,7 @@ impl Api {
             let status = response.status();
             if !status.is_success() {
                 last = problem(status, &response.bytes().await.unwrap_or_default());
-                if matches!(last.code.as_str(), "LW0501" | "LW0505") {
+                if is_of_one_node(&last.code) {
                     continue;
                 }
                 return Err(last);
@@ -294,8 +294,7 @@ impl Api {
             return ControlFlow::Break(Ok(bytes));
         }
         let diagnostic = problem(status, &bytes);
-        // This node may be cut off; another one may not be.
-        if matches!(diagnostic.code.as_str(), "LW0501" | "LW0505") {
+        if is_of_one_node(&diagnostic.code) {
             return ControlFlow::Continue(diagnostic);
         }
         ControlFlow::Break(Err(diagnostic))
@@ -331,6 +330,12 @@ impl Api {
 
 /// Fills in a request: once for each node that is asked.
 type Fill<'a> = dyn Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder + Sync + 'a;
+
+/// Returns whether this says something of the node that was asked, and nothing of the others: it is cut off, is behind, or is kept out
+/// of its cluster.
+fn is_of_one_node(code: &str) -> bool {
+    matches!(code, "LW0501" | "LW0505" | "LW0603")
+}
 
 /// Waits until a node that owes an answer does not even say that it lives. It may work on a long answer, or wait for
 /// something to happen, for as long as it likes.
@@ -372,6 +377,7 @@ mod tests {
     use axum::Router;
     use axum::http::HeaderMap;
     use axum::routing::{get, put};
+    use leaseward_http::problem;
     use serde_json::json;
     use tokio::net::TcpListener;
     use tokio::time::{Instant, sleep};
@@ -441,6 +447,24 @@ mod tests {
         assert_eq!(done["done"], true);
         assert!(began.elapsed() < QUIET_BEFORE_ASKING + SILENT_AFTER, "{:?}", began.elapsed());
         assert_eq!(keys.lock().expect("no panic").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_kept_out_keeps_nobody_from_the_others() {
+        let refuses = async || {
+            let problem = problem::with_code("LW0603", "its log ends too early");
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(problem))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let kept_out = listener.local_addr().expect("an address").to_string();
+        let router = Router::new().route("/read", get(refuses)).route("/change", put(refuses));
+        tokio::spawn(axum::serve(listener, router).into_future());
+        let (other, _) = alive(Duration::ZERO).await;
+        assert_eq!(of(&[&kept_out, &other]).get::<Value>("/read").await.expect("the other one answers")["read"], true);
+        let changed = of(&[&kept_out, &other]).call::<Value>(Method::PUT, "/change", Some(&json!({}))).await;
+        assert_eq!(changed.expect("the other one answers")["done"], true);
+        let refused = of(&[&kept_out]).get::<Value>("/read").await.expect_err("there is no other one");
+        assert_eq!(refused.code, "LW0603");
     }
 
     #[tokio::test]

@@ -2,21 +2,24 @@
 //!
 //! Must stay true: while there is any token, nothing is answered without one but how this node is, the console's own files and
 //! the description of the API; what a request commits is asked once more by its commands (`Api::commit`), whatever route
-//! it came by; who signs is who asked. Left out on purpose: passwords, and encryption: a token travels as the connection does.
+//! it came by; who signs is who asked; a stream ends with the right to it. Left out on purpose: passwords, and encryption: a token travels as the connection does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::answer::Fault;
 use crate::api::Api;
 use crate::problem::{self, Code};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use leaseward_state::access::{AccessToken, Need};
+use futures_util::StreamExt;
+use leaseward_state::access::{Access, AccessToken, Need};
 use leaseward_state::config::Digest;
 use leaseward_state::config::rollout::Pin;
-use leaseward_state::{Command, LeaseName, SetName, State as Clustered, TokenName, UnixMillis};
+use leaseward_state::{Command, LeaseName, SessionId, SetName, State as Clustered, TokenName, UnixMillis};
 
 /// How a token begins. The rest is its name and its secret.
 pub const TOKEN_PREFIX: &str = "lwt1";
@@ -55,13 +58,13 @@ pub(crate) async fn check(State(api): State<Api>, mut request: Request, next: Ne
         Err(fault) => return fault.into_response(),
     };
     if !state.access().is_on() {
-        return next.run(request).await;
+        return while_allowed(&api, None, next.run(request).await);
     }
     let now = UnixMillis(leaseward_raft::clock::wall_millis());
     match bearer(&state, request.headers(), now).and_then(|caller| caller.may(&need).map(|()| caller)) {
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            request.extensions_mut().insert(caller.clone());
+            while_allowed(&api, Some(caller), next.run(request).await)
         }
         Err(fault) => {
             let mut response = fault.into_response();
@@ -71,6 +74,39 @@ pub(crate) async fn check(State(api): State<Api>, mut request: Request, next: Ne
             response
         }
     }
+}
+
+/// Ends an answer that goes on and on once who asked for it may no more: his token is gone or over, or whoever asks needs one now.
+fn while_allowed(api: &Api, caller: Option<Caller>, response: Response) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        return response;
+    }
+    let mut published = api.replica.published();
+    let allowed_no_more = async move {
+        let over = async {
+            match caller.as_ref().and_then(|caller| caller.token.until) {
+                Some(UnixMillis(until)) => {
+                    let left = until.saturating_sub(leaseward_raft::clock::wall_millis());
+                    tokio::time::sleep(Duration::from_millis(left)).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let gone = published.wait_for(|published| {
+            let access = published.state.access();
+            match &caller {
+                Some(caller) => !caller.is_known(access),
+                None => access.is_on(),
+            }
+        });
+        tokio::select! {
+            () = over => {}
+            _ = gone => {}
+        }
+    };
+    let (head, body) = response.into_parts();
+    Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(allowed_no_more))))
 }
 
 /// Returns the state that says who may do what. A node that began a moment ago may not have heard of any token: before it lets
@@ -155,6 +191,11 @@ fn bearer(state: &Clustered, headers: &HeaderMap, now: UnixMillis) -> Result<Cal
 }
 
 impl Caller {
+    /// Returns whether the token is as it was when its bearer asked.
+    fn is_known(&self, access: &Access) -> bool {
+        access.tokens.iter().any(|(name, token)| name.as_str() == self.name && *token == *self.token)
+    }
+
     fn may(&self, need: &Need) -> Result<(), Fault> {
         if self.token.may(need) {
             return Ok(());
@@ -175,6 +216,11 @@ impl Caller {
     /// Refuses a command that the caller may not ask for.
     pub(crate) fn may_all(&self, state: &Clustered, command: &Command) -> Result<(), Fault> {
         needs(state, command).iter().try_for_each(|need| self.may(need))
+    }
+
+    /// Refuses to renew a session that the caller could not end: whoever keeps a dead holder's alive keeps its leases from everybody.
+    pub(crate) fn may_renew(&self, state: &Clustered, session: SessionId) -> Result<(), Fault> {
+        self.may_all(state, &Command::EndSession { session })
     }
 
     /// Signs a command: whatever name somebody gives himself, his token's stands with it.

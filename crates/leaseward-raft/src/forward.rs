@@ -43,7 +43,8 @@ impl Replica {
     /// Returns the state as of now: with everything that was acknowledged to anybody before this call began.
     ///
     /// # Errors
-    /// [`NotCommitted::NoLeader`] if no leader can prove in time that it leads.
+    /// [`NotCommitted::NoLeader`] if no leader can prove in time that it leads; [`NotCommitted::Overloaded`] at once if this
+    /// node is kept out of its cluster (`LW0603`).
     pub async fn read(&self) -> Result<Published, NotCommitted> {
         self.shared.read(self.shared.settings.propose_within).await
     }
@@ -99,6 +100,14 @@ impl Shared {
         let metrics = metrics.borrow();
         let id = self.heard.successor(metrics.current_term).or(metrics.current_leader)?;
         Some((id, metrics.membership_config.membership().get_node(&id)?.clone()))
+    }
+
+    /// Refuses at once on a node that is kept out: it will know no leader, however long somebody waits.
+    fn takes_part(&self) -> Result<(), NotCommitted> {
+        match self.quarantined() {
+            Some(why) => Err(NotCommitted::Overloaded(format!("LW0603: {why}"))),
+            None => Ok(()),
+        }
     }
 
     fn new_key(&self) -> RequestKey {
@@ -160,6 +169,7 @@ impl Shared {
         if request.key.is_none() {
             request.key = Some(self.new_key());
         }
+        self.takes_part()?;
         let deadline = Instant::now() + self.settings.propose_within;
         let mut maybe_appended = false;
         let unconfirmed = self.unconfirmed();
@@ -311,6 +321,7 @@ impl Shared {
     pub(crate) async fn read(&self, within: Duration) -> Result<Published, NotCommitted> {
         let deadline = Instant::now() + within;
         loop {
+            self.takes_part()?;
             if let Some(point) = self.read_point(true).await {
                 let mut published = self.published();
                 let reached = published

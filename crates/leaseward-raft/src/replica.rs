@@ -454,6 +454,11 @@ impl Shared {
         *self.quarantined.lock().expect("no holder of this lock panics") = Some(why);
     }
 
+    /// Returns why this node is kept out of its cluster, if it is.
+    pub(crate) fn quarantined(&self) -> Option<String> {
+        self.quarantined.lock().expect("no holder of this lock panics").clone()
+    }
+
     async fn start_core(self: Arc<Self>, opened: Opened, clock: Arc<dyn GrantClock>, bootstrap: bool) {
         let Opened { log, machine, .. } = opened;
         let heartbeat = self.settings.timing.heartbeat.as_millis() as u64;
@@ -558,7 +563,7 @@ impl Shared {
             applied_index: published.applied.position.map_or(0, |position| position.index),
             revision: published.state.revision(),
             snapshot_index: 0,
-            quarantined: self.quarantined.lock().expect("no holder of this lock panics").clone(),
+            quarantined: self.quarantined(),
             membership: published.applied.membership.membership.clone(),
             log_syncs: 0,
             feature_level: self.settings.feature_level,

@@ -165,13 +165,10 @@ impl Shared {
             Ask::Told { machine, about } => Answer::Told(self.questions.ask(machine, about).await),
             other => match self.core.get() {
                 Some(core) => self.answer_with_core(core, from, other).await,
-                None => {
-                    let why = self.quarantined.lock().expect("no holder of this lock panics").clone();
-                    match why {
-                        Some(why) => failed("LW0603", why),
-                        None => failed("LW0501", "this node does not take part yet"),
-                    }
-                }
+                None => match self.quarantined() {
+                    Some(why) => failed("LW0603", why),
+                    None => failed("LW0501", "this node does not take part yet"),
+                },
             },
         }
     }

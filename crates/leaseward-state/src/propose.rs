@@ -23,7 +23,7 @@ pub enum NotCommitted {
     /// The answer did not come in time: the entry may be applied now, later, or never.
     #[error("no answer in time; the outcome is unknown")]
     Unknown,
-    /// This node takes no proposals: its queue is full or its disk is. The entry was certainly not appended.
+    /// This node takes no proposals: its queue is full, its disk is, or it is kept out. The entry was certainly not appended.
     #[error("not accepted: {0}")]
     Overloaded(String),
 }

@@ -3,7 +3,9 @@
 //! Must stay true: a program that runs out of time is killed with its process group before anybody hears of it; what it
 //! said last stands in the reason, unless the set is encrypted. A check sees the new version at the set's own path, though nobody else does yet: it
 //! runs in a mount namespace of its own, where that path is the new tree. Where that is not permitted it must name the
-//! new tree as `{tree}`, or it would check the old one.
+//! new tree as `{tree}`, or it would check the old one. One whose agent died is ended by the next agent (`left.rs`).
+
+mod left;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +16,8 @@ use leaseward_state::config::spec::SetHook;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, Signal, kill_process_group};
+
+pub(crate) use left::end_left;
 
 use crate::limits::OUTPUT_BYTES_MAX;
 
@@ -28,6 +32,8 @@ pub(crate) struct Run<'a> {
     pub(crate) target: &'a Path,
     /// The tree it is about: the target, or one that is not live yet.
     pub(crate) tree: &'a Path,
+    /// The set's own directory, which knows who runs.
+    pub(crate) state_dir: &'a Path,
     /// Whether the set is encrypted: programs quote the lines that they refuse, and reasons are for everybody.
     pub(crate) is_secret: bool,
 }
@@ -73,7 +79,7 @@ impl Run<'_> {
         // The ends that the program has are its own now.
         drop(command);
         let said = std::thread::spawn(move || last_of(&mut output));
-        let outcome = child.and_then(|child| wait(child, Duration::from_millis(self.hook.timeout_ms)));
+        let outcome = child.and_then(|child| wait(child, Duration::from_millis(self.hook.timeout_ms), self.state_dir));
         drop(place);
         // A daemon that it left running may hold the pipe: it is not waited for.
         let said = match outcome {
@@ -131,8 +137,9 @@ impl Drop for Place<'_> {
     }
 }
 
-fn wait(mut child: Child, within: Duration) -> Result<(), String> {
+fn wait(mut child: Child, within: Duration, state_dir: &Path) -> Result<(), String> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let _noted = group.map(|leader| left::Note::write(state_dir, leader));
     let (ended, waiting) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {
         let status = child.wait();
@@ -187,7 +194,8 @@ mod tests {
     fn run(command: &[&str], timeout_ms: u64, target: &Path, tree: &Path) -> Result<(), String> {
         let hook = SetHook { command: command.iter().map(|word| (*word).to_owned()).collect(), timeout_ms };
         let environment = BTreeMap::from([("LEASEWARD_SET", "app".to_owned())]);
-        Run { hook: &hook, environment, target, tree, is_secret: false }.to_end()
+        let state = tempfile::tempdir().unwrap();
+        Run { hook: &hook, environment, target, tree, state_dir: state.path(), is_secret: false }.to_end()
     }
 
     #[test]
@@ -205,7 +213,9 @@ mod tests {
         // What it quotes of an encrypted set is for nobody.
         let words = ["sh", "-c", "printf 'line %s: hunter2' 1; exit 1"];
         let hook = SetHook { command: words.map(str::to_owned).into(), timeout_ms: 5_000 };
-        let secret = Run { hook: &hook, environment: BTreeMap::new(), target: here, tree: here, is_secret: true };
+        let state = tempfile::tempdir().unwrap();
+        let state_dir = state.path();
+        let secret = Run { hook: &hook, environment: BTreeMap::new(), target: here, tree: here, state_dir, is_secret: true };
         let why = secret.to_end().unwrap_err();
         assert!(why.contains("exited with 1") && why.contains("not shown") && !why.contains("line 1"), "{why}");
         // A daemon that holds the output is not waited for.

@@ -101,9 +101,16 @@ async fn renew(
     if body.sessions.len() > RENEWALS_MAX {
         return Err(problem::of(Code::Invalid, format!("at most {RENEWALS_MAX} sessions at once")).into());
     }
+    if let Some(caller) = &write.caller {
+        let state = api.here();
+        body.sessions.iter().try_for_each(|one| caller.may_renew(&state, one.session.into()))?;
+    }
     let renewals: Vec<_> =
         body.sessions.iter().map(|one| Renewal { session: one.session.into(), known: one.known.into() }).collect();
     let Some(answers) = api.replica.renew(renewals).await else {
+        if let Some(why) = api.replica.status().quarantined {
+            return Err(problem::with_code("LW0603", why).into());
+        }
         return Err(problem::of(Code::NoLeader, "nobody can confirm now that it leads; nothing was renewed").into());
     };
     let sessions = body.sessions.iter().zip(answers).map(|(one, answer)| {

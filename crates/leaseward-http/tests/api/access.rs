@@ -1,12 +1,15 @@
 //! Who may ask what.
 
+use std::time::Duration;
+
 use leaseward_http::access::{hash, spell};
 use leaseward_state::TokenName;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::configs;
-use crate::harness::{Answer, Cluster, ask, eventually};
+use crate::harness::{Answer, Cluster, PATIENCE, ask, eventually};
 
 fn bearer(request: RequestBuilder, name: &str) -> RequestBuilder {
     request.bearer_auth(spell(&TokenName::new(name).unwrap(), &secret(name)))
@@ -81,13 +84,43 @@ async fn what_a_request_commits_is_asked_of_its_roles_whatever_route_it_came_by(
     take("ci", "config-edit/web", &session).await.problem(403, "LW0403");
     let theirs = post(&cluster, "root", "/v1/sessions", json!({ "name": "op", "ttl": "1h" })).await.ok(201);
     take("root", "other", &theirs).await.ok(200);
+    let renew = |id: &Value| json!({ "sessions": [{ "session": id, "known": "0" }] });
+    post(&cluster, "ci", "/v1/leases:renew", renew(&session["id"])).await.ok(200);
+    post(&cluster, "ci", "/v1/leases:renew", renew(&theirs["id"])).await.problem(403, "LW0403");
+    post(&cluster, "root", "/v1/leases:renew", renew(&theirs["id"])).await.ok(200);
     let end = |id: &Value| bearer(cluster.request("DELETE", &format!("/v1/sessions/{}", id.as_str().unwrap())), "ci");
     ask(end(&theirs["id"])).await.problem(403, "LW0403");
     ask(end(&session["id"])).await.ok(204);
 
+    // What is being told ends with the right to hear it.
+    let hear = |by: &str| bearer(cluster.request("GET", "/v1/events").header("accept", "text/event-stream"), by).send();
+    let (mut revoked, mut stays) = (hear("ci").await.unwrap(), hear("root").await.unwrap());
+    assert_eq!((revoked.status().as_u16(), stays.status().as_u16()), (200, 200));
+    put_token(&cluster, "root", "short", &["viewer"], Some("3s")).await.ok(201);
+    let mut over = hear("short").await.unwrap();
+    assert_eq!(over.status().as_u16(), 200);
+    to_end(&mut over).await;
+    ask(bearer(cluster.request("DELETE", "/v1/tokens/ci"), "root")).await.ok(204);
+    to_end(&mut revoked).await;
+    let goes_on = timeout(Duration::from_millis(300), to_end(&mut stays)).await;
+    assert!(goes_on.is_err(), "somebody else's stream ended");
+
     ask(bearer(cluster.request("DELETE", "/v1/tokens/root"), "root")).await.problem(409, "LW0413");
-    for name in ["brief", "ci", "root"] {
+    for name in ["brief", "short", "root"] {
         ask(bearer(cluster.request("DELETE", &format!("/v1/tokens/{name}")), "root")).await.ok(204);
     }
     cluster.get("/v1/configs").await.ok(200);
+
+    // Nor does somebody without any token go on hearing once there is one.
+    let nameless = cluster.request("GET", "/v1/events").header("accept", "text/event-stream").send().await;
+    let mut nameless = nameless.unwrap();
+    assert_eq!(nameless.status().as_u16(), 200);
+    put_token(&cluster, "root", "root", &["admin"], None).await.ok(201);
+    to_end(&mut nameless).await;
+}
+
+/// Reads a stream until it ends.
+async fn to_end(stream: &mut reqwest::Response) {
+    let end = async { while stream.chunk().await.expect("it ends in order").is_some() {} };
+    timeout(PATIENCE, end).await.expect("it ends");
 }

@@ -3,7 +3,7 @@
 //! Must stay true: nothing is live before its check has passed; what is made for this member alone is in no store.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use leaseward_state::config::spec::SetSpec;
@@ -64,6 +64,7 @@ pub(crate) struct Member {
     pub(crate) facts: Arc<Facts>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) running: Running,
+    pub(crate) state_dir: PathBuf,
 }
 
 impl Member {
@@ -125,7 +126,7 @@ impl Prepared {
         let target = disk.target();
         let environment = environment(&member.set, self.wanted.version, before);
         let is_secret = member.spec.key.is_some();
-        let run = Run { hook, environment, target: &target, tree: &tree, is_secret };
+        let run = Run { hook, environment, target: &target, tree: &tree, state_dir: &member.state_dir, is_secret };
         let checked = if disk.is_whole() || run.names_tree() {
             let _running = member.running.begin(SetStep::Check, hook);
             run.to_end()

@@ -33,6 +33,7 @@ use crate::apply::{Live, SetDirs};
 use crate::error::{Error, Result};
 use crate::limits::{HELD_FOR, PROGRESS_AFTER, PROGRESS_EACH, RETRY_FIRST, RETRY_LONGEST, WATCH_SETTLES};
 use crate::patterns::Patterns;
+use crate::program::end_left;
 use crate::render::{self, Facts};
 use crate::secret::Keys;
 
@@ -419,6 +420,7 @@ impl SetTask {
             facts: Arc::clone(&self.facts),
             keys: Arc::clone(&self.keys),
             running: Running::default(),
+            state_dir: self.dirs.state_dir.clone(),
         }
     }
 
@@ -447,6 +449,7 @@ impl SetTask {
                 std::fs::create_dir_all(parent).map_err(crate::error::at("make directory", parent))?;
             }
             let disk = Disk::open(&dirs, layout, &ignore, reserve)?;
+            end_left(&dirs.state_dir);
             let cache = Cache::open(&dirs.state_dir.join("blobs"), reserve, room)?;
             let live = disk.live();
             Ok((Opened { disk: Arc::new(Mutex::new(disk)), cache: Arc::new(cache) }, live))

@@ -101,7 +101,7 @@ fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), S
     let target = disk.target();
     let (environment, is_secret) = (environment(&member.set, version, before), member.spec.key.is_some());
     let _running = member.running.begin(SetStep::Reload, hook);
-    Run { hook, environment, target: &target, tree: &target, is_secret }.to_end()
+    Run { hook, environment, target: &target, tree: &target, state_dir: &member.state_dir, is_secret }.to_end()
 }
 
 /// Makes the version from before live again, as it was, and returns whether it is loaded. What is left of the attempt is said
