@@ -10,7 +10,9 @@ use leaseward_tests::relay::Frames;
 use leaseward_tests::stamps::boot_ns;
 use leaseward_tests::{Lab, Plan};
 
-use crate::story::{NAME, Story, TTL};
+use serde_json::Value;
+
+use crate::story::{NAME, Story, TTL, machine_of};
 
 const CANDIDATES: &str = "candidates = [\"m1\", \"m2\", \"m3\"]";
 
@@ -99,4 +101,35 @@ async fn what_is_said_twice_is_done_once() {
     assert_eq!(lives.len(), 6, "{lives:?}");
     let server = story.phase("running").await;
     assert_eq!(server["token"].as_str().and_then(|token| token.parse().ok()), Some(sixth.token));
+}
+
+/// A stop overtakes the grant for which a start waits: the machine says that nothing of it is there, and the grant comes then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_whose_grant_comes_after_the_stop_starts_nothing() {
+    let Some(story) = Story::planned(Plan { relayed: true, ..Plan::default() }).await else { return };
+    story.apply(&["--ignore-term"], &CANDIDATES.replace("\"m1\", ", ""));
+    let mut last = story.next_life(0).await;
+    story.lab.relays().iter().for_each(|relay| relay.pass_frames(Frames::LateGrants));
+    let mut overtaken = 0;
+    for round in 1..=4 {
+        let before = machine_of(&story.phase("running").await);
+        story.apply(&["--ignore-term"], CANDIDATES);
+        let moves = |to: &str| story.lab.cli(&["server", "move", NAME, "--to", to, "--yes", "--no-wait"]);
+        assert!(moves("m1").status.success());
+        let given = async |lab: &Lab| {
+            let server: Value = lab.get(&format!("/v1/servers/{NAME}")).await?;
+            (server["machine"] == "m1").then(|| server["token"].as_str()?.parse::<u64>().ok())?
+        };
+        let token = story.lab.until_some("it is given to the machine behind the relays", given).await;
+        let back = format!("m{}", before + 1);
+        assert!(moves(&back).status.success());
+        last = story.next_life(last.token.max(token)).await;
+        // Whatever was on its way arrives.
+        story.lives_beyond(&last, last.first + TTL.as_nanos() as u64).await;
+        let lives = story.stamps.exclusive();
+        let started = lives.iter().any(|life| life.token == token);
+        println!("round {round}: token {token} {}", if started { "was executed" } else { "was overtaken" });
+        overtaken += u32::from(!started);
+    }
+    assert!(overtaken > 0, "no stop overtook a grant: this shows nothing");
 }

@@ -67,7 +67,12 @@ pub enum Frames {
     /// Whoever asks for a machine's orders is told those that this relay has heard before, one after the other, as the
     /// answer to its question.
     OldOrders,
+    /// Answers to renewals take their time; orders overtake them.
+    LateGrants,
 }
+
+/// How late they are: less than the time after which a renewal without an answer counts as lost.
+const GRANTS_AFTER: Duration = Duration::from_millis(180);
 
 /// Between a question for orders and an old answer: what waits at a voter must not spin here.
 const OLD_ORDERS_AFTER: Duration = Duration::from_millis(20);
@@ -338,6 +343,9 @@ impl Way<'_> {
             if replaced.is_some() {
                 tokio::time::sleep(OLD_ORDERS_AFTER).await;
             }
+            if rules.borrow().frames == Frames::LateGrants && self.is_renewed(&frame) {
+                tokio::time::sleep(GRANTS_AFTER).await;
+            }
             let frame = replaced.unwrap_or(frame);
             // Whoever is greeted twice takes the second time for something else.
             let is_greeting = head(HELLO, &frame).is_ok();
@@ -361,6 +369,11 @@ impl Way<'_> {
         bytes.resize(ENVELOPE_BYTES + size, 0);
         from.read_exact(&mut bytes[ENVELOPE_BYTES..]).await?;
         Ok(Some(bytes))
+    }
+
+    fn is_renewed(&self, frame: &[u8]) -> bool {
+        let answer = codec::decode::<(u64, Answer)>("message", &frame[ENVELOPE_BYTES..]);
+        matches!(answer, Ok((_, Answer::Renewed(_))))
     }
 
     fn kind(&self) -> Kind {

@@ -23,6 +23,15 @@ pub enum Error {
         /// The greatest token seen.
         seen: FencingToken,
     },
+    /// This machine has said, or was about to say, that nothing under this token runs here any more. Nothing of it does. Never
+    /// retry it.
+    #[error("nothing of `{server}` is started here under token {token} any more: its end was told, or about to be")]
+    Retired {
+        /// The server.
+        server: String,
+        /// The token of the order.
+        token: FencingToken,
+    },
     /// A copy under another token is not proven dead here. Stop it first.
     #[error("`{server}` still lives here under token {token}")]
     OtherTokenLives {
@@ -130,6 +139,7 @@ impl Error {
             | Self::Busy { .. }
             | Self::Io { .. } => true,
             Self::StaleToken { .. }
+            | Self::Retired { .. }
             | Self::NotHere { .. }
             | Self::DeadlinePassed { .. }
             | Self::Refused { .. }
@@ -142,7 +152,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::StaleToken { .. } => "LW0310",
+            Self::StaleToken { .. } | Self::Retired { .. } => "LW0310",
             Self::OtherTokenLives { .. } => "LW0311",
             Self::NotHere { .. } => "LW0312",
             Self::Stopping { .. } => "LW0313",

@@ -38,10 +38,13 @@ pub(crate) struct ExitRecord {
     pub(crate) exit: Exit,
 }
 
-/// Written by a supervisor before it starts a shim.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// Written by a supervisor before it starts a shim, and before anybody hears that nothing under a token runs here any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) token: FencingToken,
+    /// Nothing is started under this token again, either.
+    #[serde(default)]
+    pub(crate) retired: bool,
 }
 
 /// Where a server's files are.

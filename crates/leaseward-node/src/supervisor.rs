@@ -35,7 +35,7 @@ use crate::hook::HookOutcome;
 use crate::limits::{COMMANDS_WAITING_MAX, EVENTS_WAITING_MAX, LOG_TAIL_BYTES_MAX};
 use crate::log_room;
 use crate::watchdog::Watchdog;
-use owner::{Command, Owner};
+use owner::{Command, Owner, Which};
 
 /// Where and how this machine runs servers.
 #[derive(Debug, Clone)]
@@ -279,7 +279,7 @@ impl Supervisor {
     /// way, the order is still carried out.
     ///
     /// # Errors
-    /// [`Error::StaleToken`], [`Error::OtherTokenLives`], [`Error::Stopping`], [`Error::DeadlinePassed`],
+    /// [`Error::StaleToken`], [`Error::Retired`], [`Error::OtherTokenLives`], [`Error::Stopping`], [`Error::DeadlinePassed`],
     /// [`Error::BadOrder`]; [`Error::Launch`] when it could not be executed and [`Error::Hook`] when a step before that
     /// failed, and then no process of it lives and nothing around it stands.
     pub async fn start(&self, order: StartOrder) -> Result<Started> {
@@ -295,20 +295,35 @@ impl Supervisor {
     /// life.
     pub async fn extend(&self, server: &ServerName, token: FencingToken, deadline: BootInstant) -> Result<()> {
         let server = server.clone();
-        let asked = self.ask(|answer| Command::Extend { only: Some((server, token)), deadline, answer }).await?;
+        let asked = self.ask(|answer| Command::Extend { which: Which::One(server, token), deadline, answer }).await?;
         match asked.await.map_err(|_| Error::Closed)?.pop() {
             Some((_, result)) => result,
             None => Err(Error::Closed),
         }
     }
 
-    /// Moves the deadline of every server that is not over, all at a time; returns each with its result, by name.
+    /// Moves the deadline of every server that is not over and whose token is `held`, all at a time; returns each with its
+    /// result, by name. What runs under a token that nobody holds any more ends at the deadline that it has.
     ///
     /// # Errors
     /// [`Error::Closed`]. The results are as those of [`Self::extend`].
-    pub async fn extend_all(&self, deadline: BootInstant) -> Result<Vec<(ServerName, Result<()>)>> {
-        let asked = self.ask(|answer| Command::Extend { only: None, deadline, answer }).await?;
+    pub async fn extend_all(
+        &self,
+        held: BTreeMap<ServerName, FencingToken>,
+        deadline: BootInstant,
+    ) -> Result<Vec<(ServerName, Result<()>)>> {
+        let asked = self.ask(|answer| Command::Extend { which: Which::All(held), deadline, answer }).await?;
         asked.await.map_err(|_| Error::Closed)
+    }
+
+    /// Has nothing started under this token, or a smaller one, any more: by nobody who asks later, and by no later supervisor of
+    /// this directory. Whoever tells others that nothing of a copy runs here calls this first, or a start that was ordered before
+    /// could come after. What runs is left as it is.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::Io`] if it could not be noted for later supervisors: it holds for this one.
+    pub async fn retire(&self, server: &ServerName, token: FencingToken) -> Result<()> {
+        self.ask(|answer| Command::Retire { server: server.clone(), token, answer }).await?
     }
 
     /// Stops a server and returns the kernel's proof that every process of it is gone; at once if it is over

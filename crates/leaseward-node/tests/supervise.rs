@@ -143,6 +143,54 @@ async fn old_tokens_passed_deadlines_and_second_copies_are_refused() {
     assert!(matches!(stale, Err(Error::StaleToken { .. })), "{stale:?}");
 }
 
+/// Somebody was told, or is about to be, that nothing runs here under a token: a start that was ordered before may come after.
+#[tokio::test]
+async fn what_is_retired_is_started_by_nobody_again() {
+    let _alone = alone_async().await;
+    let stage = Stage::new(None);
+    let (supervisor, _, _events) = supervise(&stage).await;
+    let run = || shell("exec sleep 60");
+    supervisor.retire(&pay(), TOKEN).await.unwrap();
+    let retired = supervisor.start(order(run())).await.unwrap_err();
+    assert!(matches!(retired, Error::Retired { token: TOKEN, .. }), "{retired:?}");
+    assert_eq!((retired.code(), retired.is_retryable()), ("LW0310", false));
+    drop(supervisor);
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    let retired = supervisor.start(order(run())).await;
+    assert!(matches!(retired, Err(Error::Retired { .. })), "its successor does not know: {retired:?}");
+    let smaller = supervisor.start(StartOrder { token: FencingToken(6), ..order(run()) }).await;
+    assert!(matches!(smaller, Err(Error::StaleToken { .. })), "{smaller:?}");
+
+    // What runs goes on until it ends, and is not begun anew then.
+    let next = FencingToken(8);
+    supervisor.start(StartOrder { token: next, ..order(run()) }).await.unwrap();
+    let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+    assert_eq!(event.token, next);
+    supervisor.retire(&pay(), TOKEN).await.unwrap();
+    supervisor.retire(&pay(), next).await.unwrap();
+    assert!(lives(stage.ask_shim("pay-0").server));
+    supervisor.stop(&pay(), next, StopMode::Force).await.unwrap();
+    let again = supervisor.start(StartOrder { token: next, ..order(run()) }).await;
+    assert!(matches!(again, Err(Error::Retired { .. })), "{again:?}");
+}
+
+#[tokio::test]
+async fn what_runs_under_a_token_that_nobody_holds_is_not_extended() {
+    let _alone = alone_async().await;
+    let stage = Stage::new(None);
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    let deadline = BootInstant::now() + Duration::from_secs(5);
+    supervisor.start(StartOrder { deadline, ..order(shell("exec sleep 60")) }).await.unwrap();
+    words(&mut events, "ready").await;
+    for held in [[].into(), [(pay(), FencingToken(8))].into(), [(ServerName::new("x").unwrap(), TOKEN)].into()] {
+        assert_eq!(supervisor.extend_all(held, later()).await.unwrap().len(), 0);
+    }
+    assert_eq!(stage.ask_shim("pay-0").deadline, deadline);
+    assert_eq!(supervisor.extend_all([(pay(), TOKEN)].into(), later()).await.unwrap().len(), 1);
+    assert!(stage.ask_shim("pay-0").deadline > deadline);
+    supervisor.stop(&pay(), TOKEN, StopMode::Force).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_shim_refuses_what_is_not_for_it_and_survives_nonsense() {
     use std::io::{BufRead, BufReader, Write};
@@ -209,7 +257,7 @@ async fn shims_may_die_or_stop_and_the_proof_still_comes() {
     // A stopped shim acknowledges nothing, and is not needed to stop its server.
     let status = stage.ask_shim("pay-0");
     signal(status.shim, Signal::STOP);
-    let extended = supervisor.extend_all(later()).await.unwrap();
+    let extended = supervisor.extend_all([(pay(), TOKEN)].into(), later()).await.unwrap();
     assert!(matches!(extended.as_slice(), [(_, Err(Error::Unacked { .. }))]), "{extended:?}");
     let (pay, stop) = (pay(), StopMode::Graceful { grace: PATIENCE });
     timeout(PATIENCE / 2, supervisor.stop(&pay, TOKEN, stop)).await.expect("in time").unwrap();

@@ -76,6 +76,17 @@ pub enum SessionEnd {
 pub struct Incarnation {
     /// The kernel's random id of this boot.
     pub boot_id: String,
-    /// A random number that the agent drew when it first opened a session in this boot.
+    /// The upper half is a random number that is drawn by an agent that remembers no earlier run; the lower half counts the
+    /// sessions that were asked for since, by it and by those that remember it.
     pub instance: u128,
+}
+
+impl Incarnation {
+    /// Returns whether this run comes after another one in the same boot and remembers it: it knows where to look for what that
+    /// one left. Two agents that have the same machine's name by mistake remember nothing of each other.
+    #[must_use]
+    pub fn follows(&self, earlier: &Self) -> bool {
+        let agent = |incarnation: &Self| incarnation.instance >> 64;
+        self.boot_id == earlier.boot_id && agent(self) == agent(earlier) && self.instance > earlier.instance
+    }
 }

@@ -48,6 +48,14 @@ number!(
     /// really passed; while nobody proposes and nobody leads it may stand still.
     ClusterMillis);
 
+impl SessionId {
+    /// Returns the revision of the entry that opened it.
+    #[must_use]
+    pub fn opened(self) -> Revision {
+        Revision(self.0)
+    }
+}
+
 impl Revision {
     /// Returns the revision after this one.
     #[must_use]

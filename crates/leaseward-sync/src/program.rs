@@ -215,7 +215,8 @@ mod tests {
         let hook = SetHook { command: words.map(str::to_owned).into(), timeout_ms: 5_000 };
         let state = tempfile::tempdir().unwrap();
         let state_dir = state.path();
-        let secret = Run { hook: &hook, environment: BTreeMap::new(), target: here, tree: here, state_dir, is_secret: true };
+        let secret =
+            Run { hook: &hook, environment: BTreeMap::new(), target: here, tree: here, state_dir, is_secret: true };
         let why = secret.to_end().unwrap_err();
         assert!(why.contains("exited with 1") && why.contains("not shown") && !why.contains("line 1"), "{why}");
         // A daemon that holds the output is not waited for.

@@ -9,13 +9,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use leaseward_node::{Adopted, NodeConfig, NodeEvent, StopMode, Supervisor, Watchdog, boot_id, fence};
 use leaseward_raft::net::wire::Renewed;
-use leaseward_raft::random;
 use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::server::{Certificate, FenceLevel};
@@ -37,7 +37,7 @@ use crate::limits::{REPORTS_WAITING_MAX, TTL};
 use crate::opening;
 use crate::questions;
 use crate::readiness::Readiness;
-use crate::resume::Memory;
+use crate::resume::{self, Memory};
 use crate::serving::{Ended, Serving};
 use crate::source::FromVoters;
 
@@ -140,6 +140,8 @@ pub struct Agent {
     config: AgentConfig,
     client: Client,
     boot_id: String,
+    /// Which run directory this is: one that was wiped is another one, and what it knew of servers is gone with it.
+    run_mark: String,
     supervisor: Supervisor,
     events: mpsc::Receiver<NodeEvent>,
     profile: MachineProfile,
@@ -176,6 +178,7 @@ impl Agent {
         let watchdog_ms = watchdog.as_ref().and_then(|dog| u64::try_from(dog.timeout().as_millis()).ok());
         let (supervisor, adopted, events) =
             Supervisor::open_with(node, watchdog).await.map_err(|error| failed(error.code(), error.to_string()))?;
+        let run_mark = resume::mark(&config.run_dir).map_err(|error| failed("LW0600", error.to_string()))?;
         let (real_time, network_fence) = (config.real_time, config.network_fence);
         let level = tokio::task::spawn_blocking(move || fence::level(real_time)).await.unwrap_or_default();
         if network_fence {
@@ -194,7 +197,7 @@ impl Agent {
             watchdog_ms,
         };
         info!(machine = %config.machine, fence = %profile.fence, adopted = adopted.len(), "agent is open");
-        Ok((Self { config, client, boot_id, supervisor, events, profile }, adopted))
+        Ok((Self { config, client, boot_id, run_mark, supervisor, events, profile }, adopted))
     }
 
     /// Runs until `stop` is cancelled. Servers go on then, until their deadlines: the next agent adopts them.
@@ -248,8 +251,8 @@ impl Agent {
 
     /// Returns the session of this machine: the one of an earlier run in this boot, or a new one.
     async fn session(&self, adopted: &mut Vec<Adopted>, reports: &mpsc::Sender<Command>) -> Keeper {
-        let memory =
-            Memory::load(&self.memory_path(), &self.boot_id).filter(|memory| memory.run_dir == self.config.run_dir);
+        let memory = Memory::load(&self.memory_path(), &self.boot_id)
+            .filter(|memory| memory.is_of(&self.config.run_dir, &self.run_mark));
         if let Some(memory) = &memory
             && memory.ttl_ms == self.config.ttl.as_millis() as u64
             && let Some(keeper) = self.resume(memory.session()).await
@@ -259,8 +262,8 @@ impl Agent {
         }
         let certificates = self.sweep(adopted).await;
         // Without a memory of this boot there may be servers that we cannot find: their proofs may be gone with it.
-        let swept = certificates.is_some() && memory.is_some();
-        let incarnation = Incarnation { boot_id: self.boot_id.clone(), instance: random::unique() };
+        let swept = certificates.is_some() && memory.as_ref().is_some_and(Memory::had_session);
+        let incarnation = self.incarnation(memory.as_ref());
         let open = OpenMachine {
             machine: self.config.machine.clone(),
             incarnation: incarnation.clone(),
@@ -269,7 +272,9 @@ impl Agent {
             ttl_ms: self.config.ttl.as_millis() as u64,
         };
         let (session, sent) = opening::open(&self.client, open).await;
-        self.remember(session, &incarnation);
+        if let Err(error) = self.remember(session, &incarnation) {
+            warn!(%error, "cannot remember the session; a restart of the agent will end it");
+        }
         for (server, certificate) in certificates.into_iter().flatten() {
             let token = certificate.token;
             let report = ServerReport::Dead { certificate, failure: None };
@@ -297,17 +302,29 @@ impl Agent {
         }
     }
 
-    fn remember(&self, session: SessionId, incarnation: &Incarnation) {
+    /// Returns how this run calls itself, which is on disk first: if it dies before it hears of its session, the next run follows
+    /// it all the same.
+    fn incarnation(&self, memory: Option<&Memory>) -> Incarnation {
+        let mut incarnation = Incarnation { boot_id: self.boot_id.clone(), instance: Memory::next_instance(memory) };
+        let before = memory.map_or(SessionId(0), Memory::session);
+        if let Err(error) = self.remember(before, &incarnation) {
+            warn!(%error, "cannot remember who asks for a session: it is had once the one before it is over");
+            // The next run would give itself the same name.
+            incarnation.instance = Memory::next_instance(None);
+        }
+        incarnation
+    }
+
+    fn remember(&self, session: SessionId, incarnation: &Incarnation) -> io::Result<()> {
         let memory = Memory {
             session: session.0,
             boot_id: incarnation.boot_id.clone(),
             instance: format!("{:032x}", incarnation.instance),
             ttl_ms: self.config.ttl.as_millis() as u64,
             run_dir: self.config.run_dir.clone(),
+            run_mark: Some(self.run_mark.clone()),
         };
-        if let Err(error) = memory.save(&self.memory_path()) {
-            warn!(%error, "cannot remember the session; a restart of the agent will end it");
-        }
+        memory.save(&self.memory_path())
     }
 
     /// Ends every server of an earlier run. Returns the proofs, or `None` if one did not come in time.

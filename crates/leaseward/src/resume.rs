@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use leaseward_raft::random;
 use leaseward_state::SessionId;
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +19,28 @@ pub(crate) struct Memory {
     pub(crate) ttl_ms: u64,
     /// Where the sockets and proofs of running servers are: nothing is known of servers elsewhere.
     pub(crate) run_dir: PathBuf,
+    /// Which of the directories that stood there; releases before this one did not remember it.
+    #[serde(default)]
+    pub(crate) run_mark: Option<String>,
 }
 
 impl Memory {
+    /// Returns how the next run calls itself ([`leaseward_state::session::Incarnation::follows`]).
+    pub(crate) fn next_instance(memory: Option<&Self>) -> u128 {
+        let last = memory.and_then(|memory| u128::from_str_radix(&memory.instance, 16).ok());
+        last.and_then(|last| last.checked_add(1)).unwrap_or_else(|| random::unique() & !u128::from(u64::MAX))
+    }
+
+    /// Returns whether a session is remembered, and not only that one was to be opened.
+    pub(crate) fn had_session(&self) -> bool {
+        self.session != 0
+    }
+
+    /// Returns whether it is of what ran in this directory.
+    pub(crate) fn is_of(&self, run_dir: &Path, mark: &str) -> bool {
+        self.run_dir == run_dir && self.run_mark.as_ref().is_none_or(|known| known == mark)
+    }
+
     pub(crate) fn session(&self) -> SessionId {
         SessionId(self.session)
     }
@@ -38,4 +58,20 @@ impl Memory {
         file.sync_all()?;
         fs::rename(temporary, path)
     }
+}
+
+/// Returns the mark of a run directory; one without gets one. Whoever wipes the directory wipes the mark with what it stands for.
+///
+/// # Errors
+/// It can be neither read nor written.
+pub(crate) fn mark(run_dir: &Path) -> io::Result<String> {
+    let path = run_dir.join("mark");
+    match fs::read_to_string(&path) {
+        Ok(mark) if !mark.is_empty() => return Ok(mark),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let mark = format!("{:032x}", random::unique());
+    fs::write(&path, &mark)?;
+    Ok(mark)
 }

@@ -2,7 +2,8 @@
 //!
 //! Must stay true: orders are compared with what runs, so a lost or repeated one costs nothing; a server is started
 //! only after an answer to a renewal, sent after the order was seen, that names its token; deadlines are extended by
-//! nothing but answered renewals. When the session cannot be renewed, servers get the stop signal a stop budget before
+//! nothing but answered renewals, of tokens that the session holds. Before anybody hears that nothing of a copy runs here,
+//! nothing is started under its token any more: a start that was ordered earlier may still be on its way. When the session cannot be renewed, servers get the stop signal a stop budget before
 //! their deadline; the kernel ends what is left at the deadline.
 
 mod outcomes;
@@ -346,6 +347,9 @@ impl Serving<'_> {
         }
         let (supervisor, server) = (self.supervisor.clone(), server.clone());
         steps.spawn(async move {
+            if report {
+                retire(&supervisor, &server, token).await;
+            }
             let outcome = supervisor.stop(&server, token, mode).await;
             Step::Stopped { server, token, outcome, report }
         });
@@ -460,17 +464,25 @@ fn deadline(remaining: impl FnOnce() -> Duration) -> BootInstant {
     now + remaining()
 }
 
-/// Extends the deadlines of everything that runs, by answered renewals only.
+/// Has nothing started under a token any more, before somebody hears so. What an agent before this one began counts, too.
+async fn retire(supervisor: &Supervisor, server: &ServerName, token: FencingToken) {
+    if let Err(error) = supervisor.retire(server, token).await {
+        warn!(%server, %token, %error, "only this agent knows that nothing is started under it any more");
+    }
+}
+
+/// Extends the deadlines of everything that runs under a token that the session holds, by answered renewals only.
 async fn extend_deadlines(supervisor: Supervisor, mut standing: watch::Receiver<Standing>) {
     while standing.changed().await.is_ok() {
-        let deadline = {
+        let (held, deadline) = {
             let standing = standing.borrow_and_update();
             if standing.remaining().is_zero() {
                 continue;
             }
-            deadline(|| standing.remaining())
+            let held = standing.held.iter().filter_map(|(lease, token)| Some((lease.server()?, *token))).collect();
+            (held, deadline(|| standing.remaining()))
         };
-        match supervisor.extend_all(deadline).await {
+        match supervisor.extend_all(held, deadline).await {
             Ok(outcomes) => {
                 for (server, outcome) in outcomes {
                     if let Err(error) = outcome {

@@ -18,6 +18,9 @@ use super::wires;
 use crate::clock::BootInstant;
 use crate::supervisor::{NodeConfig, StartOrder, Supervisor};
 
+/// Every round is a directory of its own.
+const TOKEN: FencingToken = FencingToken(7);
+
 /// The name of a round's n-th server.
 pub(super) fn server(n: usize) -> Result<ServerName, String> {
     ServerName::new(format!("pay-{n}")).map_err(|e| e.to_string())
@@ -70,12 +73,13 @@ async fn host(
         println!("adopted {} {}", server.server, server.token);
     }
     let extender = supervisor.clone();
+    let held: BTreeMap<_, _> = (0..count as usize).map(|n| Ok((server(n)?, TOKEN))).collect::<Result<_, String>>()?;
     let extend = tokio::spawn(async move {
         let mut ticks = interval(ttl / 5);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
-            let _ = extender.extend_all(BootInstant::now() + ttl).await;
+            let _ = extender.extend_all(held.clone(), BootInstant::now() + ttl).await;
         }
     });
     for n in 0..count as usize {
@@ -84,7 +88,7 @@ async fn host(
         let order = StartOrder {
             server: server(n)?,
             spec: ServerSpec { addresses: addresses(n, kind), ..spec(command.into()) },
-            token: FencingToken(7),
+            token: TOKEN,
             deadline: BootInstant::now() + first,
             clients: Vec::new(),
         };

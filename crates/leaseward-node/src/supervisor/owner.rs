@@ -41,8 +41,7 @@ type Extended = Vec<(ServerName, Result<()>)>;
 pub(super) enum Command {
     Start(Box<StartOrder>, oneshot::Sender<Result<Started>>),
     Extend {
-        /// All if none.
-        only: Option<(ServerName, FencingToken)>,
+        which: Which,
         deadline: BootInstant,
         answer: oneshot::Sender<oneshot::Receiver<Extended>>,
     },
@@ -52,6 +51,11 @@ pub(super) enum Command {
         mode: StopMode,
         answer: oneshot::Sender<Result<oneshot::Receiver<Certificate>>>,
     },
+    Retire {
+        server: ServerName,
+        token: FencingToken,
+        answer: oneshot::Sender<Result<()>>,
+    },
     Status(oneshot::Sender<Vec<ServerReport>>),
     Hold {
         server: ServerName,
@@ -60,12 +64,28 @@ pub(super) enum Command {
     },
 }
 
+/// Whose deadline is moved.
+pub(super) enum Which {
+    One(ServerName, FencingToken),
+    /// Of every server that runs under the token that is named here.
+    All(BTreeMap<ServerName, FencingToken>),
+}
+
+impl Which {
+    fn names(&self, server: &ServerName, token: FencingToken) -> bool {
+        match self {
+            Self::One(name, only) => (name, *only) == (server, token),
+            Self::All(held) => held.get(server) == Some(&token),
+        }
+    }
+}
+
 /// Owns every server of this machine.
 pub(super) struct Owner {
     pub(super) config: NodeConfig,
     pub(super) boot_id: String,
     pub(super) entries: BTreeMap<ServerName, Entry>,
-    seen: BTreeMap<ServerName, FencingToken>,
+    seen: BTreeMap<ServerName, Seen>,
     /// Left as they are when they end or hang.
     pub(super) held: BTreeSet<ServerName>,
     pub(super) addresses: Addresses,
@@ -159,8 +179,11 @@ impl Owner {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Start(order, answer) => self.start(*order, answer),
-            Command::Extend { only, deadline, answer } => {
-                let _ = answer.send(self.extend(only, deadline));
+            Command::Extend { which, deadline, answer } => {
+                let _ = answer.send(self.extend(&which, deadline));
+            }
+            Command::Retire { server, token, answer } => {
+                let _ = answer.send(self.retire(&server, token));
             }
             Command::Stop { server, token, mode, answer } => {
                 let _ = answer.send(self.stop(&server, token, mode));
@@ -206,7 +229,6 @@ impl Owner {
             },
             _ => 0,
         };
-        self.seen.insert(server.clone(), token);
         let mut entry = Entry::new(token, spec, deadline, attempt);
         entry.starters.push(answer);
         self.entries.insert(server.clone(), entry);
@@ -218,13 +240,8 @@ impl Owner {
         let StartOrder { server, spec, token, deadline, .. } = order;
         let name = || server.to_string();
         check(spec).map_err(|why| Error::BadOrder { server: name(), why })?;
-        let path = Files::of(&self.config.run_dir, server.as_str()).token();
-        let seen = match self.seen.get(server) {
-            Some(seen) => Some(*seen),
-            None if path.exists() => Some(files::read::<Seen>(&path).map_err(io_error("read", &path))?.token),
-            None => None,
-        };
-        if let Some(seen) = seen.filter(|seen| token < seen) {
+        let seen = self.seen(server)?;
+        if let Some(Seen { token: seen, .. }) = seen.filter(|seen| *token < seen.token) {
             return Err(Error::StaleToken { server: name(), token: *token, seen });
         }
         if *deadline <= BootInstant::now() {
@@ -237,11 +254,45 @@ impl Owner {
             if entry.stop.is_some() {
                 return Err(Error::Stopping { server: name() });
             }
+        } else if seen.is_some_and(|seen| seen.token == *token && seen.retired) {
+            return Err(Error::Retired { server: name(), token: *token });
         }
-        if seen != Some(*token) {
-            files::write(&path, &Seen { token: *token }).map_err(io_error("write", &path))?;
+        if seen.is_none_or(|seen| seen.token < *token) {
+            self.note(server, Seen { token: *token, retired: false })?;
         }
         Ok(())
+    }
+
+    /// Returns the greatest token that was seen of a server, by this supervisor or an earlier one.
+    fn seen(&mut self, server: &ServerName) -> Result<Option<Seen>> {
+        if let Some(seen) = self.seen.get(server) {
+            return Ok(Some(*seen));
+        }
+        let path = Files::of(&self.config.run_dir, server.as_str()).token();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let seen = files::read(&path).map_err(io_error("read", &path))?;
+        self.seen.insert(server.clone(), seen);
+        Ok(Some(seen))
+    }
+
+    /// Notes a token for later supervisors. This one knows it also if that fails.
+    fn note(&mut self, server: &ServerName, seen: Seen) -> Result<()> {
+        let path = Files::of(&self.config.run_dir, server.as_str()).token();
+        let noted = files::write(&path, &seen).map_err(io_error("write", &path));
+        if noted.is_ok() || seen.retired {
+            self.seen.insert(server.clone(), seen);
+        }
+        noted
+    }
+
+    fn retire(&mut self, server: &ServerName, token: FencingToken) -> Result<()> {
+        let seen = self.seen(server)?;
+        if seen.is_some_and(|seen| seen.token > token || seen == Seen { token, retired: true }) {
+            return Ok(());
+        }
+        self.note(server, Seen { token, retired: true })
     }
 
     /// Starts the shim of an entry that has none.
@@ -282,19 +333,12 @@ impl Owner {
         });
     }
 
-    fn extend(
-        &mut self,
-        only: Option<(ServerName, FencingToken)>,
-        deadline: BootInstant,
-    ) -> oneshot::Receiver<Extended> {
+    fn extend(&mut self, which: &Which, deadline: BootInstant) -> oneshot::Receiver<Extended> {
         let (answer, answered) = oneshot::channel();
         let mut results = Extended::new();
         let mut asks = JoinSet::new();
-        let all = only.is_none();
-        let found = self.entries.iter_mut().filter(|(server, entry)| {
-            !matches!(entry.state, State::Over(_))
-                && only.as_ref().is_none_or(|(name, token)| name == *server && *token == entry.token)
-        });
+        let lives = |entry: &Entry| !matches!(entry.state, State::Over(_));
+        let found = self.entries.iter_mut().filter(|(server, entry)| lives(entry) && which.names(server, entry.token));
         let mut any = false;
         for (server, entry) in found {
             any = true;
@@ -325,7 +369,7 @@ impl Owner {
                 _ => results.push((server, Ok(()))),
             }
         }
-        if let (false, Some((server, _))) = (any || all, only) {
+        if let (false, Which::One(server, _)) = (any, which) {
             results.push((server.clone(), Err(Error::NotHere { server: server.to_string() })));
         }
         self.tasks.spawn(async move {

@@ -12,7 +12,11 @@ use crate::refusal::Refusal;
 use crate::state::State;
 
 /// The level that this build can read. A new cluster begins with it.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
+
+/// From this level on an agent's session is superseded, and its sweep believed, by those that come after the last one only
+/// ([`crate::session::Incarnation::follows`]). Earlier releases drew their instances by lot.
+pub(super) const INCARNATIONS_COUNTED: u32 = 2;
 
 impl Command {
     /// Returns the feature level that this command came with.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Outcome;
+use super::feature::INCARNATIONS_COUNTED;
 use super::session::check_ttl;
 use crate::command::{OpenMachine, Reply};
 use crate::event::Event;
@@ -51,6 +52,18 @@ impl State {
                     .into(),
             });
         }
+        // In the same boot only a run that remembers the last one knows what that one left here.
+        let follows = known.as_ref().is_none_or(|machine| open.incarnation.follows(&machine.incarnation))
+            || self.feature_level < INCARNATIONS_COUNTED;
+        if !follows && old.is_some() {
+            return Err(Refusal::InUse {
+                kind: "machine".into(),
+                name: open.machine.to_string(),
+                why: "another agent has its session, or this one lost its memory; that session ends within its time to live \
+                      if nobody renews it"
+                    .into(),
+            });
+        }
         if let Some(old) = old {
             self.finish_sessions(&[old], SessionEnd::Superseded, events);
         }
@@ -72,7 +85,7 @@ impl State {
         self.touched.insert(RecordKey::Machine(open.machine.clone()));
         if rebooted {
             self.prove_all_dead(&open.machine, &FenceProof::Rebooted, events);
-        } else if open.swept {
+        } else if open.swept && follows {
             self.prove_all_dead(&open.machine, &FenceProof::Swept, events);
         }
         Ok(Reply::Session(id))

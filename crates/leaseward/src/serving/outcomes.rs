@@ -56,6 +56,11 @@ impl Serving<'_> {
                         let report = ServerReport::NotStarted { why: error.to_string() };
                         self.report(here, order.server, order.token, report).await;
                     }
+                    Err(error @ leaseward_node::Error::Retired { .. }) => {
+                        // An agent before this one was about to say so.
+                        info!(server = %order.server, token = %order.token, %error, "nothing of it is here");
+                        self.report(here, order.server, order.token, ServerReport::Absent).await;
+                    }
                     Err(leaseward_node::Error::Hook { outcome: HookOutcome::TryLater, why, .. }) => {
                         debug!(server = %order.server, why, "it is to be tried later");
                     }
@@ -79,8 +84,11 @@ impl Serving<'_> {
                     Err(leaseward_node::Error::NotHere { .. }) => {
                         // Nothing of it ever ran here, or its end was told before.
                         here.running.remove(&server);
-                        if report {
+                        if report && self.knows(token) {
                             self.report(here, server, token, ServerReport::Absent).await;
+                        } else if report {
+                            debug!(%server, %token, "not found; what an earlier session left must be proven or waited for");
+                            here.ended.insert(server, token);
                         }
                     }
                     Err(error) => warn!(%server, %token, %error, "not stopped yet"),
@@ -136,9 +144,16 @@ impl Serving<'_> {
         self.report(here, server, token, report).await;
     }
 
+    /// Returns whether this agent would find what runs under a token. Copies of an earlier session may be where it does not
+    /// look: their run directory was wiped, or is another one. What is known of those was said when this session was opened.
+    fn knows(&self, token: FencingToken) -> bool {
+        token.revision() > self.keeper.session().opened()
+    }
+
     async fn report(&self, here: &mut Here, server: ServerName, token: FencingToken, report: ServerReport) {
         if matches!(report, ServerReport::Dead { .. } | ServerReport::NotStarted { .. } | ServerReport::Absent) {
             here.ended.insert(server.clone(), token);
+            super::retire(self.supervisor, &server, token).await;
         }
         self.reports.send(Command::ReportServer { server, token, report }).await.ok();
     }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use leaseward_raft::net::wire::{MachineView, Renewal, Renewed};
-use leaseward_raft::random;
 use leaseward_state::command::OpenMachine;
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::order::Action;
@@ -145,8 +144,8 @@ impl Manager {
         let boot_id = if boot_id == "-" { format!("unknown:{}", self.config.machine) } else { boot_id };
         let path = self.config.data.join("session.json");
         let ttl_ms = u64::try_from(self.config.ttl.as_millis()).unwrap_or(u64::MAX);
-        let remembered = Memory::load(&path, &boot_id).filter(|memory| memory.ttl_ms == ttl_ms);
-        if let Some(memory) = remembered {
+        let memory = Memory::load(&path, &boot_id);
+        if let Some(memory) = memory.as_ref().filter(|memory| memory.ttl_ms == ttl_ms) {
             let session = memory.session();
             let sent = Moment::now();
             let renewal = Renewal { session, known: Revision(0) };
@@ -159,7 +158,7 @@ impl Manager {
         }
         // Every right of the session before is over; the next one's orders ask for the proofs.
         self.wish_all(&Wish::Kill);
-        let incarnation = Incarnation { boot_id, instance: random::unique() };
+        let incarnation = Incarnation { boot_id, instance: Memory::next_instance(memory.as_ref()) };
         let mut labels = self.config.labels.clone();
         labels.insert(MANAGER_LABEL.0.into(), MANAGER_LABEL.1.into());
         let profile = MachineProfile {
@@ -181,7 +180,7 @@ impl Manager {
                 Ok(Reply::Session(session)) => {
                     let instance = format!("{:032x}", incarnation.instance);
                     let (boot_id, run_dir) = (incarnation.boot_id, self.config.data.clone());
-                    let memory = Memory { session: session.0, boot_id, instance, ttl_ms, run_dir };
+                    let memory = Memory { session: session.0, boot_id, instance, ttl_ms, run_dir, run_mark: None };
                     if let Err(error) = memory.save(&path) {
                         warn!(%error, "cannot remember the session; a restart of this process will end it");
                     }
