@@ -37,6 +37,7 @@ stories!(
     stale_token,
     own_term,
     machine_life,
+    machine_memory,
     server_care,
     server_heir,
     server_life,

@@ -1,8 +1,8 @@
 //! An agent on a simulated host: the real client and keeper, and a model of everything that they fence.
 //!
 //! Must stay true: it follows the same rules as the real one (`leaseward/src/serving.rs`): an order is a hint, a copy is
-//! started only under an answered renewal that names its token, and its timer is armed before it executes. What it
-//! forgets of that is a mutant's. Left out: crashes of servers, mounts, addresses.
+//! started only under an answered renewal that names its token, its timer is armed before it executes, and nothing is
+//! started under a token of which somebody may have heard that nothing of it is here. What it forgets of that is a mutant's. Left out: crashes of servers, mounts, addresses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use leaseward::{FencingToken, MachineName, ServerName};
 use leaseward_raft::clock::{Which, read};
 use leaseward_raft::net::transport::Transport;
 use leaseward_raft::net::wire::{MachineView, Renewal, Renewed};
-use leaseward_raft::random::{self, between};
+use leaseward_raft::random::between;
 use leaseward_state::command::{OpenMachine, ServerReport};
 use leaseward_state::machine::MachineProfile;
 use leaseward_state::order::Action;
@@ -32,6 +32,9 @@ use crate::mutant::Mutant;
 
 /// The kernel kills so late at most after a deadline: less than the grace of its level.
 const LATE_MAX: Duration = Duration::from_millis(80);
+
+/// So long at most a start is under way before it comes to the supervisor.
+const START_MAX: Duration = Duration::from_millis(150);
 
 /// What an agent does.
 #[derive(Clone)]
@@ -62,6 +65,16 @@ struct Agent {
     ended: BTreeMap<ServerName, FencingToken>,
     /// What was started by this process or one before it, and not yet seen dead.
     running: BTreeMap<ServerName, (u64, FencingToken)>,
+    /// Starts that are under way, and under which token the last one of each server is.
+    starts: JoinSet<Start>,
+    starting: BTreeMap<ServerName, FencingToken>,
+}
+
+/// A start that the grant allows.
+struct Start {
+    server: ServerName,
+    token: FencingToken,
+    deadline: Duration,
 }
 
 async fn run(host: Arc<Host>, habits: Habits, judge: Judge) {
@@ -70,8 +83,8 @@ async fn run(host: Arc<Host>, habits: Habits, judge: Judge) {
     let (reports, queue) = mpsc::channel(256);
     tokio::spawn(report(client.another(), queue));
     let boot_id = format!("{}-{}", host.name(), host.boots());
-    let (ended, running) = Default::default();
-    let mut agent = Agent { host, habits, judge, client, machine, boot_id, reports, ended, running };
+    let (ended, running, starts, starting) = Default::default();
+    let mut agent = Agent { host, habits, judge, client, machine, boot_id, reports, ended, running, starts, starting };
     loop {
         let keeper = agent.session().await;
         agent.serve(&keeper).await;
@@ -111,7 +124,7 @@ impl Agent {
         self.kill_all().await;
         let open = OpenMachine {
             machine: self.machine.clone(),
-            incarnation: Incarnation { boot_id: self.boot_id.clone(), instance: random::unique() },
+            incarnation: Incarnation { boot_id: self.boot_id.clone(), instance: self.judge.next_instance(id) },
             profile: MachineProfile { fence: FenceLevel::F2, ..MachineProfile::default() },
             swept: remembered.is_some(),
             ttl_ms: self.habits.ttl.as_millis() as u64,
@@ -153,10 +166,15 @@ impl Agent {
     async fn kill(&mut self, server: &ServerName, number: u64, token: FencingToken) {
         self.judge.kill(number);
         self.host.say(&format!("killed {server} under {token}"));
-        self.ended.insert(server.clone(), token);
         let certificate =
             Certificate { token, boot_id: self.boot_id.clone(), proven_at_boottime_ns: 0, exit: Exit::Signal(9) };
-        let report = ServerReport::Dead { certificate, failure: None };
+        self.tell_end(server, token, ServerReport::Dead { certificate, failure: None });
+    }
+
+    /// Tells what became of a copy. Nothing is started under its token from then on, by no later process of this boot either.
+    fn tell_end(&mut self, server: &ServerName, token: FencingToken, report: ServerReport) {
+        self.ended.insert(server.clone(), token);
+        self.judge.retire(self.host.id(), self.host.boots(), server, token);
         self.reports.try_send(Command::ReportServer { server: server.clone(), token, report }).ok();
     }
 
@@ -190,6 +208,7 @@ impl Agent {
                 biased;
                 _ = standing.changed() => {}
                 _ = views.changed() => {}
+                Some(Ok(start)) = self.starts.join_next() => self.execute(start).await,
                 () = sleep(Duration::from_millis(100)) => {}
             }
         }
@@ -223,10 +242,11 @@ impl Agent {
             let runs = self.running.get(&order.server).copied();
             match (&order.action, runs) {
                 (Action::Run { .. }, Some((_, token))) if token == order.token => {}
+                (Action::Run { .. }, None) if self.starting.get(&order.server) == Some(&order.token) => {}
                 (Action::Run { .. }, None) => {
                     let named = standing.held.get(&order.server.lease()) == Some(&order.token);
                     if named || self.habits.mutant == Some(Mutant::Grant) {
-                        self.start(&order.server, order.token, standing).await;
+                        self.start(&order.server, order.token, standing);
                     } else {
                         keeper.renew_now();
                     }
@@ -236,12 +256,8 @@ impl Agent {
                     self.running.remove(&order.server);
                     self.kill(&order.server, number, token).await;
                 }
-                (_, None) => {
-                    let (server, token) = (order.server.clone(), order.token);
-                    self.ended.insert(server.clone(), token);
-                    let report = ServerReport::Absent;
-                    self.reports.try_send(Command::ReportServer { server, token, report }).ok();
-                }
+                // A start that is under way is overtaken.
+                (_, None) => self.tell_end(&order.server, order.token, ServerReport::Absent),
             }
         }
         let ordered = |server: &ServerName, token| {
@@ -256,18 +272,44 @@ impl Agent {
         }
     }
 
-    async fn start(&mut self, server: &ServerName, token: FencingToken, standing: &Standing) {
+    /// Orders a start. The deadline is the one of the grant that allows it.
+    fn start(&mut self, server: &ServerName, token: FencingToken, standing: &Standing) {
         let deadline = match (self.deadline(standing), self.habits.mutant) {
             (Some(deadline), _) => deadline,
             (None, Some(Mutant::Grant)) => read(Which::Boot) + self.habits.ttl,
             (None, _) => return,
         };
+        self.starting.insert(server.clone(), token);
+        let (server, under_way) = (server.clone(), between(Duration::ZERO, START_MAX));
+        self.starts.spawn(async move {
+            sleep(under_way).await;
+            Start { server, token, deadline }
+        });
+    }
+
+    async fn execute(&mut self, Start { server, token, deadline }: Start) {
+        let is_last = self.starting.get(&server) == Some(&token);
+        if is_last {
+            self.starting.remove(&server);
+        }
+        let (host, boot) = (self.host.id(), self.host.boots());
+        let forgets = self.habits.mutant == Some(Mutant::Retire);
+        if self.judge.retired(host, boot, &server).is_some_and(|retired| token <= retired) && !forgets {
+            self.judge.count("starts that came too late");
+            if is_last {
+                self.tell_end(&server, token, ServerReport::Absent);
+            }
+            return;
+        }
+        if deadline <= read(Which::Boot) || self.running.contains_key(&server) {
+            return;
+        }
         let armed_first = self.habits.mutant != Some(Mutant::Arm);
         let shim = Shim {
             server: server.clone(),
             token,
             host: Arc::clone(&self.host),
-            boot: self.host.boots(),
+            boot,
             deadline: armed_first.then_some(deadline),
             late: between(Duration::ZERO, LATE_MAX),
         };
@@ -278,6 +320,6 @@ impl Agent {
             self.judge.arm(number, deadline);
         }
         let report = ServerReport::Status { status: ServerStatus::Running { pid: 1 }, restarts: 0 };
-        self.reports.try_send(Command::ReportServer { server: server.clone(), token, report }).ok();
+        self.reports.try_send(Command::ReportServer { server, token, report }).ok();
     }
 }

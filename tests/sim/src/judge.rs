@@ -52,6 +52,8 @@ struct Inner {
     members: BTreeMap<(usize, SetName), u64>,
     reigns: BTreeMap<Term, usize>,
     agents: BTreeMap<usize, (u64, u64)>,
+    asked: BTreeMap<usize, u64>,
+    retired: BTreeMap<(usize, u64, ServerName), FencingToken>,
 }
 
 impl Judge {
@@ -184,5 +186,27 @@ impl Judge {
     /// Keeps on a host's disk which session its agent has.
     pub fn remember(&self, host: usize, boot: u64, session: u64) {
         self.lock().agents.insert(host, (boot, session));
+    }
+
+    /// Counts, on a host's disk, the sessions that its agent asked for.
+    #[must_use]
+    pub fn next_instance(&self, host: usize) -> u128 {
+        let mut inner = self.lock();
+        let count = inner.asked.entry(host).or_default();
+        *count += 1;
+        u128::from(*count)
+    }
+
+    /// Keeps in a host's run directory that nothing is started under this token, or a smaller one, in this boot.
+    pub fn retire(&self, host: usize, boot: u64, server: &ServerName, token: FencingToken) {
+        let mut inner = self.lock();
+        let retired = inner.retired.entry((host, boot, server.clone())).or_insert(token);
+        *retired = token.max(*retired);
+    }
+
+    /// Returns the greatest token under which nothing is started.
+    #[must_use]
+    pub fn retired(&self, host: usize, boot: u64, server: &ServerName) -> Option<FencingToken> {
+        self.lock().retired.get(&(host, boot, server.clone())).copied()
     }
 }

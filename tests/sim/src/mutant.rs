@@ -17,6 +17,8 @@ pub enum Mutant {
     Grace,
     /// The fence: an order is a hint, the grant is the authority. In the model of an agent.
     Grant,
+    /// The fence: nothing is started under a token whose end was told. In the model of an agent.
+    Retire,
     /// What is acknowledged is durable. In the model of a disk: its syncs do nothing.
     Sync,
     /// Clocks are what is assumed of them. They are not, and the judge excuses nothing.
@@ -40,6 +42,7 @@ pub const ALL: &[(&str, Mutant)] = &[
     ("fence-sending", Mutant::Sending),
     ("fence-grace", Mutant::Grace),
     ("fence-grant", Mutant::Grant),
+    ("fence-retire", Mutant::Retire),
     ("read", Mutant::Lease(Rule::Read)),
     ("cluster-time", Mutant::Lease(Rule::ClusterTime)),
     ("unconfirmed", Mutant::Lease(Rule::Unconfirmed)),

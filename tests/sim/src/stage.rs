@@ -58,6 +58,9 @@ pub struct Cast {
     pub effects_take: Duration,
 }
 
+/// Programs take their leases by a command that came with this feature level.
+const TAKEN_FROM: u32 = 1;
+
 /// What an operator asks for.
 #[derive(Debug, Clone)]
 pub enum Errand {
@@ -147,7 +150,7 @@ impl Stage {
             judge.excuse_nothing();
         }
         let (replicas, errands) = Default::default();
-        let level = if cast.old_release { FEATURE_LEVEL - 1 } else { FEATURE_LEVEL };
+        let level = if cast.old_release { TAKEN_FROM - 1 } else { FEATURE_LEVEL };
         let levels = Arc::new(Mutex::new((0..cast.voters).map(|id| (id, level)).collect()));
         let (reboots, rolled_back) = Default::default();
         let mut stage = Self { world, judge, cast, replicas, levels, mutant, errands, reboots, rolled_back, dir };
@@ -228,10 +231,9 @@ impl Stage {
         for (id, replica) in &*replicas {
             let level = levels.get(id).copied().unwrap_or(FEATURE_LEVEL);
             let state = Arc::clone(&replica.published().borrow().state);
-            // Programs take their leases by a command that came with the newest level.
             let newer = (0..self.cast.leases).filter_map(|i| LeaseName::new(format!("l{i}")).ok());
             let met = newer.filter(|name| state.lease(name).is_some()).count() > 0;
-            if state.feature_level() > level || (met && level < FEATURE_LEVEL) {
+            if state.feature_level() > level || (met && level < TAKEN_FROM) {
                 let what = format!("n{id} reads feature level {level}, and has met {}", state.feature_level());
                 self.judge.violated(self.world.now, &what);
             }
@@ -282,6 +284,13 @@ impl Stage {
         let state = Arc::clone(&published.borrow().state);
         let (_, server) = state.servers().next()?;
         Some(server.assignment()?.machine.to_string())
+    }
+
+    /// Has the operator move the first server.
+    pub fn moves_server(&mut self, to: &str) {
+        if let (Ok(server), Ok(to)) = (ServerName::new("s0"), MachineName::new(to)) {
+            self.errand(Errand::Write(Command::Move { server, to, rollback: false }));
+        }
     }
 
     /// Has the operator do something, after what he was asked before.

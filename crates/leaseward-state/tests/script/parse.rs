@@ -114,6 +114,7 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
         "open" => client(&words.next("name")?, words.time("ttl", 3000)?),
         "machine" => Command::OpenMachine(machine(words)?),
         "end" => Command::EndSession { session: SessionId(words.next_number("session")?) },
+        "raise" => Command::RaiseFeatureLevel { to: words.next_number("level")? as u32, term },
         "close" => {
             let ids: Result<_, _> = words.rest().iter().map(|id| id.parse().map(SessionId)).collect();
             Command::CloseSessions { sessions: ids?, term }
@@ -272,12 +273,19 @@ fn machine(words: &mut Words) -> Read<OpenMachine> {
         machine: MachineName::new(words.next("machine")?)?,
         incarnation: Incarnation {
             boot_id: words.key("boot").unwrap_or_else(|| "b1".into()),
-            instance: words.number("run")?.unwrap_or(1),
+            instance: instance(words.key("run").as_deref().unwrap_or("1"))?,
         },
         profile,
         swept: words.flag("swept"),
         ttl_ms: words.time("ttl", 3000)?,
     })
+}
+
+/// Returns what an agent calls itself: `2` is the second run of one that has no name, `a.2` of the agent `a`.
+fn instance(text: &str) -> Read<u128> {
+    let (agent, count) = text.split_once('.').unwrap_or(("", text));
+    let agent = agent.bytes().fold(0, |agent, letter| agent << 8 | u128::from(letter));
+    Ok(agent << 64 | count.parse::<u128>()?)
 }
 
 fn level(text: &str) -> Read<FenceLevel> {

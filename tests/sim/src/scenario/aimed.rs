@@ -41,6 +41,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "machine-cut", cast: busy_machines, play: machine_cut, notices: &[Mutant::Grace] },
     Scenario { name: "machine-late", cast: machines, play: machine_late, notices: &[Mutant::Sending] },
     Scenario { name: "late-orders", cast: machines, play: late_orders, notices: &[Mutant::Grant] },
+    Scenario { name: "second-thoughts", cast: machines, play: second_thoughts, notices: &[Mutant::Retire] },
     Scenario { name: "stale-reads", cast: readers, play: stale_reads, notices: &[Mutant::Lease(Rule::Read)] },
     Scenario { name: "wall-clocks", cast: readers, play: wall_clocks, notices: &[Mutant::Lease(Rule::ClusterTime)] },
     Scenario {
@@ -343,6 +344,20 @@ fn late_orders(stage: &mut Stage) {
         let time = stage.world.draw(1_300, 1_900) * MS;
         stage.run_for(time);
         stage.end_faults();
+        stage.run_for(2 * SECOND);
+    }
+}
+
+/// The fence: somebody takes a move back while the machine is about to start the server.
+fn second_thoughts(stage: &mut Stage) {
+    for _ in 0..8 {
+        let before = runner(stage);
+        let heir = stage.agents().find(|id| *id != before).unwrap_or(before);
+        let name = |stage: &Stage, id: usize| stage.world.machines[id].host.name().to_owned();
+        let (here, there) = (name(stage, before), name(stage, heir));
+        stage.moves_server(&there);
+        stage.happens(8 * SECOND, |stage| stage.placed_on().is_some_and(|machine| machine == there));
+        stage.moves_server(&here);
         stage.run_for(2 * SECOND);
     }
 }
