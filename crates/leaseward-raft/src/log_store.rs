@@ -195,6 +195,29 @@ impl LogStore {
         index.slots.last_key_value().map(|(_, slot)| slot.position).or(index.purged)
     }
 
+    /// Has the log go on after a snapshot, durably. If it does not hold the last entry that the snapshot covers, its own entries are
+    /// others than those that were committed, or end before: none of them counts.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn begin_after(&self, position: LogPosition) -> Result<(), Failure> {
+        let (holds, last) = {
+            let index = self.lock();
+            let holds = index.slots.get(&position.index).is_some_and(|slot| slot.position == position);
+            let covered = index.purged.is_some_and(|purged| purged.index >= position.index);
+            (holds || covered, index.slots.last_key_value().map(|(last, _)| *last))
+        };
+        if holds {
+            return Ok(());
+        }
+        let mut log = self.clone();
+        let after = LogId::from(LogPosition { index: position.index + 1, ..position });
+        if last > Some(position.index) {
+            log.truncate(after).await?;
+        }
+        log.purge(position.into()).await
+    }
+
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().expect("no holder of this lock panics")
     }

@@ -1,7 +1,8 @@
 //! Opening what a node has on its disk: the log, the state, the snapshots.
 //!
-//! Must stay true: the stored state is used only if the log can take it on from there; else the newest readable snapshot
-//! is; if neither can, the node does not start.
+//! Must stay true: the stored state is used only if the log can take it on from there and no readable snapshot is newer; else the
+//! newest snapshot is; if neither can, the node does not start. A snapshot from a leader that was not installed to its end is
+//! installed here: what the core is told of the snapshot, the state and the log is of one piece.
 
 use std::io;
 use std::path::Path;
@@ -72,13 +73,16 @@ pub(crate) async fn stores(
         let newest = newest.filter(|(_, head, _)| head.applied.position.map_or(0, |at| at.index) >= purged);
         let stored = load_store(store.as_mut(), purged);
         let current = newest.as_ref().map(|(file, head, _)| (head.applied.clone(), file.clone()));
+        let newest = newest
+            .filter(|(_, head, _)| stored.as_ref().is_none_or(|(applied, _)| head.applied.position > applied.position));
+        let installed = newest.as_ref().and_then(|(_, head, _)| head.applied.position);
         let (applied, state) = match (stored, newest) {
-            (Some(stored), _) => stored,
-            (None, Some((_, head, state))) => {
+            (_, Some((_, head, state))) => {
                 let records: Vec<_> = state.records().collect();
                 store.replace(&records, &head.applied).map_err(|error| StartError::Core(error.to_string()))?;
                 (head.applied, state)
             }
+            (Some(stored), None) => stored,
             (None, None) if purged > 0 => {
                 return Err(StartError::Log(WalError::Hole(format!(
                     "entries up to {purged} were purged, and no snapshot that covers them is readable"
@@ -100,9 +104,14 @@ pub(crate) async fn stores(
         // The newest that is known, committed or not: the stored state may lag behind the log.
         let membership = in_log.unwrap_or_else(|| applied.membership.membership.clone());
         let (machine, published, keeper) = Machine::new(state, applied, snapshots, current, store);
-        Ok((Opened { log, machine, membership }, published, keeper))
+        Ok((Opened { log, machine, membership }, installed, published, keeper))
     };
-    background::blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?
+    let opened = background::blocking(open).await.map_err(|error| StartError::Core(error.to_string()))?;
+    let (opened, installed, published, keeper) = opened?;
+    if let Some(position) = installed {
+        opened.log.begin_after(position).await.map_err(|error| StartError::Core(error.to_string()))?;
+    }
+    Ok((opened, published, keeper))
 }
 
 fn log_disk(dir: &Path) -> io::Result<Arc<dyn Disk>> {

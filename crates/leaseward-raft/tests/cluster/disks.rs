@@ -108,6 +108,39 @@ async fn a_log_is_purged_however_often_its_node_is_started_again() {
     assert_eq!(cluster.node(leader).read().await.expect("readable").state.servers().count(), servers);
 }
 
+/// Its power went when the snapshot from the leader had its name and nothing else had been done about it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_was_not_installed_to_its_end_is_installed_at_the_next_start() {
+    let mut cluster = Cluster::with(3, purged_early).await;
+    let leader = cluster.leader().await;
+    let mut servers = fill(cluster.node(leader), 0, 128 << 10).await;
+    let victim = (leader + 1) % 3;
+    let behind = cluster.node(leader).status().last_index;
+    eventually("it follows", || cluster.node(victim).status().applied_index >= behind).await;
+    cluster.stop(victim).await;
+    while cluster.node(leader).status().snapshot_index <= behind {
+        servers = fill(cluster.node(leader), servers, 512 << 10).await;
+    }
+    // More than is kept behind it: the log alone takes nobody on from where the victim was.
+    servers = fill(cluster.node(leader), servers, 512 << 10).await;
+    let snapshots = |i: usize| cluster.settings(i).data.join("snapshots");
+    for file in std::fs::read_dir(snapshots(leader)).expect("readable") {
+        let file = file.expect("readable");
+        std::fs::copy(file.path(), snapshots(victim).join(file.file_name())).expect("copied");
+    }
+    cluster.start(victim).await;
+    let last = cluster.node(leader).status().last_index;
+    eventually("it follows", || cluster.node(victim).status().applied_index >= last).await;
+    servers = fill(cluster.node(leader), servers, 128 << 10).await;
+    let state = cluster.node(victim).read().await.expect("readable").state;
+    assert_eq!(state.servers().count(), servers);
+    // And again from what it has on its disk since.
+    cluster.stop(victim).await;
+    cluster.start(victim).await;
+    let state = cluster.node(victim).read().await.expect("readable").state;
+    assert_eq!(state.servers().count(), servers);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_data_directory_is_recognised_and_takes_no_part() {
     let mut cluster = Cluster::of(3).await;
