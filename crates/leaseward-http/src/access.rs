@@ -191,6 +191,10 @@ fn bearer(state: &Clustered, headers: &HeaderMap, now: UnixMillis) -> Result<Cal
 }
 
 impl Caller {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns whether the token is as it was when its bearer asked.
     fn is_known(&self, access: &Access) -> bool {
         access.tokens.iter().any(|(name, token)| name.as_str() == self.name && *token == *self.token)

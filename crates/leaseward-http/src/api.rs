@@ -231,7 +231,7 @@ impl Api {
         if write.dry_run {
             return Err(self.foresee(command, wrapped).await);
         }
-        let request = Request { key: write.key(step), named: write.is_named(), command };
+        let request = Request { key: write.key(step, self.here().feature_level()), named: write.is_named(), command };
         let committed =
             self.replica.propose(request).await.map_err(|error| Fault::from(problem::of_not_committed(&error)))?;
         let reply = match committed.reply {

@@ -2,7 +2,7 @@
 //!
 //! Must stay true: a word that is not understood is refused, never ignored.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -25,6 +25,14 @@ use crate::suggest;
 const FENCE: &str = "leaseward-fence";
 const IDEMPOTENCY: &str = "idempotency-key";
 
+/// From this feature level on a key names a request together with its body and its caller. Below it another node may go by the key,
+/// the method and the path alone, and a request that is sent again is to be the same one there.
+const BODIES_COUNTED: u32 = 2;
+
+/// What the body says, once it is read.
+#[derive(Debug, Clone, Default)]
+struct Told(Arc<OnceLock<blake3::Hash>>);
+
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -40,7 +48,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let detail = format!("the body must be application/json, not {given}");
             return Err(problem::of(Code::MediaType, detail).into());
         }
+        let told = request.extensions().get::<Told>().cloned();
         let bytes = bytes(Bytes::from_request(request, state).await)?;
+        if let Some(Told(told)) = told {
+            told.set(blake3::hash(&bytes)).ok();
+        }
         decode(&bytes).map(Self)
     }
 }
@@ -248,8 +260,9 @@ pub(crate) struct Write {
     pub(crate) fence: Option<Condition>,
     /// The version that the object must have; 0: it must not exist.
     if_version: Option<u64>,
-    /// Names the request, with method and path.
+    /// Names the request, with what it says and who asks.
     client: Option<u128>,
+    told: Told,
     /// Whether it is only asked what would come of it.
     pub(crate) dry_run: bool,
     /// Who asks, where that matters.
@@ -268,7 +281,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
             if key.is_empty() || key.len() > KEY_BYTES_MAX {
                 return Err(invalid(format!("Idempotency-Key has 1 to {KEY_BYTES_MAX} bytes")));
             }
-            Ok(client(key, parts.method.as_str(), parts.uri.path()))
+            Ok(client(&[key, parts.method.as_str(), parts.uri.path()]))
         });
         let query = parts.uri.query().unwrap_or_default();
         let dry_run = match query.split('&').find_map(|pair| pair.strip_prefix(DRY_RUN)?.strip_prefix('=')) {
@@ -278,7 +291,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
         };
         let if_version = if_version(headers)?;
         let caller = parts.extensions.get::<Caller>().cloned();
-        Ok(Self { fence: fence.transpose()?, if_version, client: client.transpose()?, dry_run, caller })
+        let told = Told::default();
+        parts.extensions.insert(told.clone());
+        Ok(Self { fence: fence.transpose()?, if_version, client: client.transpose()?, told, dry_run, caller })
     }
 }
 
@@ -305,9 +320,18 @@ impl Write {
         }
     }
 
-    /// Returns the key of a command of this request.
-    pub(crate) fn key(&self, step: u64) -> Option<RequestKey> {
-        self.client.map(|client| RequestKey { client, sequence: step })
+    /// Returns the key of a command of this request, in a cluster of this feature level. Two callers that use the same words for
+    /// different things, or the same things for themselves, are not given each other's answers.
+    pub(crate) fn key(&self, step: u64, level: u32) -> Option<RequestKey> {
+        let named = self.client?;
+        let client = if level < BODIES_COUNTED {
+            named
+        } else {
+            let told = self.told.0.get().map(blake3::Hash::to_hex);
+            let caller = self.caller.as_ref().map(Caller::name);
+            client(&[&named.to_string(), told.as_deref().unwrap_or_default(), caller.unwrap_or_default()])
+        };
+        Some(RequestKey { client, sequence: step })
     }
 
     /// Returns whether the caller chose the key.
@@ -331,8 +355,8 @@ fn fence(text: &str) -> Option<Condition> {
     Some(Condition::Fence { lease, token: FencingToken(token.trim().parse().ok()?) })
 }
 
-fn client(key: &str, method: &str, path: &str) -> u128 {
-    let hash = blake3::hash(format!("{key}\0{method}\0{path}").as_bytes());
+fn client(words: &[&str]) -> u128 {
+    let hash = blake3::hash(words.join("\0").as_bytes());
     let mut first = [0; 16];
     first.copy_from_slice(&hash.as_bytes()[..16]);
     u128::from_be_bytes(first)
@@ -400,6 +424,6 @@ mod tests {
         assert_eq!(fence("../x;17"), None);
         assert_eq!((version("\"v42\""), version("42"), version("W/\"v42\"")), (Some(42), Some(42), Some(42)));
         assert_eq!((version("\"v0\""), version("*"), version("")), (None, None, None));
-        assert_ne!(client("k", "PUT", "/a"), client("k", "PUT", "/b"));
+        assert_ne!(client(&["k", "PUT", "/a"]), client(&["k", "PUT", "/b"]));
     }
 }

@@ -107,7 +107,10 @@ fn share(method: &str, noun: &str, path: &str, operation: &mut Map<String, Value
                 "schema": { "type": "boolean" },
             }));
         }
-        shared.push(header("Idempotency-Key", "Makes a retry the same request, for a day"));
+        shared.push(header(
+            "Idempotency-Key",
+            "Makes a retry the same request, for a day: the same method, path and body of the same caller",
+        ));
         shared.push(header("Leaseward-Fence", "`<lease>;<token>`: do it only while this grant stands"));
         shared.push(header("If-Match", "The ETag that the object must have"));
         shared.push(header("If-None-Match", "`*`: the object must not exist"));

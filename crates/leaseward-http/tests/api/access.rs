@@ -92,6 +92,15 @@ async fn what_a_request_commits_is_asked_of_its_roles_whatever_route_it_came_by(
     ask(end(&theirs["id"])).await.problem(403, "LW0403");
     ask(end(&session["id"])).await.ok(204);
 
+    // The same words of two callers are two requests.
+    let open = async |by: &str| {
+        let request = bearer(cluster.request("POST", "/v1/sessions"), by).header("idempotency-key", "k");
+        ask(request.json(&json!({ "name": "job", "ttl": "1h" }))).await.ok(201)["id"].clone()
+    };
+    let (ours, again, theirs) = (open("ci").await, open("ci").await, open("root").await);
+    assert_eq!(ours, again);
+    assert_ne!(ours, theirs);
+
     // What is being told ends with the right to hear it.
     let hear = |by: &str| bearer(cluster.request("GET", "/v1/events").header("accept", "text/event-stream"), by).send();
     let (mut revoked, mut stays) = (hear("ci").await.unwrap(), hear("root").await.unwrap());

@@ -247,6 +247,12 @@ async fn the_same_key_is_the_same_request() {
     let (first, again) = (acquire().await.ok(200), acquire().await.ok(200));
     assert_eq!((&first["session"], &first["token"]), (&again["session"], &again["token"]));
     assert_eq!(cluster.get("/v1/sessions").await.ok(200)["items"].as_array().unwrap().len(), 3);
+
+    // Somebody else who uses the same words for himself is answered for himself, and takes nothing from anybody.
+    let theirs = cluster.request("PUT", "/v1/leases/a").header("idempotency-key", "k1");
+    ask(theirs.json(&json!({ "holder": "other", "ttl": "1h" }))).await.problem(409, "LW0202");
+    let held = cluster.get("/v1/leases/a").await.ok(200);
+    assert_eq!((&held["holder"], &held["token"]), (&json!("h"), &first["token"]), "it lost its lease: {held}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
