@@ -22,6 +22,14 @@ impl BootInstant {
         Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
     }
 
+    /// Returns until when something may execute whose right to it lasts for what `remaining` returns. This clock is read first: a
+    /// process that stands still between the two readings gets less then, and never more.
+    #[must_use]
+    pub fn after(remaining: impl FnOnce() -> Duration) -> Self {
+        let now = Self::now();
+        now + remaining()
+    }
+
     /// Returns how long it is from `earlier` until this; zero if it is not later.
     #[must_use]
     pub fn saturating_since(self, earlier: Self) -> Duration {

@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::autopilot::CAUGHT_UP;
 use crate::net::wire::{Answer, Ask, MemberChange, Purpose};
-use crate::replica::Shared;
+use crate::replica::{Core, Shared};
 use crate::stored::Membership;
 use crate::types::{Batch, NodeId, NodeInfo, Standing};
 
@@ -191,7 +191,8 @@ impl Shared {
             sleep(Duration::from_millis(5)).await;
         }
         let term = core.raft.metrics().borrow().current_term;
-        core.raft.runtime_config().heartbeat(false);
+        // Whoever asked may hang up.
+        let silence = Silence::begin(core);
         let asked =
             self.links.call(target, &address, Purpose::Control, &Ask::TakeOver { term }, Duration::from_secs(2)).await;
         let mut metrics = core.raft.metrics();
@@ -201,11 +202,27 @@ impl Shared {
         )
         .await
         .is_ok();
-        core.raft.runtime_config().heartbeat(true);
+        drop(silence);
         match (handed_over, asked) {
             (true, _) => Answer::Done,
             (false, Err(error)) => failed("LW0611", format!("node {target} does not answer: {error}")),
             (false, Ok(_)) => failed("LW0611", format!("node {target} was not elected")),
         }
+    }
+}
+
+/// No heartbeats, as long as it lives: whoever waits for the word of a leader that gives up the lead need not wait for long.
+struct Silence<'a>(&'a Core);
+
+impl<'a> Silence<'a> {
+    fn begin(core: &'a Core) -> Self {
+        core.raft.runtime_config().heartbeat(false);
+        Self(core)
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        self.0.raft.runtime_config().heartbeat(true);
     }
 }

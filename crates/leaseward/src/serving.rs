@@ -447,7 +447,7 @@ async fn start_granted(
     let granted = standing.wait_for(|standing| standing.over || standing.held.get(&lease) == Some(&order.token));
     // Before anything else is waited for: what remains is less afterwards.
     let deadline = match timeout(GRANT_WITHIN, granted).await {
-        Ok(Ok(standing)) => deadline(|| standing.remaining()),
+        Ok(Ok(standing)) => BootInstant::after(|| standing.remaining()),
         Ok(Err(_)) | Err(_) => BootInstant::now(),
     };
     if let Err(why) = supervisor.end_preparation(&order.server).await {
@@ -455,13 +455,6 @@ async fn start_granted(
     }
     let (server, token) = (order.server.clone(), order.token);
     supervisor.start(StartOrder { server, spec, token, deadline, clients }).await.map(drop)
-}
-
-/// Returns until when copies may execute. The boot clock is read first: a process that stands still between the two
-/// readings gets less then, and never more.
-fn deadline(remaining: impl FnOnce() -> Duration) -> BootInstant {
-    let now = BootInstant::now();
-    now + remaining()
 }
 
 /// Has nothing started under a token any more, before somebody hears so. What an agent before this one began counts, too.
@@ -480,7 +473,7 @@ async fn extend_deadlines(supervisor: Supervisor, mut standing: watch::Receiver<
                 continue;
             }
             let held = standing.held.iter().filter_map(|(lease, token)| Some((lease.server()?, *token))).collect();
-            (held, deadline(|| standing.remaining()))
+            (held, BootInstant::after(|| standing.remaining()))
         };
         match supervisor.extend_all(held, deadline).await {
             Ok(outcomes) => {

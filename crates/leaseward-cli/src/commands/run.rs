@@ -121,11 +121,11 @@ async fn guard(lease: &Lease, guarded: &Guarded, budget: Duration) -> Outcome {
                 if changed.is_err() {
                     return Outcome::Lost("its keeper ended".into());
                 }
-                let remaining = standing.borrow_and_update().remaining();
-                if remaining.is_zero() {
+                let standing = standing.borrow_and_update().clone();
+                if standing.remaining().is_zero() {
                     continue;
                 }
-                match guarded.extend(BootInstant::now() + remaining).await {
+                match guarded.extend(BootInstant::after(|| standing.remaining())).await {
                     Ok(()) => not_extended = false,
                     // Once is no news: the command may have ended just now.
                     Err(error) if std::mem::replace(&mut not_extended, true) => {
@@ -149,7 +149,7 @@ fn guard_order(lease: &Lease, command: Vec<OsString>) -> GuardOrder {
         machine: None,
         lease: lease.name().clone(),
         token: lease.token(),
-        deadline: BootInstant::now() + lease.remaining(),
+        deadline: BootInstant::after(|| lease.remaining()),
         real_time: true,
     }
 }
