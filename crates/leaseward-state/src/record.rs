@@ -10,6 +10,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
+use crate::apply::feature::OLDEST_ANSWERS_GO;
 use crate::command::Reply;
 use crate::config::program::ProgramSync;
 use crate::config::rollout::{Pin, Rollout};
@@ -298,6 +299,7 @@ impl State {
                 }
                 (RecordKey::Answer(key), Record::Answer(answer)) => {
                     state.answers_by_expiry.insert((answer.until, key), ());
+                    state.answers_by_age.insert(answer.revision, key);
                     state.answers.insert(key, answer);
                 }
                 (RecordKey::Ledger(revision, part), Record::Ledger(recorded)) => {
@@ -338,17 +340,32 @@ impl State {
         let answer = Answer { reply: reply.clone(), revision: self.revision, until };
         self.answers.insert(key, Arc::new(answer));
         self.answers_by_expiry.insert((until, key), ());
+        self.answers_by_age.insert(self.revision, key);
         self.touched.insert(RecordKey::Answer(key));
     }
 
+    /// Forgets what is kept for long enough, and if there is more than is kept at all, what was answered first.
     pub(crate) fn forget_old_answers(&mut self) {
+        let oldest_go = self.feature_level >= OLDEST_ANSWERS_GO;
         while let Some((until, key)) = self.answers_by_expiry.get_min().map(|(place, ())| *place) {
-            if until > self.elapsed && self.answers.len() < ANSWERS_KEPT_MAX {
+            if until > self.elapsed && (oldest_go || self.answers.len() < ANSWERS_KEPT_MAX) {
                 break;
             }
-            self.answers_by_expiry.remove(&(until, key));
-            self.answers.remove(&key);
-            self.touched.insert(RecordKey::Answer(key));
+            self.forget_answer(key);
         }
+        while oldest_go
+            && self.answers.len() >= ANSWERS_KEPT_MAX
+            && let Some(key) = self.answers_by_age.get_min().map(|(_, key)| *key)
+        {
+            self.forget_answer(key);
+        }
+    }
+
+    fn forget_answer(&mut self, key: RequestKey) {
+        if let Some(answer) = self.answers.remove(&key) {
+            self.answers_by_expiry.remove(&(answer.until, key));
+            self.answers_by_age.remove(&answer.revision);
+        }
+        self.touched.insert(RecordKey::Answer(key));
     }
 }

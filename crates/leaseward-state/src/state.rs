@@ -112,6 +112,7 @@ pub struct State {
     pub(crate) programs: OrdMap<SessionId, Arc<ProgramSync>>,
     pub(crate) answers: OrdMap<RequestKey, Arc<Answer>>,
     pub(crate) answers_by_expiry: OrdMap<(ClusterMillis, RequestKey), ()>,
+    pub(crate) answers_by_age: OrdMap<Revision, RequestKey>,
     pub(crate) ledger: OrdMap<(Revision, u32), Arc<Recorded>>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) access: Arc<Access>,

@@ -54,6 +54,7 @@ impl State {
         // Answers speak of grants that are over, and reports of what members had in the old life.
         state.answers = OrdMap::new();
         state.answers_by_expiry = OrdMap::new();
+        state.answers_by_age = OrdMap::new();
         state.syncs = OrdMap::new();
 
         let sets: Vec<_> = state.sets.iter().map(|(name, set)| (name.clone(), set.clone())).collect();

@@ -18,6 +18,10 @@ pub const FEATURE_LEVEL: u32 = 2;
 /// ([`crate::session::Incarnation::follows`]). Earlier releases drew their instances by lot.
 pub(super) const INCARNATIONS_COUNTED: u32 = 2;
 
+/// From this level on the oldest answers go first when there are too many. Those that would have been kept for the shortest time went
+/// before: each day's `Idempotency-Key`s left no room for what clients repeat by themselves.
+pub(crate) const OLDEST_ANSWERS_GO: u32 = 2;
+
 impl Command {
     /// Returns the feature level that this command came with.
     #[must_use]
