@@ -58,6 +58,23 @@ async fn an_agent_that_comes_back_at_once_adopts_its_server() {
     assert_eq!(story.stamps.exclusive().len(), 1, "it was started again");
 }
 
+/// With it went every trace of what runs: who finds nothing there must not say that nothing is.
+#[tokio::test]
+async fn an_agent_whose_run_directory_was_wiped_vouches_for_nothing() {
+    let Some(mut story) = Story::start(&["--ignore-term"], "").await else { return };
+    let here = story.machine().await;
+    let old = story.newest().await;
+    let killed = boot_ns();
+    story.lab.kill_agent(here);
+    fs::remove_dir_all(story.path(&format!("run/m{}", here + 1))).expect("removed");
+    story.lab.start_machine(here);
+    let new = story.other_life(&old).await;
+    story.lives_beyond(&new, new.first + TTL.as_nanos() as u64).await;
+    let lives = story.stamps.exclusive();
+    assert!(lives[0].last > killed, "it should have outlived its agent");
+    assert!(new.token > old.token, "it was started twice under one token");
+}
+
 #[tokio::test]
 async fn an_agent_that_stands_still_loses_its_server_first() {
     let Some(story) = Story::start(&["--ignore-term"], "").await else { return };

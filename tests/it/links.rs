@@ -481,6 +481,32 @@ async fn a_copy_beside_its_original_is_recognised_and_the_original_goes_on() {
     copy.stop().await;
 }
 
+/// Whoever asked for it hangs up while the next leader does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_that_nobody_waits_for_does_not_silence_the_leader() {
+    let nodes = Nodes::start().await;
+    let leader = nodes.leader(None).await;
+    let target = (leader + 1) % 3;
+    open_session(nodes.node(leader), 60_000).await;
+    let (heir, term) = (nodes.node(target).node(), nodes.node(leader).status().term);
+    eventually("it follows", async || {
+        nodes.node(target).status().last_index >= nodes.node(leader).status().last_index
+    })
+    .await;
+    nodes.link(leader, target, Link::Mute);
+    let asked = nodes.node(leader).ask_self(Ask::Members(MemberChange::Transfer(Some(heir))));
+    assert!(timeout(Duration::from_millis(100), asked).await.is_err(), "it was handed over");
+    nodes.link(leader, target, Link::Open);
+    let hung_up = Instant::now();
+    let follower = (leader + 2) % 3;
+    eventually("some elections could have been", async || {
+        let status = nodes.node(follower).status();
+        assert_eq!((status.term, status.leader), (term, Some(nodes.node(leader).node())), "{:?}", hung_up.elapsed());
+        hung_up.elapsed() > Duration::from_secs(4)
+    })
+    .await;
+}
+
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("made");
     for entry in fs::read_dir(from).expect("readable") {
