@@ -489,10 +489,8 @@ async fn a_handover_that_nobody_waits_for_does_not_silence_the_leader() {
     let target = (leader + 1) % 3;
     open_session(nodes.node(leader), 60_000).await;
     let (heir, term) = (nodes.node(target).node(), nodes.node(leader).status().term);
-    eventually("it follows", async || {
-        nodes.node(target).status().last_index >= nodes.node(leader).status().last_index
-    })
-    .await;
+    eventually("it follows", async || nodes.node(target).status().last_index >= nodes.node(leader).status().last_index)
+        .await;
     nodes.link(leader, target, Link::Broken);
     let asked = nodes.node(leader).ask_self(Ask::Members(MemberChange::Transfer(Some(heir))));
     assert!(timeout(Duration::from_millis(100), asked).await.is_err(), "it was handed over");

@@ -25,9 +25,9 @@ use crate::suggest;
 const FENCE: &str = "leaseward-fence";
 const IDEMPOTENCY: &str = "idempotency-key";
 
-/// From this feature level on a key names a request together with its body and its caller. Below it another node may go by the key,
-/// the method and the path alone, and a request that is sent again is to be the same one there.
-const BODIES_COUNTED: u32 = 2;
+/// At this feature level another node may go by the key, the method and the path alone, and a request that is sent again is to be the same
+/// one there. Above it, and before a new cluster has its level, a key names a request together with its body and its caller.
+const BODIES_NOT_COUNTED: u32 = 1;
 
 /// What the body says, once it is read.
 #[derive(Debug, Clone, Default)]
@@ -324,7 +324,7 @@ impl Write {
     /// different things, or the same things for themselves, are not given each other's answers.
     pub(crate) fn key(&self, step: u64, level: u32) -> Option<RequestKey> {
         let named = self.client?;
-        let client = if level < BODIES_COUNTED {
+        let client = if level == BODIES_NOT_COUNTED {
             named
         } else {
             let told = self.told.0.get().map(blake3::Hash::to_hex);
