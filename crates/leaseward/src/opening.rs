@@ -8,24 +8,34 @@ use std::time::Duration;
 use leaseward_state::command::OpenMachine;
 use leaseward_state::{Command, Reply, SessionId};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::client::Client;
 use crate::clock::Moment;
 
-/// From one question to the next.
+/// From one question to the next, at first and at most. Each is an entry of the log, and a machine whose name another one has asks for
+/// ever.
 const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Returns the session of this run of a machine's agent, and from when on it may be believed.
 pub(crate) async fn open(client: &Client, open: OpenMachine) -> (SessionId, Moment) {
     let sent = Moment::now();
+    let (mut pause, mut said) = (AGAIN, String::new());
     loop {
-        match client.write(Command::OpenMachine(open.clone())).await {
+        let why = match client.write(Command::OpenMachine(open.clone())).await {
             Ok(Reply::Session(session)) => return (session, sent),
-            Ok(other) => warn!(?other, "a strange answer to opening a session"),
-            Err(error) => warn!(%error, "no session yet; trying again"),
+            Ok(other) => format!("a strange answer: {other:?}"),
+            Err(error) => error.to_string(),
+        };
+        if said == why {
+            debug!(why, "still no session");
+        } else {
+            warn!(why, "no session yet; trying again");
+            said = why;
         }
-        sleep(AGAIN).await;
+        sleep(pause).await;
+        pause = (pause * 5 / 4).min(AGAIN_MAX);
     }
 }
 
