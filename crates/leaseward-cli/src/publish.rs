@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{Api, Key};
 use crate::diagnostic::Diagnostic;
+use crate::route::Route;
 
 /// Digests in one question about what is missing.
 const DIGESTS_AT_ONCE: usize = 50_000;
@@ -216,16 +217,16 @@ impl Prepared {
             PublishSize { files, bytes }
         });
         let ask = Publish { parent, manifest: self.manifest.to_string(), author, message, size };
-        let path = format!("/v1/configs/{set}/publish");
+        let route = Route::set(set)?.then("publish");
         // A node that is gone may have committed it before the next one said that it lacks the content.
         let key = Key::new();
         for _ in 1..TRIES {
-            match api.call_again(&key, Method::POST, &path, Some(&ask)).await {
+            match api.call_again(&key, Method::POST, &route, Some(&ask)).await {
                 Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => self.send_again(api).await?,
                 done => return done,
             }
         }
-        api.call_again(&key, Method::POST, &path, Some(&ask)).await
+        api.call_again(&key, Method::POST, &route, Some(&ask)).await
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::program;
 use crate::api::Api;
 use crate::diagnostic::Diagnostic;
+use crate::route::Route;
 use crate::target::Target;
 
 /// The cluster must be up within this.
@@ -222,8 +223,9 @@ impl DevCluster {
         let all = tokio::time::timeout(Duration::from_secs(2), api.get::<ServerList>("/v1/servers")).await;
         if let Ok(Ok(servers)) = all {
             for server in servers.items {
-                let path = format!("/v1/servers/{}/stop", server.name);
-                api.call::<Value>(Method::POST, &path, None::<&()>).await.ok();
+                if let Ok(route) = Route::server(&server.name) {
+                    api.call::<Value>(Method::POST, route.then("stop"), None::<&()>).await.ok();
+                }
             }
         }
         let machines: Vec<String> = self.machines.iter().map(|process| process.name.clone()).collect();
