@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
-use leaseward_state::config::{Chunk, Digest};
+use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
 use leaseward_sync::{DigestSet, Scanned, digest_of, frame, manifest, scan_again, scan_some};
 use reqwest::Method;
@@ -119,6 +119,12 @@ impl Prepared {
             self.missing.extend(answer.digests.iter().filter_map(|text| Digest::parse(text)));
         }
         Ok(())
+    }
+
+    /// Returns whether there is nothing in it but directories.
+    pub(crate) fn is_empty(&self) -> bool {
+        let entries = &self.scanned.manifest().entries;
+        entries.iter().all(|entry| matches!(entry.node, ManifestNode::Directory { .. }))
     }
 
     /// Says what there is to send.

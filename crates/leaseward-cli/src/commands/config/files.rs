@@ -177,7 +177,26 @@ pub(super) async fn prepared(
     };
     let prepared = Prepared::of(&session.api, tree).await?;
     eprintln!("{set}: {}", prepared.summary());
+    if prepared.is_empty() {
+        confirm_empty(session, set).await?;
+    }
     Ok((prepared, sealed))
+}
+
+/// Asks whether nothing is to take the place of something: a directory that was not mounted looks so.
+async fn confirm_empty(session: &Session, set: &str) -> Result<(), Diagnostic> {
+    let newest = match session.api.get::<ConfigSet>(Route::set(set)?).await {
+        Ok(found) => found.newest,
+        Err(error) if error.code == "LW0404" => None,
+        Err(error) => return Err(error),
+    };
+    match newest.filter(|newest| newest.files > 0) {
+        Some(newest) => session.confirm(&format!(
+            "There is no file in what is published, and every member of {set} loses the {} of v{}.",
+            newest.files, newest.version
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Refuses what would stand readable on every voter, or what no member could open, before anything is sent.
