@@ -61,3 +61,24 @@ fn a_tar_file_that_was_cut_off_is_not_published() {
     let done = fake.run(&["config", "publish", "app", "--tar", "whole.tar"]);
     assert!(done.status.success(), "{}", stderr(&done));
 }
+
+#[test]
+fn a_set_beside_another_one_is_published_or_refused_never_left_out() {
+    let fake = taking();
+    for dir in ["tree", "other"] {
+        fs::create_dir(fake.home.path().join(dir)).expect("made");
+        fs::write(fake.home.path().join(dir).join("a"), dir).expect("written");
+    }
+    for beside in [
+        ["--tar", "whole.tar", "--also", "new=other"],
+        ["--from-member", "m1", "--also", "new=other"],
+        ["--from", "tree", "--also", "app=other"],
+    ] {
+        let refused = fake.run(&[&["config", "publish", "app"], beside.as_slice()].concat());
+        assert_eq!(refused.status.code(), Some(2), "{beside:?}: {}", stderr(&refused));
+    }
+    let twice =
+        fake.run(&["config", "publish", "app", "--from", "tree", "--also", "new=other", "--also", "new@1=tree"]);
+    assert_eq!(twice.status.code(), Some(2), "{}", stderr(&twice));
+    assert_eq!(fake.asked(), [""; 0]);
+}
