@@ -14,7 +14,7 @@ use axum::body::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use leaseward_http::limits::PAGE_MAX;
-use leaseward_http::model::{Node, NodeList, Prediction, Problem};
+use leaseward_http::model::{EventList, Node, NodeList, Prediction, Problem};
 use leaseward_raft::limits::{QUIET_BEFORE_ASKING, SILENT_AFTER};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -77,6 +77,27 @@ impl Api {
     pub(crate) async fn get<T: DeserializeOwned>(&self, route: impl Into<Route>) -> Result<T, Diagnostic> {
         let route = route.into().with("consistency", &self.consistency);
         self.send(Method::GET, &route, None::<&()>, &[]).await
+    }
+
+    /// Returns a list, with the items of all its pages.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, route: impl Into<Route>) -> Result<T, Diagnostic> {
+        let route = route.into().with("limit", PAGE_MAX);
+        let strange = |why: &str| Diagnostic::new("LW0701", format!("{}: a strange answer: {why}", route.as_str()));
+        let mut whole: Value = self.get(&route).await?;
+        let mut next = next_page(&mut whole);
+        while let Some(page) = next {
+            let mut more: Value = self.get(route.clone().with("page", &page)).await?;
+            next = next_page(&mut more);
+            // It would be asked for ever.
+            if next.as_ref() == Some(&page) {
+                return Err(strange("a page that is its own next one"));
+            }
+            let (Some(items), Some(others)) = (items(&mut whole), items(&mut more)) else {
+                return Err(strange("a page without items"));
+            };
+            items.append(others);
+        }
+        serde_json::from_value(whole).map_err(|error| strange(&error.to_string()))
     }
 
     /// Asks for a change.
@@ -322,15 +343,27 @@ impl Api {
 
     /// Returns the nodes of the cluster.
     pub(crate) async fn nodes(&self) -> Result<Vec<Node>, Diagnostic> {
-        Ok(self.get::<NodeList>("/v1/nodes").await?.items)
+        Ok(self.list::<NodeList>("/v1/nodes").await?.items)
     }
 
     /// Returns the events after a revision, once there is one, or after `wait`.
-    pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<Value, Diagnostic> {
+    pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<EventList, Diagnostic> {
         let wait = wait.min(self.target.timeout / 2).as_millis();
         let route = Route::from("/v1/events").with("after", after).with("wait", format!("{wait}ms"));
         self.send(Method::GET, route.with("limit", PAGE_MAX), None::<&()>, &[]).await
     }
+}
+
+/// Takes out of a page of a list which one comes next.
+fn next_page(page: &mut Value) -> Option<String> {
+    match page.get_mut("next_page")?.take() {
+        Value::String(next) => Some(next),
+        _ => None,
+    }
+}
+
+fn items(page: &mut Value) -> Option<&mut Vec<Value>> {
+    page.get_mut("items")?.as_array_mut()
 }
 
 /// Fills in a request: once for each node that is asked.

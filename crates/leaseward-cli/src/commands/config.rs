@@ -132,7 +132,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::Ls => {
             session
                 .show(|| async {
-                    let sets: ConfigSetList = api.get("/v1/configs?limit=1000").await?;
+                    let sets: ConfigSetList = api.list("/v1/configs").await?;
                     printer::list(&session.output, &sets, &set_columns())
                 })
                 .await?;
@@ -149,8 +149,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::History { set } => {
             session
                 .show(|| async {
-                    let versions: ConfigVersionList =
-                        api.get(Route::set(&set)?.then("versions").with("limit", 1000)).await?;
+                    let versions: ConfigVersionList = api.list(Route::set(&set)?.then("versions")).await?;
                     printer::list(&session.output, &versions, &version_columns())
                 })
                 .await?;
@@ -166,8 +165,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::Monitor { set } => {
             session
                 .show(|| async {
-                    let members: MemberSyncList =
-                        api.get(Route::set(&set)?.then("members").with("limit", 1000)).await?;
+                    let members: MemberSyncList = api.list(Route::set(&set)?.then("members")).await?;
                     if session.output == Output::Table {
                         eprintln!("{set} v{}", members.version);
                         if let Some(rollout) = &members.rollout {

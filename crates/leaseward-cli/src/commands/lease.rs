@@ -33,10 +33,10 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
     let api = &session.api;
     match command {
         LeaseCommand::Ls { prefix } => {
-            let route = Route::from("/v1/leases").with("limit", 1000).with("prefix", prefix.unwrap_or_default());
+            let route = Route::from("/v1/leases").with("prefix", prefix.unwrap_or_default());
             session
                 .show(|| async {
-                    let leases: LeaseList = api.get(&route).await?;
+                    let leases: LeaseList = api.list(&route).await?;
                     printer::list(&session.output, &leases, &columns())
                 })
                 .await

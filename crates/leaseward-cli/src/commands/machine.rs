@@ -42,7 +42,7 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
         MachineCommand::Ls => {
             session
                 .show(|| async {
-                    let machines: MachineList = api.get("/v1/machines?limit=1000").await?;
+                    let machines: MachineList = api.list("/v1/machines").await?;
                     printer::list(&session.output, &machines, &columns())
                 })
                 .await

@@ -43,7 +43,7 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
         NodeCommand::Ls => {
             session
                 .show(|| async {
-                    let nodes: NodeList = api.get("/v1/nodes").await?;
+                    let nodes: NodeList = api.list("/v1/nodes").await?;
                     printer::list(&session.output, &nodes, &columns())
                 })
                 .await
@@ -74,7 +74,7 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
             done("another voter leads".into())
         }
         NodeCommand::Upgrade { finish: false } => {
-            let mut nodes: NodeList = api.get("/v1/nodes").await?;
+            let mut nodes: NodeList = api.list("/v1/nodes").await?;
             // Whoever matters least goes first: one election at most.
             nodes.items.sort_by_key(|node| match node.role {
                 NodeRole::Learner | NodeRole::Standby => 0,

@@ -48,7 +48,7 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
         ServerCommand::Ls => {
             session
                 .show(|| async {
-                    let servers: ServerList = api.get("/v1/servers?limit=1000").await?;
+                    let servers: ServerList = api.list("/v1/servers").await?;
                     printer::list(&session.output, &servers, &columns())
                 })
                 .await

@@ -34,7 +34,7 @@ pub(crate) async fn run(session: &Session, command: TokenCommand) -> Result<(), 
             ];
             session
                 .show(|| async {
-                    let tokens: Value = session.api.get("/v1/tokens").await?;
+                    let tokens: Value = session.api.list("/v1/tokens").await?;
                     if tokens["on"] == false {
                         eprintln!("there is no token: everybody who reaches the API may ask everything");
                     }

@@ -24,7 +24,7 @@ pub(crate) async fn run(session: &Session, condition: &str) -> Result<(), Diagno
     let (kind, name) = object.split_once('/').unwrap_or((object, ""));
     let route = match (kind, state) {
         ("server", _) => Route::server(name)?,
-        ("config", "synced") => Route::set(name)?.then("members").with("limit", 1000),
+        ("config", "synced") => Route::set(name)?.then("members"),
         ("lease", "free" | "held") => Route::lease(name)?,
         ("cluster", "healthy") => Route::from("/v1/cluster"),
         _ => return Err(bad()),
@@ -40,7 +40,7 @@ async fn holds(session: &Session, route: &Route, kind: &str, state: &str) -> Res
             Ok(server.is_some_and(|server| server.phase.as_str() == state))
         }
         "config" => {
-            let members = absent(api.get::<MemberSyncList>(route).await)?;
+            let members = absent(api.list::<MemberSyncList>(route).await)?;
             // Members that are gone catch up when they come back, and pinned ones when they are let go; a barrier cannot
             // wait for them.
             Ok(members.is_some_and(|members| {

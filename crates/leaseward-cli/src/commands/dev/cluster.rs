@@ -135,7 +135,7 @@ impl DevCluster {
             began.elapsed().as_secs_f64()
         );
         loop {
-            let machines = api.get::<MachineList>("/v1/machines").await;
+            let machines = api.list::<MachineList>("/v1/machines").await;
             match machines {
                 Ok(machines) if machines.items.iter().filter(|machine| machine.connected).count() == count => {
                     let fence =
@@ -220,7 +220,7 @@ impl DevCluster {
     /// Stops the servers, then everything else.
     pub(super) async fn stop(&mut self) {
         let api = self.api();
-        let all = tokio::time::timeout(Duration::from_secs(2), api.get::<ServerList>("/v1/servers")).await;
+        let all = tokio::time::timeout(Duration::from_secs(2), api.list::<ServerList>("/v1/servers")).await;
         if let Ok(Ok(servers)) = all {
             for server in servers.items {
                 if let Ok(route) = Route::server(&server.name) {
