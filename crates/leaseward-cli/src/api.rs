@@ -13,7 +13,8 @@ use std::time::Duration;
 use axum::body::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use leaseward_http::model::{Node, NodeList, Prediction, Problem};
+use leaseward_http::limits::PAGE_MAX;
+use leaseward_http::model::{EventList, Node, NodeList, Prediction, Problem};
 use leaseward_raft::limits::{QUIET_BEFORE_ASKING, SILENT_AFTER};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::diagnostic::Diagnostic;
 use crate::printer::Output;
+use crate::route::Route;
 use crate::target::Target;
 
 /// Names a change. It is the same at every node, so that what one of them made is not made again by the next.
@@ -72,20 +74,40 @@ impl Api {
     }
 
     /// Returns an object.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Diagnostic> {
-        let separator = if path.contains('?') { '&' } else { '?' };
-        let path = format!("{path}{separator}consistency={}", self.consistency);
-        self.send(Method::GET, &path, None::<&()>, &[]).await
+    pub(crate) async fn get<T: DeserializeOwned>(&self, route: impl Into<Route>) -> Result<T, Diagnostic> {
+        let route = route.into().with("consistency", &self.consistency);
+        self.send(Method::GET, &route, None::<&()>, &[]).await
+    }
+
+    /// Returns a list, with the items of all its pages.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, route: impl Into<Route>) -> Result<T, Diagnostic> {
+        let route = route.into().with("limit", PAGE_MAX);
+        let strange = |why: &str| Diagnostic::new("LW0701", format!("{}: a strange answer: {why}", route.as_str()));
+        let mut whole: Value = self.get(&route).await?;
+        let mut next = next_page(&mut whole);
+        while let Some(page) = next {
+            let mut more: Value = self.get(route.clone().with("page", &page)).await?;
+            next = next_page(&mut more);
+            // It would be asked for ever.
+            if next.as_ref() == Some(&page) {
+                return Err(strange("a page that is its own next one"));
+            }
+            let (Some(items), Some(others)) = (items(&mut whole), items(&mut more)) else {
+                return Err(strange("a page without items"));
+            };
+            items.append(others);
+        }
+        serde_json::from_value(whole).map_err(|error| strange(&error.to_string()))
     }
 
     /// Asks for a change.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
-        path: &str,
+        route: impl Into<Route>,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, Diagnostic> {
-        self.send(method, path, body, &[]).await
+        self.send(method, route, body, &[]).await
     }
 
     /// As [`Api::call`], for a change that may have been asked for before: under one key it is made once.
@@ -93,41 +115,42 @@ impl Api {
         &self,
         key: &Key,
         method: Method,
-        path: &str,
+        route: impl Into<Route>,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, Diagnostic> {
-        self.send_as(key, method, path, body, &[]).await
+        self.send_as(key, method, route.into(), body, &[]).await
     }
 
     /// As [`Api::call`], with headers.
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
-        path: &str,
+        route: impl Into<Route>,
         body: Option<&(impl Serialize + Sync)>,
         headers: &[(&'static str, String)],
     ) -> Result<T, Diagnostic> {
-        self.send_as(&Key::new(), method, path, body, headers).await
+        self.send_as(&Key::new(), method, route.into(), body, headers).await
     }
 
     async fn send_as<T: DeserializeOwned>(
         &self,
         key: &Key,
         method: Method,
-        path: &str,
+        route: Route,
         body: Option<&(impl Serialize + Sync)>,
         headers: &[(&'static str, String)],
     ) -> Result<T, Diagnostic> {
         if let (Some(output), true) = (&self.dry_run, method != Method::GET) {
+            let path = route.as_str();
             if leaseward_http::can_be_tried(path) {
-                let prediction = self.foresee(method, path, body, headers).await?;
+                let prediction = self.foresee(method, route, body, headers).await?;
                 crate::commands::whatif::show(output, &prediction)?;
                 return Err(Diagnostic::new("", "").exit(0));
             }
             let body = body.map(|body| serde_json::to_string(body).unwrap_or_default()).unwrap_or_default();
             return Err(Diagnostic::new("", format!("would ask: {method} {path} {body}")).exit(0));
         }
-        self.ask(key, method, path, body, headers).await
+        self.ask(key, method, route.as_str(), body, headers).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -162,12 +185,12 @@ impl Api {
     pub(crate) async fn foresee(
         &self,
         method: Method,
-        path: &str,
+        route: impl Into<Route>,
         body: Option<&(impl Serialize + Sync)>,
         headers: &[(&'static str, String)],
     ) -> Result<Prediction, Diagnostic> {
-        let path = format!("{path}{}dry_run=true", if path.contains('?') { '&' } else { '?' });
-        self.ask(&Key::new(), method, &path, body, headers).await
+        let route = route.into().with("dry_run", true);
+        self.ask(&Key::new(), method, route.as_str(), body, headers).await
     }
 
     /// Returns whether the node that is asked first is on this machine.
@@ -177,24 +200,26 @@ impl Api {
     }
 
     /// Sends bytes.
-    pub(crate) async fn post_bytes(&self, path: &str, bytes: Bytes) -> Result<(), Diagnostic> {
+    pub(crate) async fn post_bytes(&self, route: impl Into<Route>, bytes: Bytes) -> Result<(), Diagnostic> {
         if self.dry_run.is_some() {
             return Ok(());
         }
-        self.exchange(&Method::POST, path, &|request| request.body(bytes.clone())).await.map(drop)
+        self.exchange(&Method::POST, route.into().as_str(), &|request| request.body(bytes.clone())).await.map(drop)
     }
 
     /// Returns bytes.
-    pub(crate) async fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Diagnostic> {
-        self.exchange(&Method::GET, path, &|request| request).await
+    pub(crate) async fn get_bytes(&self, route: impl Into<Route>) -> Result<Vec<u8>, Diagnostic> {
+        self.exchange(&Method::GET, route.into().as_str(), &|request| request).await
     }
 
     /// Reads bytes as they come, from the first node that answers; each piece must come in time, not all of them.
     pub(crate) async fn download(
         &self,
-        path: &str,
+        route: impl Into<Route>,
         take: &mut dyn FnMut(&[u8]) -> Result<(), Diagnostic>,
     ) -> Result<(), Diagnostic> {
+        let route = route.into();
+        let path = route.as_str();
         let mut last = Diagnostic::new("LW0501", "no address is known");
         for address in &self.target.api {
             let timeout = self.target.timeout;
@@ -318,14 +343,27 @@ impl Api {
 
     /// Returns the nodes of the cluster.
     pub(crate) async fn nodes(&self) -> Result<Vec<Node>, Diagnostic> {
-        Ok(self.get::<NodeList>("/v1/nodes").await?.items)
+        Ok(self.list::<NodeList>("/v1/nodes").await?.items)
     }
 
     /// Returns the events after a revision, once there is one, or after `wait`.
-    pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<Value, Diagnostic> {
+    pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<EventList, Diagnostic> {
         let wait = wait.min(self.target.timeout / 2).as_millis();
-        self.send(Method::GET, &format!("/v1/events?after={after}&wait={wait}ms&limit=1000"), None::<&()>, &[]).await
+        let route = Route::from("/v1/events").with("after", after).with("wait", format!("{wait}ms"));
+        self.send(Method::GET, route.with("limit", PAGE_MAX), None::<&()>, &[]).await
     }
+}
+
+/// Takes out of a page of a list which one comes next.
+fn next_page(page: &mut Value) -> Option<String> {
+    match page.get_mut("next_page")?.take() {
+        Value::String(next) => Some(next),
+        _ => None,
+    }
+}
+
+fn items(page: &mut Value) -> Option<&mut Vec<Value>> {
+    page.get_mut("items")?.as_array_mut()
 }
 
 /// Fills in a request: once for each node that is asked.

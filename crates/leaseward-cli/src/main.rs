@@ -13,10 +13,12 @@ mod diagnostic;
 mod duration;
 mod printer;
 mod publish;
+mod route;
 mod session;
 mod settings;
 mod target;
 mod telemetry;
+mod unfinished;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -27,6 +29,7 @@ use serde_json::Value;
 
 use crate::args::{Arguments, BackupCommand, Command};
 use crate::diagnostic::Diagnostic;
+use crate::route::Route;
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::target::Target;
@@ -152,7 +155,7 @@ async fn call(session: &Session, method: &str, path: &str, body: Option<&str>) -
     let method = Method::from_bytes(method.to_uppercase().as_bytes()).map_err(|error| bad(error.to_string()))?;
     let body: Option<Value> =
         body.map(serde_json::from_str).transpose().map_err(|error| bad(format!("the body is no JSON: {error}")))?;
-    let answer: Value = session.api.call(method, path, body.as_ref()).await?;
+    let answer: Value = session.api.call(method, Route::typed(path)?, body.as_ref()).await?;
     printer::line(&serde_json::to_string_pretty(&answer).map_err(|error| bad(error.to_string()))?);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leaseward_http::model::{ConfigVersion, MissingBlobs, Publish, PublishSize};
-use leaseward_state::config::{Chunk, Digest};
+use leaseward_state::config::{Chunk, Digest, ManifestNode};
 use leaseward_sync::limits::FRAMES_BYTES_MAX;
 use leaseward_sync::{DigestSet, Scanned, digest_of, frame, manifest, scan_again, scan_some};
 use reqwest::Method;
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{Api, Key};
 use crate::diagnostic::Diagnostic;
+use crate::route::Route;
 
 /// Digests in one question about what is missing.
 const DIGESTS_AT_ONCE: usize = 50_000;
@@ -120,6 +121,12 @@ impl Prepared {
         Ok(())
     }
 
+    /// Returns whether there is nothing in it but directories.
+    pub(crate) fn is_empty(&self) -> bool {
+        let entries = &self.scanned.manifest().entries;
+        entries.iter().all(|entry| matches!(entry.node, ManifestNode::Directory { .. }))
+    }
+
     /// Says what there is to send.
     pub(crate) fn summary(&self) -> String {
         let (files, bytes) = self.scanned.manifest().totals();
@@ -216,16 +223,16 @@ impl Prepared {
             PublishSize { files, bytes }
         });
         let ask = Publish { parent, manifest: self.manifest.to_string(), author, message, size };
-        let path = format!("/v1/configs/{set}/publish");
+        let route = Route::set(set)?.then("publish");
         // A node that is gone may have committed it before the next one said that it lacks the content.
         let key = Key::new();
         for _ in 1..TRIES {
-            match api.call_again(&key, Method::POST, &path, Some(&ask)).await {
+            match api.call_again(&key, Method::POST, &route, Some(&ask)).await {
                 Err(diagnostic) if diagnostic.code == "LW0801" && !api.is_dry_run() => self.send_again(api).await?,
                 done => return done,
             }
         }
-        api.call_again(&key, Method::POST, &path, Some(&ask)).await
+        api.call_again(&key, Method::POST, &route, Some(&ask)).await
     }
 }
 

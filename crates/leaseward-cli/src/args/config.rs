@@ -214,7 +214,7 @@ pub(crate) struct PublishArguments {
     #[arg(long, value_name = "MACHINE", conflicts_with_all = ["from", "tar", "key"])]
     pub(crate) from_member: Option<String>,
     /// Publishes this directory in another set with it: all of them, or none. SET@VERSION=DIR: only if that is its newest version.
-    #[arg(long, value_name = "SET=DIR", requires = "from")]
+    #[arg(long, value_name = "SET=DIR", requires = "from", conflicts_with_all = ["tar", "from_member"])]
     pub(crate) also: Vec<String>,
     /// Encrypts every file with this key.
     #[arg(long, value_name = "FILE")]

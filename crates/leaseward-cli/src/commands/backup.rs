@@ -16,6 +16,7 @@ use crate::api::Api;
 use crate::args::BackupCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output};
+use crate::unfinished::Unfinished;
 
 /// Writes a backup of the cluster.
 pub(crate) async fn create(api: &Api, output: &Output, file: &Path, force: bool) -> Result<(), Diagnostic> {
@@ -28,8 +29,8 @@ pub(crate) async fn create(api: &Api, output: &Output, file: &Path, force: bool)
         printer::line(&format!("would write a backup to {}", file.display()));
         return Ok(());
     }
-    let temporary = Temporary::beside(file)?;
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0).map_err(io)?;
+    let unfinished = Unfinished::beside(file)?;
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished.path()).map_err(io)?;
     let mut bytes = 0;
     api.download("/v1/backup", &mut |piece| {
         bytes += piece.len() as u64;
@@ -38,8 +39,8 @@ pub(crate) async fn create(api: &Api, output: &Output, file: &Path, force: bool)
     .await?;
     out.sync_all().map_err(io)?;
     // What the disk has is read, not what was sent.
-    let contents = check(temporary.0.clone()).await?;
-    fs::rename(&temporary.0, file).map_err(io)?;
+    let contents = check(unfinished.path().to_owned()).await?;
+    fs::rename(unfinished.path(), file).map_err(io)?;
     if let Some(dir) = file.parent() {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
@@ -122,23 +123,4 @@ fn show(output: &Output, object: &Value) -> Result<(), Diagnostic> {
         printer::line(&format!("{:<14} {text}", key.replace('_', " ")));
     }
     Ok(())
-}
-
-/// A file that is gone unless it got its name.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn beside(file: &Path) -> Result<Self, Diagnostic> {
-        let name =
-            file.file_name().ok_or_else(|| Diagnostic::new("LW0104", format!("{} is no file", file.display())))?;
-        let name = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
-        Ok(Self(file.with_file_name(name)))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // After the rename nothing is there.
-        let _ = fs::remove_file(&self.0);
-    }
 }

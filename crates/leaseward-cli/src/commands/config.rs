@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::args::ConfigCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, Output, column, field, wide};
+use crate::route::Route;
 use crate::session::{Session, person};
 
 fn set_columns() -> Vec<Column> {
@@ -131,7 +132,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::Ls => {
             session
                 .show(|| async {
-                    let sets: ConfigSetList = api.get("/v1/configs?limit=1000").await?;
+                    let sets: ConfigSetList = api.list("/v1/configs").await?;
                     printer::list(&session.output, &sets, &set_columns())
                 })
                 .await?;
@@ -148,24 +149,23 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::History { set } => {
             session
                 .show(|| async {
-                    let versions: ConfigVersionList =
-                        api.get(&format!("/v1/configs/{set}/versions?limit=1000")).await?;
+                    let versions: ConfigVersionList = api.list(Route::set(&set)?.then("versions")).await?;
                     printer::list(&session.output, &versions, &version_columns())
                 })
                 .await?;
         }
         ConfigCommand::Rollback { set, to, message } => {
+            let route = Route::set(&set)?.then("rollback");
             session.confirm(&format!("{set} goes back to what version {to} says, on every member."))?;
             let ask = Rollback { to, author: person(), message };
-            let version: ConfigVersion =
-                api.call(Method::POST, &format!("/v1/configs/{set}/rollback"), Some(&ask)).await?;
+            let version: ConfigVersion = api.call(Method::POST, route, Some(&ask)).await?;
             eprintln!("✓ {set} v{} = v{to} (history is kept; nobody goes back in numbers)", version.version);
             printer::object(&session.output, &version, &version_columns())?;
         }
         ConfigCommand::Monitor { set } => {
             session
                 .show(|| async {
-                    let members: MemberSyncList = api.get(&format!("/v1/configs/{set}/members?limit=1000")).await?;
+                    let members: MemberSyncList = api.list(Route::set(&set)?.then("members")).await?;
                     if session.output == Output::Table {
                         eprintln!("{set} v{}", members.version);
                         if let Some(rollout) = &members.rollout {
@@ -190,8 +190,9 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
         ConfigCommand::Sync { set, machine } => keeping::sync(session, &set, machine).await?,
         ConfigCommand::Key { file, create } => keeping::key(&file, create)?,
         ConfigCommand::Rm { set } => {
+            let route = Route::set(&set)?;
             session.confirm(&format!("{set} is forgotten; its files stay where they are."))?;
-            let _: Value = api.call(Method::DELETE, &format!("/v1/configs/{set}"), None::<&()>).await?;
+            let _: Value = api.call(Method::DELETE, route, None::<&()>).await?;
             eprintln!("✓ {set} is forgotten");
         }
     }

@@ -7,24 +7,31 @@ use leaseward_http::model::{EventList, EventRecord};
 use crate::args::EventsArguments;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line};
+use crate::route::Route;
 use crate::session::Session;
+
+/// How often in a row what is to come next may be gone before it is asked for.
+const TRIES: usize = 5;
 
 pub(crate) async fn run(session: &Session, arguments: EventsArguments) -> Result<(), Diagnostic> {
     let mut after = arguments.after.unwrap_or(0);
-    let mut first = true;
+    let (mut first, mut behind) = (true, 0);
     loop {
         let wait = if first { Duration::ZERO } else { Duration::from_secs(30) };
-        let value = session.api.events_after(after, wait).await;
-        let value = match value {
-            // Too far back: the oldest that are kept come first.
-            Err(error) if error.code == "LW0207" && first => {
-                after = session.revision().await?.saturating_sub(1_000);
+        let mut list = match session.api.events_after(after, wait).await {
+            // Too far back: the oldest that are kept come next. They may be gone too by the time they are asked for.
+            Err(error) if error.code == "LW0207" && behind < TRIES => {
+                behind += 1;
+                let oldest: EventList = session.api.get(Route::from("/v1/events").with("limit", 1)).await?;
+                if after > 0 {
+                    eprintln!("what happened after revision {after} is kept only from {} on", oldest.compacted.0);
+                }
+                after = oldest.compacted.0;
                 continue;
             }
-            other => other?,
+            answer => answer?,
         };
-        let mut list: EventList = serde_json::from_value(value)
-            .map_err(|error| Diagnostic::new("LW0701", format!("a strange answer: {error}")))?;
+        behind = 0;
         let full = list.items.len();
         if let Some(last) = list.items.last() {
             after = last.revision.0;

@@ -4,6 +4,7 @@ use leaseward_http::model::Explanation;
 
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line};
+use crate::route::Route;
 use crate::session::Session;
 
 include!(concat!(env!("OUT_DIR"), "/pages.rs"));
@@ -22,9 +23,10 @@ pub(crate) fn page(what: &str) -> Result<(), Diagnostic> {
 }
 
 pub(crate) async fn object(session: &Session, what: &str) -> Result<(), Diagnostic> {
+    let route = Route::explanation(what)?;
     session
         .show(|| async {
-            let explained: Explanation = session.api.get(&format!("/v1/explain/{what}")).await?;
+            let explained: Explanation = session.api.get(&route).await?;
             match session.output {
                 Output::Table | Output::Wide => {
                     text(&explained, session.output == Output::Wide).iter().for_each(|text| line(text));

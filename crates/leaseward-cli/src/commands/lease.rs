@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::args::LeaseCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
+use crate::route::Route;
 use crate::session::Session;
 
 fn columns() -> Vec<Column> {
@@ -32,10 +33,10 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
     let api = &session.api;
     match command {
         LeaseCommand::Ls { prefix } => {
-            let path = format!("/v1/leases?limit=1000&prefix={}", prefix.unwrap_or_default());
+            let route = Route::from("/v1/leases").with("prefix", prefix.unwrap_or_default());
             session
                 .show(|| async {
-                    let leases: LeaseList = api.get(&path).await?;
+                    let leases: LeaseList = api.list(&route).await?;
                     printer::list(&session.output, &leases, &columns())
                 })
                 .await
@@ -43,7 +44,7 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
         LeaseCommand::Get { name } => {
             session
                 .show(|| async {
-                    let lease: Lease = api.get(&format!("/v1/leases/{name}")).await?;
+                    let lease: Lease = api.get(Route::lease(&name)?).await?;
                     printer::object(&session.output, &lease, &columns())
                 })
                 .await
@@ -53,7 +54,7 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
             let wait = wait.map(|wait| wait.parse()).transpose().map_err(|error| bad("--wait", error))?;
             let ttl = Some(ttl.parse().map_err(|error| bad("--ttl", error))?);
             let ask = AcquireLease { holder, ttl, wait, ..AcquireLease::default() };
-            let lease: Lease = api.call(Method::PUT, &format!("/v1/leases/{name}"), Some(&ask)).await?;
+            let lease: Lease = api.call(Method::PUT, Route::lease(&name)?, Some(&ask)).await?;
             printer::object(&session.output, &lease, &columns())
         }
         LeaseCommand::Renew { session: id } => {
@@ -69,7 +70,7 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
             }
         }
         LeaseCommand::Release { name, token } => {
-            let _: Value = api.call(Method::DELETE, &format!("/v1/leases/{name}?token={token}"), None::<&()>).await?;
+            let _: Value = api.call(Method::DELETE, Route::lease(&name)?.with("token", token), None::<&()>).await?;
             eprintln!("✓ {name} released");
             Ok(())
         }

@@ -8,6 +8,7 @@ use crate::args::{CordonArguments, MachineCommand};
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
+use crate::route::Route;
 use crate::session::Session;
 
 fn columns() -> Vec<Column> {
@@ -41,7 +42,7 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
         MachineCommand::Ls => {
             session
                 .show(|| async {
-                    let machines: MachineList = api.get("/v1/machines?limit=1000").await?;
+                    let machines: MachineList = api.list("/v1/machines").await?;
                     printer::list(&session.output, &machines, &columns())
                 })
                 .await
@@ -49,7 +50,7 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
         MachineCommand::Get { name } => {
             session
                 .show(|| async {
-                    let machine: Machine = api.get(&format!("/v1/machines/{name}")).await?;
+                    let machine: Machine = api.get(Route::machine(&name)?).await?;
                     printer::object(&session.output, &machine, &columns())
                 })
                 .await
@@ -59,24 +60,26 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
         MachineCommand::Drain(CordonArguments { name, message, lasting }) => {
             let ask = Cordon { reason: message, lasting: lasting.map(Into::into), quarantine: false };
             let what = format!("Every server leaves {name}, one after the other. Clients of each see a break.");
-            operation::ask_first(session, &format!("/v1/machines/{name}/drain"), Some(&ask), &what).await
+            operation::ask_first(session, Route::machine(&name)?.then("drain"), Some(&ask), &what).await
         }
         MachineCommand::Resume { name } => {
-            let _: Value = api.call(Method::POST, &format!("/v1/machines/{name}/resume"), None::<&()>).await?;
+            let _: Value = api.call(Method::POST, Route::machine(&name)?.then("resume"), None::<&()>).await?;
             eprintln!("✓ {name} takes servers again");
             Ok(())
         }
         MachineCommand::ConfirmDead { name, confirm } => {
+            let route = Route::machine(&name)?.then("confirm-dead");
             let what = format!("If {name} is not off, its servers may run twice. Look at it, not at a monitor.");
             let confirm = session.typed(&what, &name, confirm)?;
             let ask = ConfirmDead { confirm, by: crate::session::person() };
-            let _: Value = api.call(Method::POST, &format!("/v1/machines/{name}/confirm-dead"), Some(&ask)).await?;
+            let _: Value = api.call(Method::POST, route, Some(&ask)).await?;
             eprintln!("✓ {name} counts as dead: its servers may start elsewhere");
             Ok(())
         }
         MachineCommand::Rm { name } => {
+            let route = Route::machine(&name)?;
             session.confirm(&format!("{name} is forgotten."))?;
-            let _: Value = api.call(Method::DELETE, &format!("/v1/machines/{name}"), None::<&()>).await?;
+            let _: Value = api.call(Method::DELETE, route, None::<&()>).await?;
             eprintln!("✓ {name} is forgotten");
             Ok(())
         }
@@ -86,7 +89,7 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
 async fn cordon(session: &Session, arguments: CordonArguments, quarantine: bool) -> Result<(), Diagnostic> {
     let CordonArguments { name, message, lasting } = arguments;
     let ask = Cordon { reason: message, lasting: lasting.map(Into::into), quarantine };
-    let _: Value = session.api.call(Method::POST, &format!("/v1/machines/{name}/cordon"), Some(&ask)).await?;
+    let _: Value = session.api.call(Method::POST, Route::machine(&name)?.then("cordon"), Some(&ask)).await?;
     eprintln!("✓ {name} is cordoned: nothing new is placed on it");
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::api::Api;
 use crate::args::NodeCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
+use crate::route::Route;
 use crate::session::Session;
 
 pub(crate) fn columns() -> Vec<Column> {
@@ -42,26 +43,26 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
         NodeCommand::Ls => {
             session
                 .show(|| async {
-                    let nodes: NodeList = api.get("/v1/nodes").await?;
+                    let nodes: NodeList = api.list("/v1/nodes").await?;
                     printer::list(&session.output, &nodes, &columns())
                 })
                 .await
         }
         NodeCommand::Promote { node } => {
             let id = id(api, &node).await?;
-            let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/promote"), None::<&()>).await?;
+            let _: Value = api.call(Method::POST, node_route(id).then("promote"), None::<&()>).await?;
             done(format!("{node} may vote, and does as soon as that makes an odd number of voters"))
         }
         NodeCommand::Demote { node } => {
             session.confirm(&format!("{node} does not vote any more."))?;
             let id = id(api, &node).await?;
-            let _: Value = api.call(Method::POST, &format!("/v1/nodes/{id}/demote"), None::<&()>).await?;
+            let _: Value = api.call(Method::POST, node_route(id).then("demote"), None::<&()>).await?;
             done(format!("{node} does not vote any more; so that their number is odd, another one may stand by now"))
         }
         NodeCommand::Rm { node } => {
             session.confirm(&format!("{node} is removed from the cluster."))?;
             let id = id(api, &node).await?;
-            let _: Value = api.call(Method::DELETE, &format!("/v1/nodes/{id}"), None::<&()>).await?;
+            let _: Value = api.call(Method::DELETE, node_route(id), None::<&()>).await?;
             done(format!("{node} is no longer part of the cluster"))
         }
         NodeCommand::TransferLeader { to } => {
@@ -73,7 +74,7 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
             done("another voter leads".into())
         }
         NodeCommand::Upgrade { finish: false } => {
-            let mut nodes: NodeList = api.get("/v1/nodes").await?;
+            let mut nodes: NodeList = api.list("/v1/nodes").await?;
             // Whoever matters least goes first: one election at most.
             nodes.items.sort_by_key(|node| match node.role {
                 NodeRole::Learner | NodeRole::Standby => 0,
@@ -92,6 +93,10 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
             done("every node can read what this release brought".into())
         }
     }
+}
+
+fn node_route(id: u64) -> Route {
+    Route::from("/v1/nodes").then(id)
 }
 
 /// Returns the id of a node that was named.

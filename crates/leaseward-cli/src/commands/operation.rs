@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::commands::whatif;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, column, field, wide};
+use crate::route::Route;
 use crate::session::Session;
 
 fn columns() -> Vec<Column> {
@@ -22,25 +23,26 @@ fn columns() -> Vec<Column> {
 /// As [`ask`], of what clients will notice: says what would come of it, and asks first.
 pub(crate) async fn ask_first(
     session: &Session,
-    path: &str,
+    route: impl Into<Route>,
     body: Option<&(impl Serialize + Sync)>,
     what: &str,
 ) -> Result<(), Diagnostic> {
+    let route = route.into();
     if !session.global.yes && !session.api.is_dry_run() {
-        let prediction = session.api.foresee(Method::POST, path, body, &[]).await?;
+        let prediction = session.api.foresee(Method::POST, &route, body, &[]).await?;
         whatif::text(&prediction).iter().for_each(|line| eprintln!("{line}"));
     }
     session.confirm(what)?;
-    ask(session, path, body).await
+    ask(session, route, body).await
 }
 
 /// Asks for an operation and waits for its end. With `--no-wait` prints it instead.
 pub(crate) async fn ask(
     session: &Session,
-    path: &str,
+    route: impl Into<Route>,
     body: Option<&(impl Serialize + Sync)>,
 ) -> Result<(), Diagnostic> {
-    let operation: Operation = session.api.call(Method::POST, path, body).await?;
+    let operation: Operation = session.api.call(Method::POST, route, body).await?;
     if session.global.no_wait {
         return printer::object(&session.output, &operation, &columns());
     }
@@ -52,7 +54,7 @@ pub(crate) async fn follow(session: &Session, id: u64) -> Result<(), Diagnostic>
     let (mut shown, mut last) = (0, None);
     session
         .until(&format!("op/{id} is done"), async || {
-            let operation: Operation = session.api.get(&format!("/v1/operations/{id}")).await?;
+            let operation: Operation = session.api.get(Route::from("/v1/operations").then(id)).await?;
             for step in operation.steps.iter().skip(shown) {
                 eprintln!("  {}  {}", clock(&step.at.to_string()), step.text);
             }

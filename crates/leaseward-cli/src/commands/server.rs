@@ -13,6 +13,7 @@ use crate::commands::agent::agent_config;
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Column, Output, column, field, line, wide};
+use crate::route::Route;
 use crate::session::Session;
 use crate::settings::Settings;
 
@@ -47,7 +48,7 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
         ServerCommand::Ls => {
             session
                 .show(|| async {
-                    let servers: ServerList = api.get("/v1/servers?limit=1000").await?;
+                    let servers: ServerList = api.list("/v1/servers").await?;
                     printer::list(&session.output, &servers, &columns())
                 })
                 .await
@@ -70,38 +71,39 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
         ServerCommand::Logs { name, lines, machine, .. } => logs(session, &name, lines, machine.as_deref()).await,
         ServerCommand::Diff { file } => diff(session, &file).await,
         ServerCommand::History { name } => history(session, &name).await,
-        ServerCommand::Start { name } => operation::ask(session, &to(&name, "start"), NOTHING).await,
+        ServerCommand::Start { name } => operation::ask(session, to(&name, "start")?, NOTHING).await,
         ServerCommand::Stop { name } => {
             let what = format!("{name} stops, and stays stopped until it is started.");
-            operation::ask_first(session, &to(&name, "stop"), NOTHING, &what).await
+            operation::ask_first(session, to(&name, "stop")?, NOTHING, &what).await
         }
         ServerCommand::Restart { name } => {
             let what = format!("{name} stops and starts again. Clients see a break.");
-            operation::ask_first(session, &to(&name, "restart"), NOTHING, &what).await
+            operation::ask_first(session, to(&name, "restart")?, NOTHING, &what).await
         }
         ServerCommand::Move { name, to: machine, no_rollback } => {
-            let path = format!("{}?to={machine}&rollback={}", to(&name, "move"), !no_rollback);
+            let route = to(&name, "move")?.with("to", &machine).with("rollback", !no_rollback);
             let what = format!("{name} stops where it is and starts on {machine}. Clients see a break.");
-            operation::ask_first(session, &path, NOTHING, &what).await
+            operation::ask_first(session, route, NOTHING, &what).await
         }
         ServerCommand::Failback { name } => {
             let what = format!("{name} moves to the first of its candidates. Clients see a break.");
-            operation::ask_first(session, &to(&name, "failback"), NOTHING, &what).await
+            operation::ask_first(session, to(&name, "failback")?, NOTHING, &what).await
         }
         ServerCommand::Pause { name, message, lasting } => {
             let ask = BeginPause { reason: message, lasting: lasting.map(Into::into) };
-            let _: Value = api.call(Method::POST, &to(&name, "pause"), Some(&ask)).await?;
+            let _: Value = api.call(Method::POST, to(&name, "pause")?, Some(&ask)).await?;
             eprintln!("✓ {name} is neither restarted nor moved");
             Ok(())
         }
         ServerCommand::Resume { name } => {
-            let _: Value = api.call(Method::POST, &to(&name, "resume"), NOTHING).await?;
+            let _: Value = api.call(Method::POST, to(&name, "resume")?, NOTHING).await?;
             eprintln!("✓ {name} is restarted and moved again as it needs");
             Ok(())
         }
         ServerCommand::Rm { name } => {
+            let route = Route::server(&name)?;
             session.confirm(&format!("{name} is forgotten."))?;
-            let _: Value = api.call(Method::DELETE, &format!("/v1/servers/{name}"), None::<&()>).await?;
+            let _: Value = api.call(Method::DELETE, route, None::<&()>).await?;
             eprintln!("✓ {name} is forgotten");
             Ok(())
         }
@@ -110,14 +112,15 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
 
 const NOTHING: Option<&()> = None;
 
-fn to(name: &str, verb: &str) -> String {
-    format!("/v1/servers/{name}/{verb}")
+fn to(name: &str, verb: &str) -> Result<Route, Diagnostic> {
+    Ok(Route::server(name)?.then(verb))
 }
 
 /// Shows what a server printed, as the machine says that has it.
 async fn logs(session: &Session, name: &str, lines: u32, machine: Option<&str>) -> Result<(), Diagnostic> {
-    let machine = machine.map(|machine| format!("&machine={machine}")).unwrap_or_default();
-    let output: ServerOutput = session.api.get(&format!("{}?lines={lines}{machine}", to(name, "logs"))).await?;
+    let route = to(name, "logs")?.with("lines", lines);
+    let route = machine.into_iter().fold(route, |route, machine| route.with("machine", machine));
+    let output: ServerOutput = session.api.get(route).await?;
     output.lines.iter().for_each(|text| line(text));
     Ok(())
 }
@@ -170,7 +173,7 @@ async fn diff(session: &Session, file: &Path) -> Result<(), Diagnostic> {
 async fn history(session: &Session, name: &str) -> Result<(), Diagnostic> {
     session
         .show(|| async {
-            let history: History = session.api.get(&to(name, "history")).await?;
+            let history: History = session.api.get(to(name, "history")?).await?;
             match session.output {
                 Output::Table | Output::Wide => {
                     story(&history).iter().for_each(|text| line(text));
@@ -198,7 +201,7 @@ fn story(history: &History) -> Vec<String> {
 }
 
 async fn get(session: &Session, name: &str) -> Result<Server, Diagnostic> {
-    session.api.get(&format!("/v1/servers/{name}")).await
+    session.api.get(Route::server(name)?).await
 }
 
 async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<(), Diagnostic> {
@@ -221,8 +224,9 @@ async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<
 
 async fn apply(session: &Session, file: &Path, force: bool) -> Result<(), Diagnostic> {
     let (name, spec) = open(file)?;
-    let path = format!("/v1/servers/{name}{}", if force { "?force=true" } else { "" });
-    let server: Server = session.api.call(Method::PUT, &path, Some(&spec)).await?;
+    let route = Route::server(&name)?;
+    let route = if force { route.with("force", true) } else { route };
+    let server: Server = session.api.call(Method::PUT, route, Some(&spec)).await?;
     eprintln!("✓ {name} version {}", server.version);
     if server.wanted == leaseward_http::model::Wanted::Running {
         reach(session, &name, &[ServerPhase::Running]).await?;

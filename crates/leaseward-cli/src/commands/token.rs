@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::args::TokenCommand;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, column, field, line};
+use crate::route::Route;
 use crate::session::{Session, person};
 
 pub(crate) async fn run(session: &Session, command: TokenCommand) -> Result<(), Diagnostic> {
@@ -33,7 +34,7 @@ pub(crate) async fn run(session: &Session, command: TokenCommand) -> Result<(), 
             ];
             session
                 .show(|| async {
-                    let tokens: Value = session.api.get("/v1/tokens").await?;
+                    let tokens: Value = session.api.list("/v1/tokens").await?;
                     if tokens["on"] == false {
                         eprintln!("there is no token: everybody who reaches the API may ask everything");
                     }
@@ -43,9 +44,10 @@ pub(crate) async fn run(session: &Session, command: TokenCommand) -> Result<(), 
         }
         TokenCommand::Create { name, role, ttl, to } => create(session, &name, role, ttl, to.as_deref()).await,
         TokenCommand::Revoke { name } => {
+            let route = Route::token(&name)?;
             session.confirm(&format!("Whoever has the token {name} is not answered any more. Revoke it?"))?;
             let ask = RevokeToken { by: person() };
-            session.api.call::<Value>(Method::DELETE, &format!("/v1/tokens/{name}"), Some(&ask)).await?;
+            session.api.call::<Value>(Method::DELETE, route, Some(&ask)).await?;
             eprintln!("✓ token {name} is revoked");
             Ok(())
         }
@@ -77,7 +79,7 @@ async fn create(
         None => None,
     };
     let ask = CreateToken { secret_hash: hash(&secret).to_string(), roles, ttl: ttl.map(Into::into), by: person() };
-    let made = session.api.call::<Token>(Method::PUT, &format!("/v1/tokens/{name}"), Some(&ask)).await;
+    let made = session.api.call::<Token>(Method::PUT, Route::token(name)?, Some(&ask)).await;
     let made = match (made, file) {
         (Ok(made), _) => made,
         (Err(error), file) => {

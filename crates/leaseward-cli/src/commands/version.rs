@@ -9,7 +9,7 @@ use crate::session::Session;
 /// Shows the version of every node. Exits with 1 if one does not answer or has another version.
 pub(crate) async fn run(session: &Session) -> Result<u8, Diagnostic> {
     let own = env!("CARGO_PKG_VERSION");
-    let nodes: NodeList = session.api.get("/v1/nodes").await?;
+    let nodes: NodeList = session.api.list("/v1/nodes").await?;
     let alike = nodes.items.iter().all(|node| node.version.as_deref() == Some(own));
     if matches!(session.output, Output::Table | Output::Wide) {
         printer::line(&format!("leaseward {own}"));

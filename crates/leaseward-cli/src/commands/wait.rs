@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
+use crate::route::Route;
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, condition: &str) -> Result<(), Diagnostic> {
@@ -21,24 +22,25 @@ pub(crate) async fn run(session: &Session, condition: &str) -> Result<(), Diagno
     };
     let (object, state) = condition.split_once('=').ok_or_else(bad)?;
     let (kind, name) = object.split_once('/').unwrap_or((object, ""));
-    if !matches!(
-        (kind, state),
-        ("server", _) | ("config", "synced") | ("lease", "free" | "held") | ("cluster", "healthy")
-    ) {
-        return Err(bad());
-    }
-    session.until(condition, || holds(session, kind, name, state)).await
+    let route = match (kind, state) {
+        ("server", _) => Route::server(name)?,
+        ("config", "synced") => Route::set(name)?.then("members"),
+        ("lease", "free" | "held") => Route::lease(name)?,
+        ("cluster", "healthy") => Route::from("/v1/cluster"),
+        _ => return Err(bad()),
+    };
+    session.until(condition, || holds(session, &route, kind, state)).await
 }
 
-async fn holds(session: &Session, kind: &str, name: &str, state: &str) -> Result<bool, Diagnostic> {
+async fn holds(session: &Session, route: &Route, kind: &str, state: &str) -> Result<bool, Diagnostic> {
     let api = &session.api;
     match kind {
-        "server" => match absent(api.get::<Server>(&format!("/v1/servers/{name}")).await)? {
-            Some(server) => Ok(server.phase.as_str() == state),
-            None => Ok(false),
-        },
+        "server" => {
+            let server = absent(api.get::<Server>(route).await)?;
+            Ok(server.is_some_and(|server| server.phase.as_str() == state))
+        }
         "config" => {
-            let members = absent(api.get::<MemberSyncList>(&format!("/v1/configs/{name}/members?limit=1000")).await)?;
+            let members = absent(api.list::<MemberSyncList>(route).await)?;
             // Members that are gone catch up when they come back, and pinned ones when they are let go; a barrier cannot
             // wait for them.
             Ok(members.is_some_and(|members| {
@@ -47,11 +49,8 @@ async fn holds(session: &Session, kind: &str, name: &str, state: &str) -> Result
                     && live.iter().all(|member| member.phase == SyncPhase::Applied && member.applied == members.version)
             }))
         }
-        "lease" => {
-            let lease = absent(api.get::<Value>(&format!("/v1/leases/{name}")).await)?;
-            Ok(lease.is_some() == (state == "held"))
-        }
-        _ => Ok(api.get::<ClusterStatus>("/v1/cluster").await?.health == Health::Ok),
+        "lease" => Ok(absent(api.get::<Value>(route).await)?.is_some() == (state == "held")),
+        _ => Ok(api.get::<ClusterStatus>(route).await?.health == Health::Ok),
     }
 }
 

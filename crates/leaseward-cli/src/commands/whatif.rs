@@ -4,6 +4,7 @@ use leaseward_http::model::Prediction;
 
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line};
+use crate::route::Route;
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, event: &[String]) -> Result<(), Diagnostic> {
@@ -14,7 +15,7 @@ pub(crate) async fn run(session: &Session, event: &[String]) -> Result<(), Diagn
     };
     session
         .show(|| async {
-            let prediction: Prediction = session.api.get(&format!("/v1/whatif?down={machines}")).await?;
+            let prediction: Prediction = session.api.get(Route::from("/v1/whatif").with("down", machines)).await?;
             show(&session.output, &prediction)
         })
         .await

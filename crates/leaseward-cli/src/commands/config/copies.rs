@@ -15,11 +15,12 @@ use leaseward_state::config::Xattrs;
 use leaseward_sync::secret::Key;
 use leaseward_sync::write_xattrs;
 
-use super::files::{failed, file, key_of, newest, opened};
+use super::files::{failed, file, key_of, listing, newest, opened};
 use super::tarred;
 use crate::diagnostic::Diagnostic;
 use crate::printer::line;
 use crate::session::Session;
+use crate::unfinished::Unfinished;
 
 /// Files that are fetched at one time.
 const FILES_AT_ONCE: usize = 16;
@@ -57,11 +58,11 @@ pub(super) async fn pull(
     key: Option<PathBuf>,
 ) -> Result<(), Diagnostic> {
     let (version, key) = (newest(session, set, version).await?, key_of(key)?);
-    let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+    let listing = listing(session, set, version).await?;
     // In the order of the paths, some at a time.
     let files = listing.entries.iter().filter(|entry| entry.kind == FileKind::File);
     let mut contents =
-        futures_util::stream::iter(files).map(|entry| file(session, set, version, &entry.path)).buffered(FILES_AT_ONCE);
+        futures_util::stream::iter(files).map(|entry| file(session, set, version, entry)).buffered(FILES_AT_ONCE);
     let next = async || match contents.next().await {
         Some(bytes) => bytes,
         None => Err(Diagnostic::new("LW0701", "a file of the version did not come")),
@@ -82,17 +83,46 @@ pub(super) async fn pull(
     Ok(())
 }
 
-/// Writes a version into an empty directory. `next` gives its files, in the order of their paths.
+/// Writes a version into a directory that is empty or not there. `next` gives its files, in the order of their paths.
 async fn into_directory(
+    listing: &ManifestListing,
+    key: Option<&Key>,
+    to: &Path,
+    next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
+) -> Result<(), Diagnostic> {
+    match std::fs::read_dir(to).map(|mut there| there.next().is_none()) {
+        Ok(false) => Err(Diagnostic::new("LW0104", format!("{} is not empty", to.display()))),
+        Ok(true) => {
+            let unfinished = Unfinished::within(to);
+            fill(listing, key, unfinished.path(), next).await?;
+            for entry in listing.entries.iter().filter(|entry| !entry.path.contains('/')) {
+                let place = to.join(&entry.path);
+                std::fs::rename(unfinished.path().join(&entry.path), &place).map_err(failed(&place))?;
+            }
+            // Only now: a directory that must not be written to cannot be moved into another one.
+            set_modes(listing, to)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(above) = to.parent() {
+                std::fs::create_dir_all(above).map_err(failed(above))?;
+            }
+            let unfinished = Unfinished::beside(to)?;
+            fill(listing, key, unfinished.path(), next).await?;
+            set_modes(listing, unfinished.path())?;
+            std::fs::rename(unfinished.path(), to).map_err(failed(to))
+        }
+        Err(error) => Err(failed(to)(error)),
+    }
+}
+
+/// Makes everything of a version but the modes of its directories, in a new directory.
+async fn fill(
     listing: &ManifestListing,
     key: Option<&Key>,
     to: &Path,
     mut next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
 ) -> Result<(), Diagnostic> {
-    std::fs::create_dir_all(to).map_err(failed(to))?;
-    if std::fs::read_dir(to).map_err(failed(to))?.next().is_some() {
-        return Err(Diagnostic::new("LW0104", format!("{} is not empty", to.display())));
-    }
+    std::fs::create_dir(to).map_err(failed(to))?;
     for entry in &listing.entries {
         let place = to.join(&entry.path);
         match entry.kind {
@@ -109,6 +139,11 @@ async fn into_directory(
             }
         }
     }
+    Ok(())
+}
+
+/// Sets the modes of directories.
+fn set_modes(listing: &ManifestListing, to: &Path) -> Result<(), Diagnostic> {
     // The deepest first: a mode may forbid to go on below.
     for entry in listing.entries.iter().rev().filter(|entry| entry.kind == FileKind::Directory) {
         set_mode(&to.join(&entry.path), mode(entry))?;
@@ -118,6 +153,22 @@ async fn into_directory(
 
 /// Writes a version into a tar file. `next` gives its files, in the order of their paths.
 async fn into_tar(
+    listing: &ManifestListing,
+    key: Option<&Key>,
+    to: &Path,
+    next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
+) -> Result<(), Diagnostic> {
+    // Where a name leads elsewhere, the file there is meant; a pipe or a device takes it as it comes.
+    let place = std::fs::canonicalize(to).unwrap_or_else(|_| to.to_owned());
+    if std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
+        return pack(listing, key, &place, next).await;
+    }
+    let unfinished = Unfinished::beside(&place)?;
+    pack(listing, key, unfinished.path(), next).await?;
+    std::fs::rename(unfinished.path(), &place).map_err(failed(to))
+}
+
+async fn pack(
     listing: &ManifestListing,
     key: Option<&Key>,
     to: &Path,
@@ -156,7 +207,7 @@ fn mode(entry: &FileEntry) -> u32 {
 
 pub(super) async fn verify(session: &Session, set: &str, dir: &Path, version: Option<u64>) -> Result<u8, Diagnostic> {
     let version = newest(session, set, version).await?;
-    let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+    let listing = listing(session, set, version).await?;
     let place = dir.to_owned();
     let xattrs = listing.entries.iter().any(|entry| entry.xattrs.is_some());
     let scanned = tokio::task::spawn_blocking(move || leaseward_sync::scan_some(&place, xattrs, &|_| true))

@@ -9,6 +9,7 @@ use leaseward_http::model::{
     AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
     ManifestListing, SetPolicy,
 };
+use leaseward_sync::digest_of;
 use leaseward_sync::secret::{Key, is_sealed};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, wide};
 use crate::publish::{Prepared, Tree};
+use crate::route::Route;
 use crate::session::{Session, person};
 
 /// The time to live of the lease under which a file is edited; it is renewed while the editor is open.
@@ -44,12 +46,22 @@ pub(super) fn opened(key: Option<&Key>, path: &str, bytes: Vec<u8>) -> Result<Ve
 pub(super) async fn newest(session: &Session, set: &str, version: Option<u64>) -> Result<u64, Diagnostic> {
     match version {
         Some(version) => Ok(version),
-        None => Ok(session.api.get::<ConfigSet>(&format!("/v1/configs/{set}")).await?.version),
+        None => Ok(session.api.get::<ConfigSet>(Route::set(set)?).await?.version),
     }
 }
 
-pub(super) async fn file(session: &Session, set: &str, version: u64, path: &str) -> Result<Vec<u8>, Diagnostic> {
-    session.api.get_bytes(&format!("/v1/configs/{set}/versions/{version}/files/{path}")).await
+pub(super) async fn listing(session: &Session, set: &str, version: u64) -> Result<ManifestListing, Diagnostic> {
+    session.api.get(Route::set(set)?.then("versions").then(version)).await
+}
+
+/// Returns the bytes of a listed file, if they are those that were listed.
+pub(super) async fn file(session: &Session, set: &str, version: u64, entry: &FileEntry) -> Result<Vec<u8>, Diagnostic> {
+    let bytes = session.api.get_bytes(Route::file(set, version, &entry.path)?).await?;
+    if entry.digest.as_deref() != Some(digest_of(&bytes).to_string().as_str()) {
+        return Err(Diagnostic::new("LW0802", format!("{}: what came is not what {set} v{version} holds", entry.path))
+            .hint("--addr host:port      ask another node"));
+    }
+    Ok(bytes)
 }
 
 pub(super) async fn get(
@@ -62,7 +74,7 @@ pub(super) async fn get(
     let version = newest(session, set, version).await?;
     match path {
         Some(path) => {
-            let bytes = file(session, set, version, &path).await?;
+            let bytes = session.api.get_bytes(Route::file(set, version, &path)?).await?;
             if key.is_none() && is_sealed(&bytes) {
                 return Err(Diagnostic::new("LW0804", format!("{path} is encrypted"))
                     .hint("--key FILE      show it with the set's key"));
@@ -71,7 +83,7 @@ pub(super) async fn get(
             Ok(())
         }
         None => {
-            let listing: ManifestListing = session.api.get(&format!("/v1/configs/{set}/versions/{version}")).await?;
+            let listing = listing(session, set, version).await?;
             let columns = [
                 column("PATH", |entry| field(entry, "path")),
                 column("KIND", |entry| field(entry, "kind")),
@@ -104,7 +116,7 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
         }
         (None, None, Some(machine)) => {
             let ask = AdoptFiles { machine, parent: if_version, author: person(), message };
-            session.api.call(Method::POST, &format!("/v1/configs/{set}/adopt"), Some(&ask)).await?
+            session.api.call(Method::POST, Route::set(&set)?.then("adopt"), Some(&ask)).await?
         }
         (None, None, None) => return Err(Diagnostic::new("LW0104", "nothing says what to publish")),
     };
@@ -113,7 +125,7 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
 }
 
 async fn policy(session: &Session, set: &str) -> Result<SetPolicy, Diagnostic> {
-    match session.api.get(&format!("/v1/configs/{set}/policy")).await {
+    match session.api.get(Route::set(set)?.then("policy")).await {
         Err(error) if error.code == "LW0404" => Ok(SetPolicy::default()),
         found => found,
     }
@@ -165,7 +177,26 @@ pub(super) async fn prepared(
     };
     let prepared = Prepared::of(&session.api, tree).await?;
     eprintln!("{set}: {}", prepared.summary());
+    if prepared.is_empty() {
+        confirm_empty(session, set).await?;
+    }
     Ok((prepared, sealed))
+}
+
+/// Asks whether nothing is to take the place of something: a directory that was not mounted looks so.
+async fn confirm_empty(session: &Session, set: &str) -> Result<(), Diagnostic> {
+    let newest = match session.api.get::<ConfigSet>(Route::set(set)?).await {
+        Ok(found) => found.newest,
+        Err(error) if error.code == "LW0404" => None,
+        Err(error) => return Err(error),
+    };
+    match newest.filter(|newest| newest.files > 0) {
+        Some(newest) => session.confirm(&format!(
+            "There is no file in what is published, and every member of {set} loses the {} of v{}.",
+            newest.files, newest.version
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Refuses what would stand readable on every voter, or what no member could open, before anything is sent.
@@ -252,8 +283,7 @@ pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<()
         }
     }
     let ask = ChangeFiles { parent: if_version, changes, author: person(), message };
-    let version: ConfigVersion =
-        session.api.call(Method::POST, &format!("/v1/configs/{set}/changes"), Some(&ask)).await?;
+    let version: ConfigVersion = session.api.call(Method::POST, Route::set(&set)?.then("changes"), Some(&ask)).await?;
     eprintln!("✓ {set} v{}", version.version);
     printer::object(&session.output, &version, &version_columns())
 }
@@ -301,12 +331,13 @@ fn read_batch(path: &Path) -> Result<Vec<FileChange>, Diagnostic> {
 pub(super) async fn edit(session: &Session, set: &str, path: &str, message: String) -> Result<(), Diagnostic> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "vi".into());
     let api = &session.api;
+    let lease = format!("config-edit/{set}");
+    let (lease_route, _) = (Route::lease(&lease)?, Route::file(set, 0, path)?);
     let opened: Value =
         api.call(Method::POST, "/v1/sessions", Some(&json!({ "name": person(), "ttl": EDIT_TTL }))).await?;
     let id = opened["id"].as_str().or_else(|| opened["session"].as_str()).unwrap_or_default().to_owned();
-    let lease = format!("config-edit/{set}");
     let ask = json!({ "session": id, "holder": person() });
-    let held: Result<Value, Diagnostic> = api.call(Method::PUT, &format!("/v1/leases/{lease}"), Some(&ask)).await;
+    let held: Result<Value, Diagnostic> = api.call(Method::PUT, lease_route, Some(&ask)).await;
     let outcome = match held {
         Ok(held) => {
             let token = field(&held, "token");
@@ -325,8 +356,23 @@ pub(super) async fn edit(session: &Session, set: &str, path: &str, message: Stri
         }
         Err(error) => Err(error.hint("somebody edits this set now; see who: leaseward lease get config-edit/SET")),
     };
-    let _: Result<Value, _> = api.call(Method::DELETE, &format!("/v1/sessions/{id}"), None::<&()>).await;
+    let _: Result<Value, _> = api.call(Method::DELETE, Route::from("/v1/sessions").then(&id), None::<&()>).await;
     outcome
+}
+
+/// Returns what a file of a version says; nothing if the version has no such file.
+async fn now(session: &Session, set: &str, version: u64, path: &str) -> Result<Vec<u8>, Diagnostic> {
+    if version == 0 {
+        return Ok(Vec::new());
+    }
+    // That something does not exist may be said of the set, of the version or of the route too: the listing tells.
+    let listing = listing(session, set, version).await?;
+    match listing.entries.iter().find(|entry| entry.path == path) {
+        None => Ok(Vec::new()),
+        Some(entry) if entry.kind == FileKind::File => file(session, set, version, entry).await,
+        Some(_) => Err(Diagnostic::new("LW0104", format!("{path} of {set} v{version} is no file"))
+            .hint(format!("leaseward config get {set}      lists its files"))),
+    }
 }
 
 async fn edit_held(
@@ -338,11 +384,7 @@ async fn edit_held(
     (lease, token): (&str, &str),
 ) -> Result<(), Diagnostic> {
     let version = newest(session, set, None).await?;
-    let before = match file(session, set, version, path).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.code == "LW0404" => Vec::new(),
-        Err(error) => return Err(error),
-    };
+    let before = now(session, set, version, path).await?;
     if is_sealed(&before) {
         return Err(Diagnostic::new("LW0804", format!("{path} is encrypted"))
             .hint("edit the plain directory and publish it with --key"));
@@ -367,14 +409,14 @@ async fn edit_held(
     let ask = ChangeFiles { parent: Some(version), changes, author: person(), message };
     let fence = [("Leaseward-Fence", format!("{lease};{token}"))];
     let made: ConfigVersion =
-        session.api.send(Method::POST, &format!("/v1/configs/{set}/changes"), Some(&ask), &fence).await?;
+        session.api.send(Method::POST, Route::set(set)?.then("changes"), Some(&ask), &fence).await?;
     eprintln!("✓ {set} v{}", made.version);
     Ok(())
 }
 
 pub(super) async fn diff(session: &Session, set: &str, from: u64, to: Option<u64>) -> Result<u8, Diagnostic> {
     let to = newest(session, set, to).await?;
-    let diff: ConfigDiff = session.api.get(&format!("/v1/configs/{set}/diff?from={from}&to={to}")).await?;
+    let diff: ConfigDiff = session.api.get(Route::set(set)?.then("diff").with("from", from).with("to", to)).await?;
     match session.output {
         Output::Table | Output::Wide => {
             for changed in &diff.files {
@@ -391,7 +433,7 @@ pub(super) async fn diff(session: &Session, set: &str, from: u64, to: Option<u64
                 };
                 line(&format!("{letter} {}{modes}", changed.path));
                 let text = async |entry: &Option<FileEntry>, version: u64| match entry {
-                    Some(entry) if entry.kind == FileKind::File => file(session, set, version, &changed.path).await,
+                    Some(entry) if entry.kind == FileKind::File => file(session, set, version, entry).await,
                     _ => Ok(Vec::new()),
                 };
                 let is_file =

@@ -11,6 +11,7 @@ use super::rollout_line;
 use crate::args::RolloutAction;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line};
+use crate::route::Route;
 use crate::session::{Session, person};
 
 fn refused(what: impl Into<String>) -> Diagnostic {
@@ -28,11 +29,11 @@ pub(super) async fn policy(
     values: &[String],
     file: Option<PathBuf>,
 ) -> Result<(), Diagnostic> {
-    let path = format!("/v1/configs/{set}/policy");
+    let route = Route::set(set)?.then("policy");
     if values.is_empty() && file.is_none() {
         return session
             .show(|| async {
-                let policy: SetPolicy = session.api.get(&path).await?;
+                let policy: SetPolicy = session.api.get(&route).await?;
                 match session.output {
                     Output::Table | Output::Wide => {
                         print!("{}", policy.to_toml().map_err(told)?);
@@ -43,7 +44,7 @@ pub(super) async fn policy(
             })
             .await;
     }
-    let known: Option<ConfigSet> = match session.api.get(&format!("/v1/configs/{set}")).await {
+    let known: Option<ConfigSet> = match session.api.get(Route::set(set)?).await {
         Ok(found) => Some(found),
         Err(error) if error.code == "LW0404" => None,
         Err(error) => return Err(error),
@@ -67,7 +68,7 @@ pub(super) async fn policy(
         0 => ("If-None-Match", "*".to_owned()),
         version => ("If-Match", format!("\"v{version}\"")),
     };
-    let _: SetPolicy = session.api.send(Method::PUT, &path, Some(&policy), &[condition]).await?;
+    let _: SetPolicy = session.api.send(Method::PUT, &route, Some(&policy), &[condition]).await?;
     eprintln!("✓ policy v{} of {set}", version + 1);
     Ok(())
 }
@@ -101,7 +102,7 @@ pub(super) async fn rollout(session: &Session, set: &str, action: RolloutAction)
         RolloutAction::Show => {
             return session
                 .show(|| async {
-                    let found: ConfigSet = session.api.get(&format!("/v1/configs/{set}")).await?;
+                    let found: ConfigSet = session.api.get(Route::set(set)?).await?;
                     match (&found.rollout, &session.output) {
                         (Some(rollout), Output::Table | Output::Wide) => {
                             line(&rollout_line(rollout));
@@ -123,11 +124,12 @@ pub(super) async fn rollout(session: &Session, set: &str, action: RolloutAction)
         RolloutAction::Abort => SteerWord::Abort,
         RolloutAction::Finish => SteerWord::Finish,
     };
+    let route = Route::set(set)?.then("rollout");
     if action == SteerWord::Abort {
         session.confirm(&format!("{set} goes back to what it was, on every member."))?;
     }
     let ask = SteerRollout { action, by: person() };
-    let found: ConfigSet = session.api.call(Method::POST, &format!("/v1/configs/{set}/rollout"), Some(&ask)).await?;
+    let found: ConfigSet = session.api.call(Method::POST, route, Some(&ask)).await?;
     match &found.rollout {
         Some(rollout) => eprintln!("✓ {}", rollout_line(rollout)),
         None => eprintln!("✓ {set} v{} is for everybody", found.version),
@@ -144,7 +146,7 @@ pub(super) async fn pin(
 ) -> Result<(), Diagnostic> {
     let who = machine.clone().unwrap_or_else(|| "every member".into());
     let ask = PinView { machine, version, by: person(), why };
-    let _: ConfigSet = session.api.call(Method::POST, &format!("/v1/configs/{set}/pin"), Some(&ask)).await?;
+    let _: ConfigSet = session.api.call(Method::POST, Route::set(set)?.then("pin"), Some(&ask)).await?;
     let place = version.map_or("what it has".to_owned(), |version| format!("v{version}"));
     eprintln!("✓ {who} stays at {place} of {set}");
     Ok(())
@@ -152,8 +154,7 @@ pub(super) async fn pin(
 
 pub(super) async fn unpin(session: &Session, set: &str, machine: Option<String>) -> Result<(), Diagnostic> {
     let who = machine.clone().unwrap_or_else(|| "every member".into());
-    let _: ConfigSet =
-        session.api.call(Method::POST, &format!("/v1/configs/{set}/unpin"), Some(&Unpin { machine })).await?;
+    let _: ConfigSet = session.api.call(Method::POST, Route::set(set)?.then("unpin"), Some(&Unpin { machine })).await?;
     eprintln!("✓ {who} goes on with {set}");
     Ok(())
 }
@@ -161,7 +162,7 @@ pub(super) async fn unpin(session: &Session, set: &str, machine: Option<String>)
 pub(super) async fn sync(session: &Session, set: &str, machines: Vec<String>) -> Result<(), Diagnostic> {
     let who = if machines.is_empty() { "every member".to_owned() } else { machines.join(", ") };
     let _: ConfigSet =
-        session.api.call(Method::POST, &format!("/v1/configs/{set}/sync"), Some(&Resync { machines })).await?;
+        session.api.call(Method::POST, Route::set(set)?.then("sync"), Some(&Resync { machines })).await?;
     eprintln!("✓ {who} looks at every file of {set}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Extended attributes in tar files, and files out of them.
 //!
-//! Must stay true: nothing is unpacked outside the directory that was named; attributes are what GNU tar makes with
+//! Must stay true: nothing is unpacked outside the directory that was named, and nothing of a tar file that was cut off;
+//! attributes are what GNU tar makes with
 //! `--xattrs`, `SCHILY.xattr.*`, and only those that any program may set are taken.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ use crate::diagnostic::Diagnostic;
 
 /// What stands before the names of extended attributes in a tar file.
 const XATTR: &str = "SCHILY.xattr.";
+
+/// A tar file is made of blocks of so many bytes; whoever writes one, by any tool, ends it with two of zeros.
+const BLOCK_BYTES: usize = 512;
 
 /// Bytes of what a tar file says about one path, besides its content: more than a version keeps, and bounded.
 const EXTENSIONS_BYTES_MAX: u64 = 1 << 20;
@@ -55,7 +59,8 @@ pub(super) fn unpack(tar: &Path, to: &Path, xattrs: bool) -> Result<(), Diagnost
 
 /// Refuses what would be left out or made into something else: whoever publishes a tar file gets all of it, or nothing.
 fn look(tar: impl Read) -> std::io::Result<Result<(), Diagnostic>> {
-    for entry in tar::Archive::new(tar).entries()? {
+    let mut archive = tar::Archive::new(tar);
+    for entry in archive.entries()? {
         let entry = entry?;
         let path = entry.path_bytes().into_owned();
         let refuse = |why: &str| {
@@ -75,7 +80,21 @@ fn look(tar: impl Read) -> std::io::Result<Result<(), Diagnostic>> {
             return refuse("its path leads out of the tar file, or is not UTF-8");
         }
     }
-    Ok(Ok(()))
+    if ends(archive.into_inner())? {
+        return Ok(Ok(()));
+    }
+    let why = "it ends early: what ends a tar file, two blocks of zeros, is not there";
+    Ok(Err(Diagnostic::new("LW0804", why).hint("write it again: a full disk or a broken pipe cut it off")))
+}
+
+/// Returns whether what ends a tar file is there. The crate goes as far as the first block of zeros, or as the file does.
+fn ends(mut tar: impl Read) -> std::io::Result<bool> {
+    let mut second = [1; BLOCK_BYTES];
+    match tar.read_exact(&mut second) {
+        Ok(()) => Ok(second == [0; BLOCK_BYTES]),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns the extended attributes that any program may set, of all files of a tar file. The crate's own reader of such
@@ -192,6 +211,27 @@ mod tests {
             (unpacked(b"./a//b"), unpacked(b"/a"), unpacked(b"a/../b")),
             (Some("a/b".into()), Some("a".into()), None)
         );
+    }
+
+    #[test]
+    fn a_tar_file_that_was_cut_off_is_refused_wherever_it_ends() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for path in ["a", "b"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(2);
+            archive.append_data(&mut header, path, b"hi".as_slice()).unwrap();
+        }
+        let whole = archive.into_inner().unwrap();
+        let is_taken = |bytes: &[u8]| matches!(look(bytes), Ok(Ok(())));
+        assert_eq!(whole.len(), 6 * BLOCK_BYTES);
+        for blocks in 0..6 {
+            assert!(!is_taken(&whole[..blocks * BLOCK_BYTES]), "{blocks} blocks");
+            assert!(!is_taken(&whole[..blocks * BLOCK_BYTES + 100]), "{blocks} blocks and a piece");
+        }
+        // Tools fill up to the size of a record.
+        assert!(is_taken(&whole) && is_taken(&[whole.as_slice(), &[0; 7168]].concat()));
+        let alone = [&whole[..5 * BLOCK_BYTES], &whole[..BLOCK_BYTES]].concat();
+        assert!(!is_taken(&alone), "one block of zeros ends nothing");
     }
 
     #[test]

@@ -46,7 +46,12 @@ pub(super) async fn publish(
     }
     let mut parts = vec![first];
     for text in also {
-        parts.push(part(text)?);
+        let part = part(text)?;
+        if parts.iter().any(|other| other.set == part.set) {
+            return Err(Diagnostic::new("LW0104", format!("--also {text}: {} is published already", part.set))
+                .hint("name each set once"));
+        }
+        parts.push(part);
     }
     let mut ready = Vec::new();
     for part in &parts {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::program;
 use crate::api::Api;
 use crate::diagnostic::Diagnostic;
+use crate::route::Route;
 use crate::target::Target;
 
 /// The cluster must be up within this.
@@ -134,7 +135,7 @@ impl DevCluster {
             began.elapsed().as_secs_f64()
         );
         loop {
-            let machines = api.get::<MachineList>("/v1/machines").await;
+            let machines = api.list::<MachineList>("/v1/machines").await;
             match machines {
                 Ok(machines) if machines.items.iter().filter(|machine| machine.connected).count() == count => {
                     let fence =
@@ -219,11 +220,12 @@ impl DevCluster {
     /// Stops the servers, then everything else.
     pub(super) async fn stop(&mut self) {
         let api = self.api();
-        let all = tokio::time::timeout(Duration::from_secs(2), api.get::<ServerList>("/v1/servers")).await;
+        let all = tokio::time::timeout(Duration::from_secs(2), api.list::<ServerList>("/v1/servers")).await;
         if let Ok(Ok(servers)) = all {
             for server in servers.items {
-                let path = format!("/v1/servers/{}/stop", server.name);
-                api.call::<Value>(Method::POST, &path, None::<&()>).await.ok();
+                if let Ok(route) = Route::server(&server.name) {
+                    api.call::<Value>(Method::POST, route.then("stop"), None::<&()>).await.ok();
+                }
             }
         }
         let machines: Vec<String> = self.machines.iter().map(|process| process.name.clone()).collect();

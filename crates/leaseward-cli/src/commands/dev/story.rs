@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use leaseward_http::model::{EventList, MemberSyncList, Server, ServerFile, ServerPhase, SyncPhase};
+use leaseward_http::model::{MemberSyncList, Server, ServerFile, ServerPhase, SyncPhase};
 use reqwest::Method;
 use tokio::time::{Instant, sleep};
 
@@ -139,7 +139,7 @@ async fn synced(
 ) -> Result<MemberSyncList, Diagnostic> {
     let deadline = Instant::now() + STEP_WITHIN;
     loop {
-        if let Ok(members) = api.get::<MemberSyncList>("/v1/configs/demo/members").await
+        if let Ok(members) = api.list::<MemberSyncList>("/v1/configs/demo/members").await
             && members.version == version
             && holds(&members)
         {
@@ -162,10 +162,7 @@ async fn revision(api: &Api) -> Result<u64, Diagnostic> {
 
 /// Prints what the ledger says of the failover, on one time line with what was seen here.
 async fn phases(api: &Api, after: u64, killed_at: u64, new_home: &str) -> Result<(), Diagnostic> {
-    let value = api.events_after(after, Duration::ZERO).await?;
-    let events: EventList = serde_json::from_value(value)
-        .map_err(|error| Diagnostic::new("LW0701", format!("a strange answer: {error}")))?;
-    for event in events.items {
+    for event in api.events_after(after, Duration::ZERO).await?.items {
         let mine = event.kind == "session" || event.subject == "hello" || event.subject == "server/hello";
         let at = u64::try_from(event.at.unix_millis()).unwrap_or(0).saturating_sub(killed_at);
         if mine {
