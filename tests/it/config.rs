@@ -142,6 +142,40 @@ async fn staged_members_switch_together_once_all_have_it() {
 }
 
 #[tokio::test]
+async fn what_a_staged_member_refused_is_shown_until_somebody_acts() {
+    let lab = lab(&[String::new(), String::new()]).await;
+    let second = lab.set_dir(1, "app");
+    let script =
+        format!("test $LEASEWARD_TARGET != {} || {{ echo no room here; exit 1; }} # {{tree}}", second.display());
+    let check = format!("check.command=[\"sh\", \"-c\", \"{script}\"]");
+    published(&lab, "app", &[("a", "1")]);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 2)).await;
+    lab.works(&["config", "policy", "app", "rollout.staged=true", &check]);
+    published(&lab, "app", &[("a", "2")]);
+    let halted = async |lab: &Lab| Some(set(lab, "app").await?["rollout"]["halted"].is_string());
+    lab.until("it stands still", halted, true).await;
+    // The member hears of that, and would say that all is well within milliseconds: another set comes and goes meanwhile.
+    published(&lab, "other", &[("x", "x")]);
+    lab.until("members go on", async |lab| members(lab, "other").await, all_at("applied", 1, 2)).await;
+    lab.until(
+        "who takes it waits no more",
+        async |lab| Some(members(lab, "app").await?["m1"].0.clone()),
+        "applied".into(),
+    )
+    .await;
+    let rollout = set(&lab, "app").await.expect("it is there")["rollout"].clone();
+    assert_eq!(rollout["failed"], json!(["m2"]), "{rollout}");
+    assert!(rollout["halted"].as_str().is_some_and(|why| why.contains("m2 (LW0811") && why.contains("no room here")));
+    assert_eq!(members(&lab, "app").await.expect("they are there")["m2"], ("rejected".into(), 1));
+    let (_, monitor, _) = lab.run(&["config", "monitor", "app"]);
+    let (_, explained, _) = lab.run(&["explain", "config/app"]);
+    assert!(monitor.contains("no room here") && explained.contains("rejected v2: LW0811"), "{monitor}{explained}");
+    // Who resumes it passes over m2, which is not asked twice.
+    lab.works(&["config", "rollout", "app", "resume"]);
+    lab.until("the other one has it", async |lab| Some(here(lab, 0, "app", "a")), "2".into()).await;
+}
+
+#[tokio::test]
 async fn what_is_changed_by_hand_is_seen_by_everybody_and_put_right_or_made_everybodys() {
     let lab = lab(&[String::new(), String::new()]).await;
     published(&lab, "app", &[("limits.toml", "max = 1\n"), ("conf.d/a", "a")]);

@@ -373,7 +373,7 @@ pub(crate) fn member(
     machine: &Machine,
 ) -> model::MemberSync {
     let sync = state.sync(set_name, name);
-    let wanted = state.wanted_version(set, name, machine);
+    let wanted = state.wanted_version(set_name, set, name, machine);
     let pinned = set.pin_of(name);
     let mut member = model::MemberSync {
         machine: name.to_string(),

@@ -196,6 +196,7 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
         "note-voters" => {
             Command::NoteVoters { voters: vec![words.next("voter")?], why: "no word from n3".into(), term }
         }
+        "feature-level" => Command::RaiseFeatureLevel { to: words.next_number("level")? as u32, term },
         "end-pauses" => Command::EndPauses { term },
         "prove-dead" => {
             let server = ServerName::new(words.next("server")?)?;
