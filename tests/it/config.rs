@@ -90,7 +90,21 @@ async fn a_bad_version_stops_at_its_canary_and_everybody_goes_back_by_himself() 
     let who: Vec<_> = events.iter().filter(refused).map(|event| event["data"]["machine"].to_string()).collect();
     assert_eq!(who, ["\"m1\""], "nobody but the canary ever saw it");
     let history = lab.works(&["config", "history", "app"]);
-    assert!(history.contains("back to v2: v3 1 of its members refused it: m1"), "{history}");
+    assert!(history.contains("back to v2: v3 1 of its members refused it: m1 (LW0811"), "{history}");
+
+    // Who waits for what was published is not told that all is well.
+    for condition in ["config/app=synced", "config/app=synced@3"] {
+        let (code, _, why) = lab.run(&["wait", condition, "--timeout", "30s"]);
+        assert_eq!(code, Some(1), "{condition}: {why}");
+        assert!(why.contains("LW0816") && why.contains("v3 was taken back") && why.contains("m1 (LW0811"), "{why}");
+    }
+    lab.works(&["wait", "config/app=synced@4", "--timeout", "30s"]);
+    assert_eq!(published(&lab, "app", &[("app.conf", "good 5")]), 5);
+    lab.works(&["wait", "config/app=synced", "--timeout", "30s"]);
+    lab.works(&["config", "rollback", "app", "--to", "2"]);
+    lab.works(&["wait", "config/app=synced", "--timeout", "30s"]);
+    let (code, _, why) = lab.run(&["wait", "config/app=synced@5", "--timeout", "30s"]);
+    assert!(code == Some(1) && why.contains("published v6, which is what was there before"), "{code:?}: {why}");
 }
 
 #[tokio::test]

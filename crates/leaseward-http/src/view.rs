@@ -295,6 +295,11 @@ pub(crate) fn set(state: &State, name: &SetName, set: &ConfigSet) -> model::Conf
         policy_version: set.spec_version,
         rollout: set.rollout.as_ref().map(|going| rollout(state, name, set, going)),
         pins: set.pins.iter().map(|(machine, pin)| pinned(machine.as_ref(), pin)).collect(),
+        taken_back: set
+            .bad
+            .iter()
+            .map(|(version, why)| model::TakenBack { version: *version, why: why.clone() })
+            .collect(),
         versions_kept: set.versions.len() as u64,
         in_sync,
         members,
