@@ -90,7 +90,21 @@ async fn a_bad_version_stops_at_its_canary_and_everybody_goes_back_by_himself() 
     let who: Vec<_> = events.iter().filter(refused).map(|event| event["data"]["machine"].to_string()).collect();
     assert_eq!(who, ["\"m1\""], "nobody but the canary ever saw it");
     let history = lab.works(&["config", "history", "app"]);
-    assert!(history.contains("back to v2: v3 1 of its members refused it: m1"), "{history}");
+    assert!(history.contains("back to v2: v3 1 of its members refused it: m1 (LW0811"), "{history}");
+
+    // Who waits for what was published is not told that all is well.
+    for condition in ["config/app=synced", "config/app=synced@3"] {
+        let (code, _, why) = lab.run(&["wait", condition, "--timeout", "30s"]);
+        assert_eq!(code, Some(1), "{condition}: {why}");
+        assert!(why.contains("LW0816") && why.contains("v3 was taken back") && why.contains("m1 (LW0811"), "{why}");
+    }
+    lab.works(&["wait", "config/app=synced@4", "--timeout", "30s"]);
+    assert_eq!(published(&lab, "app", &[("app.conf", "good 5")]), 5);
+    lab.works(&["wait", "config/app=synced", "--timeout", "30s"]);
+    lab.works(&["config", "rollback", "app", "--to", "2"]);
+    lab.works(&["wait", "config/app=synced", "--timeout", "30s"]);
+    let (code, _, why) = lab.run(&["wait", "config/app=synced@5", "--timeout", "30s"]);
+    assert!(code == Some(1) && why.contains("published v6, which is what was there before"), "{code:?}: {why}");
 }
 
 #[tokio::test]
@@ -139,6 +153,40 @@ async fn staged_members_switch_together_once_all_have_it() {
     lab.signal_agent(1, rustix::process::Signal::CONT);
     lab.until("both have it", async |lab| members(lab, "app").await, all_at("applied", 2, 2)).await;
     assert_eq!((here(&lab, 0, "app", "a"), here(&lab, 1, "app", "a")), ("2".into(), "2".into()));
+}
+
+#[tokio::test]
+async fn what_a_staged_member_refused_is_shown_until_somebody_acts() {
+    let lab = lab(&[String::new(), String::new()]).await;
+    let second = lab.set_dir(1, "app");
+    let script =
+        format!("test $LEASEWARD_TARGET != {} || {{ echo no room here; exit 1; }} # {{tree}}", second.display());
+    let check = format!("check.command=[\"sh\", \"-c\", \"{script}\"]");
+    published(&lab, "app", &[("a", "1")]);
+    lab.until("everybody has the first", async |lab| members(lab, "app").await, all_at("applied", 1, 2)).await;
+    lab.works(&["config", "policy", "app", "rollout.staged=true", &check]);
+    published(&lab, "app", &[("a", "2")]);
+    let halted = async |lab: &Lab| Some(set(lab, "app").await?["rollout"]["halted"].is_string());
+    lab.until("it stands still", halted, true).await;
+    // The member hears of that, and would say that all is well within milliseconds: another set comes and goes meanwhile.
+    published(&lab, "other", &[("x", "x")]);
+    lab.until("members go on", async |lab| members(lab, "other").await, all_at("applied", 1, 2)).await;
+    lab.until(
+        "who takes it waits no more",
+        async |lab| Some(members(lab, "app").await?["m1"].0.clone()),
+        "applied".into(),
+    )
+    .await;
+    let rollout = set(&lab, "app").await.expect("it is there")["rollout"].clone();
+    assert_eq!(rollout["failed"], json!(["m2"]), "{rollout}");
+    assert!(rollout["halted"].as_str().is_some_and(|why| why.contains("m2 (LW0811") && why.contains("no room here")));
+    assert_eq!(members(&lab, "app").await.expect("they are there")["m2"], ("rejected".into(), 1));
+    let (_, monitor, _) = lab.run(&["config", "monitor", "app"]);
+    let (_, explained, _) = lab.run(&["explain", "config/app"]);
+    assert!(monitor.contains("no room here") && explained.contains("rejected v2: LW0811"), "{monitor}{explained}");
+    // Who resumes it passes over m2, which is not asked twice.
+    lab.works(&["config", "rollout", "app", "resume"]);
+    lab.until("the other one has it", async |lab| Some(here(lab, 0, "app", "a")), "2".into()).await;
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use leaseward_raft::limits::PRINTED_WITHIN;
 use leaseward_tests::{Lab, Plan};
 use rustix::fs::XattrFlags;
 use serde_json::Value;
+use tokio::time::Instant;
 
 async fn lab(machines: usize) -> Lab {
     Lab::start(Plan { machines, ..Plan::default() }).await
@@ -179,6 +181,18 @@ async fn what_cannot_be_adopted_keeps_nobody_elses_change_away() {
         fs::write(lab.set_dir(0, "app").join(odd), "odd").expect("written");
         lab.until("it is seen again", phase, "drifted".into()).await;
     }
+}
+
+#[tokio::test]
+async fn a_member_that_cannot_give_its_files_says_why_whichever_node_is_asked() {
+    let lab = lab(1).await;
+    lab.works(&["config", "put", "app", "app.conf", "--text", "first"]);
+    lab.until("it has the first", async |lab| members(lab, "app").await, all_at(1, 1)).await;
+    std::os::unix::fs::symlink("/etc", lab.set_dir(0, "app").join("out")).expect("linked");
+    let begun = Instant::now();
+    let (_, _, why) = lab.run(&["config", "publish", "app", "--from-member", "m1"]);
+    assert!(why.contains("LW0804") && why.contains("app/out"), "{why}");
+    assert!(begun.elapsed() < PRINTED_WITHIN, "it was heard at once, and not when everybody's time was over");
 }
 
 #[tokio::test]

@@ -111,11 +111,17 @@ pub(crate) enum Command {
         event: Vec<String>,
     },
     /// Waits until something is so.
+    ///
+    /// config/SET=synced: the newest version is live on every connected member that is not pinned. config/SET=synced@N: version N,
+    /// or one that was published upon it, is. Both fail with LW0816 (exit 1) as soon as that version was taken back, by
+    /// itself or by somebody: then members have older content, and nobody published that as new. @N fails as well if
+    /// somebody brought back what was there before N. Plain `synced` goes on failing until the next version is published;
+    /// to wait for what came back, name its version.
     #[command(
-        after_help = "Examples:\n  leaseward wait server/pay-1=running\n  leaseward wait config/app=synced --timeout 1m"
+        after_help = "Examples:\n  leaseward wait server/pay-1=running\n  leaseward wait config/app=synced@10 --timeout 1m"
     )]
     Wait {
-        /// server/NAME=PHASE, config/SET=synced, lease/NAME=free|held, cluster=healthy, op/ID
+        /// server/NAME=PHASE, config/SET=synced[@VERSION], lease/NAME=free|held, cluster=healthy, op/ID
         condition: String,
     },
     /// Runs a command only while a lease is held.

@@ -7,6 +7,7 @@ use leaseward_failover::placement::{Choice, Load, choose};
 use leaseward_state::lease::LeaseState;
 use leaseward_state::server::{Cause, Expired, Placement, Readiness, Server, ServerStatus, Wanted};
 use leaseward_state::session::Owner;
+use leaseward_state::state::ConfigSet;
 use leaseward_state::{LeaseName, ServerName, SetName, State};
 use leaseward_sync::rollout::waits_for;
 
@@ -378,7 +379,6 @@ pub(crate) fn config(state: &State, name: &SetName) -> Option<Explanation> {
         (applied, all) => format!("{name} v{} is live on {applied} of {all} members.", set.head),
     };
     let mut says = begin(state, "config", name.as_str(), sentence);
-    let parent = set.newest().map_or(0, |newest| newest.parent);
     if let Some(newest) = set.newest() {
         let message = if newest.message.is_empty() { String::new() } else { format!(" (\"{}\")", newest.message) };
         says.because(format!("{} published v{} at {}{message}", newest.author, newest.number, Time::from(newest.at)));
@@ -416,11 +416,20 @@ pub(crate) fn config(state: &State, name: &SetName) -> Option<Explanation> {
             says.fact(&program.name, format!("a program, works with v{}; rejected v{version}: {why}", program.applied));
         }
     }
-    if parent > 0 && members.iter().any(|member| member.phase == SyncPhase::Rejected) {
-        says.hint(format!("leaseward config rollback {name} --to {parent}"), "go back to what was accepted before");
+    if let Some(good) = accepted_before(set, &members) {
+        says.hint(format!("leaseward config rollback {name} --to {good}"), "go back to what was accepted before");
     }
     says.hint(format!("leaseward config monitor {name}"), "see every member");
     Some(says)
+}
+
+/// Returns the newest version that members who refuse one have live instead, if it can be brought back: none in between was
+/// accepted by them.
+fn accepted_before(set: &ConfigSet, members: &[MemberSync]) -> Option<u64> {
+    let refusing = members.iter().filter(|member| member.phase == SyncPhase::Rejected);
+    let is_good =
+        |version: &u64| *version < set.head && set.versions.contains_key(version) && !set.bad.contains_key(version);
+    refusing.map(|member| member.applied).filter(is_good).max()
 }
 
 fn member_text(member: &MemberSync) -> String {
@@ -444,7 +453,7 @@ fn member_text(member: &MemberSync) -> String {
         SyncPhase::OnDisk => format!("has{version} on disk and not yet live"),
         SyncPhase::Applied => "applied".into(),
         SyncPhase::Rejected => format!("rejected{version}: {}", member.why.as_deref().unwrap_or("it did not say why")),
-        SyncPhase::Drifted => format!("was changed by hand: {}", member.paths.join(", ")),
+        SyncPhase::Drifted => format!("was changed by hand: {}", member.why.as_deref().unwrap_or_default()),
         SyncPhase::Draining => "leaves the load balancer first".into(),
         SyncPhase::Disabled => "an operator took it out".into(),
     };

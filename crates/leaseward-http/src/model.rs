@@ -29,7 +29,7 @@ pub(crate) use config::entry;
 pub use config::{
     AdoptFiles, BlobName, ChangeFiles, ConfigDiff, ConfigSet, ConfigSetList, ConfigVersion, ConfigVersionList,
     FileChange, FileDiff, FileDiffKind, FileEntry, FileKind, ManifestListing, MemberSync, MemberSyncList, MissingBlobs,
-    ProgramSync, Publish, PublishSize, Rollback, RunningStep, SyncPhase, entries,
+    ProgramSync, Publish, PublishSize, Rollback, RunningStep, SyncPhase, TakenBack, entries,
 };
 pub use event::{Compacted, EventList, EventRecord, Snapshot};
 pub use explain::{Explanation, Fact, Hint};

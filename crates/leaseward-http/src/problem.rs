@@ -150,6 +150,7 @@ fn page(code: &str) -> Page {
         "LW0804" => (422, "not a legal tree", false, "change the path that the detail names"),
         "LW0806" => (422, "not a manifest", false, "publish with leaseward config publish"),
         "LW0808" => (422, "too large for a set", false, "split the set"),
+        "LW0816" => (409, "version was taken back", false, "see why: leaseward explain config/SET"),
         _ => (500, "failed", false, "see the node's log"),
     }
 }

@@ -295,6 +295,11 @@ pub(crate) fn set(state: &State, name: &SetName, set: &ConfigSet) -> model::Conf
         policy_version: set.spec_version,
         rollout: set.rollout.as_ref().map(|going| rollout(state, name, set, going)),
         pins: set.pins.iter().map(|(machine, pin)| pinned(machine.as_ref(), pin)).collect(),
+        taken_back: set
+            .bad
+            .iter()
+            .map(|(version, why)| model::TakenBack { version: *version, why: why.clone() })
+            .collect(),
         versions_kept: set.versions.len() as u64,
         in_sync,
         members,
@@ -373,7 +378,7 @@ pub(crate) fn member(
     machine: &Machine,
 ) -> model::MemberSync {
     let sync = state.sync(set_name, name);
-    let wanted = state.wanted_version(set, name, machine);
+    let wanted = state.wanted_version(set_name, set, name, machine);
     let pinned = set.pin_of(name);
     let mut member = model::MemberSync {
         machine: name.to_string(),

@@ -14,12 +14,15 @@ use std::sync::Mutex;
 use leaseward_state::MachineName;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::{ASKED_ABOUT_WITHIN, PRINTED_WITHIN, QUESTIONS_WAITING_MAX};
 use crate::net::wire::{About, Answer, Ask, Purpose, Question, Told};
 use crate::random;
 use crate::replica::Replica;
+
+/// What a node says that has no room for a question.
+const FULL: &str = "LW0503";
 
 /// The questions that wait at this node.
 pub(crate) struct Questions {
@@ -53,7 +56,7 @@ impl Questions {
             let mut waiting = self.waiting();
             if waiting.len() >= QUESTIONS_WAITING_MAX {
                 let why = format!("{QUESTIONS_WAITING_MAX} questions to machines wait at this node");
-                return Some(Told::Failed { code: "LW0503".into(), why });
+                return Some(Told::Failed { code: FULL.into(), why });
             }
             let question = Question { id, about };
             waiting.insert(id, Waiting { machine, question, answer: Some(send) });
@@ -118,25 +121,36 @@ impl Replica {
         }
         let here = self.clone();
         asked.spawn(async move { here.shared.questions.ask(machine, about).await });
-        let first = async {
-            let mut refused = None;
-            while let Some(answer) = asked.join_next().await {
-                match answer {
-                    // Another node may have more room.
-                    Ok(Some(Told::Failed { code, why })) => refused = Some(Told::Failed { code, why }),
-                    Ok(Some(told)) => return Some(told),
-                    Ok(None) | Err(_) => {}
-                }
-            }
-            refused
-        };
-        timeout(PRINTED_WITHIN, first).await.ok().flatten()
+        first(asked).await
     }
+}
+
+/// Returns the first word of the machine, also if it refuses; that a node has no room, once nobody can say more.
+async fn first(mut asked: JoinSet<Option<Told>>) -> Option<Told> {
+    let until = Instant::now() + PRINTED_WITHIN;
+    let mut full = None;
+    while let Ok(Some(answer)) = timeout_at(until, asked.join_next()).await {
+        match answer {
+            // Another node may have more room.
+            Ok(Some(told)) if is_of_node(&told) => full = Some(told),
+            Ok(Some(told)) => return Some(told),
+            Ok(None) | Err(_) => {}
+        }
+    }
+    full
+}
+
+/// Returns whether a node said this itself, as it has no room for a question.
+fn is_of_node(told: &Told) -> bool {
+    matches!(told, Told::Failed { code, .. } if code == FULL)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -176,6 +190,28 @@ mod tests {
         let refused = |answer: &Option<Told>| matches!(answer, Some(Told::Failed { code, .. }) if code == "LW0503");
         assert_eq!(answers.iter().filter(|answer| refused(answer)).count(), 1);
         assert!(questions.waiting().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_machine_refuses_is_its_answer_and_a_full_node_is_heard_last() {
+        let failed = |code: &str| Some(Told::Failed { code: code.into(), why: "w".into() });
+        let asked = |answers: Vec<Option<Told>>| {
+            let mut asked = JoinSet::new();
+            for (seconds, answer) in answers.into_iter().enumerate() {
+                asked.spawn(async move {
+                    sleep(Duration::from_secs(seconds as u64)).await;
+                    answer
+                });
+            }
+            // A node where nobody comes for the question.
+            asked.spawn(std::future::pending());
+            asked
+        };
+        let begun = Instant::now();
+        assert_eq!(first(asked(vec![failed(FULL), failed("LW0804")])).await, failed("LW0804"));
+        assert_eq!(begun.elapsed(), Duration::from_secs(1), "nobody else is waited for");
+        assert_eq!(first(asked(vec![failed(FULL), None])).await, failed(FULL));
+        assert_eq!(first(asked(vec![None])).await, None);
     }
 
     async fn futures_of<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {

@@ -48,6 +48,8 @@ stories!(
     config_rollout,
     config_set,
     config_turns,
+    config_back,
+    config_back_before,
     atomic,
     ledger,
     bounds,

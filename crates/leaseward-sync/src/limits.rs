@@ -185,3 +185,7 @@ pub const COMMAND_BYTES_SHOWN: usize = 200;
 
 /// How often progress of a fetch is said at most: each report is an entry of the log.
 pub const PROGRESS_EACH: Duration = Duration::from_secs(1);
+
+/// Of what a member says of a version that it refuses, so many characters are kept with the rollout that stops for it; the
+/// member's own report has the rest.
+pub const REASON_CHARS: usize = 300;

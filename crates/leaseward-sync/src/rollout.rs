@@ -15,6 +15,8 @@ use leaseward_state::machine::Machine;
 use leaseward_state::name::{MachineName, SetName};
 use leaseward_state::state::{ConfigSet, State};
 
+use crate::limits::REASON_CHARS;
+
 /// What is to be done for a rollout now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -53,8 +55,7 @@ pub fn next(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout, q
         return Next::Wait(None);
     }
     if failed.len() > rule.max_failed as usize {
-        let names: Vec<&str> = failed.iter().map(MachineName::as_str).take(5).collect();
-        let why = format!("{} of its members refused it: {}", failed.len(), names.join(", "));
+        let why = refused(state, name, &failed);
         return Next::Step(if rule.roll_back { RolloutStep::RollBack(why) } else { RolloutStep::Halt(why) });
     }
     let members = Members::of(state, name, set, rollout);
@@ -111,6 +112,17 @@ pub fn next(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout, q
         return Next::Wait(None);
     }
     Next::Step(RolloutStep::Release(waiting.into_iter().take(room).collect()))
+}
+
+/// Returns who refused it, and what the first of them says: it stays with the rollout, whatever members say later.
+fn refused(state: &State, name: &SetName, failed: &BTreeSet<MachineName>) -> String {
+    let names: Vec<&str> = failed.iter().map(MachineName::as_str).take(5).collect();
+    let said = failed.iter().find_map(|machine| match &state.sync(name, machine)?.state {
+        SyncState::Rejected { why, .. } => Some(why.chars().take(REASON_CHARS).collect::<String>()),
+        _ => None,
+    });
+    let said = said.map_or_else(String::new, |why| format!(" ({why})"));
+    format!("{} of its members refused it: {}{said}", failed.len(), names.join(", "))
 }
 
 struct Member<'a> {

@@ -175,7 +175,7 @@ fn one_failure_too_many_stops_it_or_takes_everybody_back() {
     let mut cluster = Cluster::new(&["a", "b", "c"], rule.clone());
     assert_eq!(cluster.step(0), "a");
     cluster.refuses("a");
-    assert_eq!(cluster.step(0), "halt: 1 of its members refused it: a");
+    assert_eq!(cluster.step(0), "halt: 1 of its members refused it: a (no)");
     assert_eq!(cluster.step(1_000_000), "wait", "nobody else got it");
     let steer = leaseward_state::config::rollout::Steer::Resume;
     cluster.done(Command::SteerRollout { set: app(), version: 2, steer, by: "ann".into() });
@@ -186,7 +186,7 @@ fn one_failure_too_many_stops_it_or_takes_everybody_back() {
     cluster.refuses("a");
     assert_eq!(cluster.step(0), "b c", "one may fail");
     cluster.refuses("c");
-    assert_eq!(cluster.step(0), "back: 2 of its members refused it: a, c");
+    assert_eq!(cluster.step(0), "back: 2 of its members refused it: a, c (no)");
     let set = cluster.state.set(&app()).unwrap();
     assert_eq!((set.head, set.bad.contains_key(&2), set.rollout.is_none()), (3, true, true));
     assert_eq!(set.newest().unwrap().manifest, set.versions[&1].manifest);
@@ -206,7 +206,7 @@ fn staged_means_ready_everywhere_and_then_all_together() {
     cluster.applied(&["a", "b"], 2);
     assert_eq!(cluster.step(0), "finish");
     let (set, c) = (cluster.state.set(&app()).unwrap(), name("c"));
-    let wanted = cluster.state.wanted_version(set, &c, cluster.state.machine(&c).unwrap()).unwrap();
+    let wanted = cluster.state.wanted_version(&app(), set, &c, cluster.state.machine(&c).unwrap()).unwrap();
     assert_eq!(wanted.live.unwrap().number, 2, "it gets it when it comes back");
 }
 
@@ -296,7 +296,7 @@ fn every_rule_comes_to_its_end_whatever_order_members_answer_in() {
             let at = dice(seed, 100 + turn, machines.len() as u64) as usize;
             let who = name(machines[at]);
             let state = &cluster.state;
-            let wanted = state.wanted_version(&set, &who, state.machine(&who).unwrap()).unwrap();
+            let wanted = state.wanted_version(&app(), &set, &who, state.machine(&who).unwrap()).unwrap();
             let (live, staged) = (wanted.live.unwrap().number, wanted.staged.map(|version| version.number));
             let refuses = dice(seed, 500 + turn, 8) == 0;
             match (live, staged) {

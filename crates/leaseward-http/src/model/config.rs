@@ -36,10 +36,22 @@ pub struct ConfigSet {
     /// Members that are kept at a version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pins: Vec<PinView>,
+    /// Versions that were taken back on their way, ascending, the last few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken_back: Vec<TakenBack>,
     /// The entry that made it.
     pub created: Wide,
     /// The entry that changed it last.
     pub modified: Wide,
+}
+
+/// A version that went round and was taken back: the next one has what was before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TakenBack {
+    /// The version.
+    pub version: u64,
+    /// Why.
+    pub why: String,
 }
 
 /// Config sets by ascending names.

@@ -1,9 +1,10 @@
 //! Why something is as it is: what is said is what the state shows.
 
 use leaseward_state::command::{Assign, Command, ServerReport};
+use leaseward_state::config::SyncState;
 use leaseward_state::propose::Propose;
 use leaseward_state::server::{Cause, ServerStatus};
-use leaseward_state::{MachineName, ServerName};
+use leaseward_state::{MachineName, ServerName, SetName};
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, ask};
@@ -143,4 +144,25 @@ async fn a_node_and_a_set_say_who_lacks_what() {
     assert_eq!(behind["sentence"], "app v1 is live on 0 of 1 members.");
     assert!(texts(&behind, "because")[0].starts_with("ops published v1 at "), "{behind}");
     assert_eq!(texts(&behind, "facts"), ["m1: never reported; none is live"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_advised_to_go_back_to_was_accepted() {
+    let cluster = Cluster::of(1).await;
+    cluster.machine("m1").await;
+    for version in 1..=5 {
+        assert_eq!(crate::configs::publish(&cluster, format!("max = {version}\n").as_bytes(), "").await, version);
+    }
+    let says = async |applied, version| {
+        let state = SyncState::Rejected { version, why: "exit 1".into() };
+        let (machine, set) = (MachineName::new("m1").unwrap(), SetName::new("app").unwrap());
+        let report = Command::ReportSync { machine, sets: vec![(set, applied, state)] };
+        cluster.nodes[0].propose(report.into()).await.unwrap();
+        let explained = cluster.get("/v1/explain/config/app").await.ok(200);
+        explained["do"].as_array().unwrap().iter().map(|hint| hint["command"].to_string()).collect::<Vec<_>>()
+    };
+    // The versions between were refused, too.
+    assert!(says(1, 5).await.contains(&"\"leaseward config rollback app --to 1\"".to_owned()));
+    // Nothing was ever live, so there is nothing to go back to.
+    assert!(!says(0, 5).await.iter().any(|command| command.contains("rollback")));
 }

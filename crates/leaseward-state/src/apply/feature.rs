@@ -22,6 +22,10 @@ pub(super) const INCARNATIONS_COUNTED: u32 = 2;
 /// before: each day's `Idempotency-Key`s left no room for what clients repeat by themselves.
 pub(crate) const OLDEST_ANSWERS_GO: u32 = 2;
 
+/// From this level on a version that is live everywhere is what the next one goes back to, also if it was still to prove itself
+/// ([`State::is_live_everywhere`]). Earlier releases went back to what was before both.
+pub(super) const LIVE_IS_GOOD: u32 = 2;
+
 impl Command {
     /// Returns the feature level that this command came with.
     #[must_use]

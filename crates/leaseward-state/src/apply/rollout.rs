@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Outcome;
 use super::config::no_set;
+use super::feature::LIVE_IS_GOOD;
 use super::machine::not_found as no_machine;
 use crate::command::Reply;
 use crate::config::Version;
@@ -107,12 +108,20 @@ impl State {
     }
 
     /// Begins to bring the newest version to the members, if the set asks for an order.
+    ///
+    /// What it begins from is what everybody goes back to if it fails: the version before it. If that one was under way
+    /// itself, it is taken for good where it is live everywhere it was wanted ([`Self::is_live_everywhere`]), whether or
+    /// not it had the time to prove itself: nobody refused it, so a fault of this one takes it from nobody. Otherwise the base
+    /// stays what the one before began from.
     pub(super) fn begin_rollout(&self, set: &mut ConfigSet, base: u64, events: &mut Vec<Event>, name: &SetName) {
         let running = set.rollout.take();
         if set.spec.rollout.is_at_once() || base == 0 {
             return;
         }
+        let is_good =
+            |running: &Rollout| self.feature_level >= LIVE_IS_GOOD && self.is_live_everywhere(name, set, running);
         let (base, kept) = match &running {
+            Some(running) if is_good(running) => (running.version, BTreeMap::new()),
             // Who has the version that never reached everybody keeps it until it is his turn again.
             Some(running) => {
                 let mut kept = running.kept.clone();
@@ -215,12 +224,7 @@ impl State {
     /// Returns the members that refused the version of a rollout, without those that were passed over.
     #[must_use]
     pub fn failed_members(&self, name: &SetName, rollout: &Rollout) -> BTreeSet<MachineName> {
-        use crate::config::SyncState;
-        let refused = |machine: &MachineName| {
-            self.sync(name, machine).is_some_and(
-                |sync| matches!(&sync.state, SyncState::Rejected { version, .. } if *version == rollout.version),
-            )
-        };
+        let refused = |machine: &MachineName| self.has_refused(name, machine, rollout.version);
         let all = self.machines().map(|(machine, _)| machine);
         all.filter(|machine| !rollout.forgiven.contains(*machine) && refused(machine)).cloned().collect()
     }

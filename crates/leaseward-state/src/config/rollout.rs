@@ -1,7 +1,8 @@
 //! Which version of a set each member should have, while a new one goes round and after.
 //!
 //! Must stay true: [`State::wanted_version`] is the only place that answers it; a member that a rollout has not
-//! reached keeps what it had; numbers of versions only grow, so going back is a new version with old content.
+//! reached keeps what it had; numbers of versions only grow, so going back is a new version with old content. Who refused a
+//! version goes on being told of it while its rollout stands still, and so goes on saying why.
 //! Left out on purpose: when the next member's turn is (`leaseward-sync/rollout.rs`, the leader's).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +10,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Version;
 use super::spec::SetSpec;
+use super::{SyncState, Version};
 use crate::machine::Machine;
 use crate::name::{MachineName, SetName};
 use crate::state::{ConfigSet, State};
@@ -126,6 +127,7 @@ impl State {
     #[must_use]
     pub fn wanted_version<'a>(
         &'a self,
+        set_name: &SetName,
         set: &'a ConfigSet,
         name: &MachineName,
         machine: &Machine,
@@ -148,12 +150,38 @@ impl State {
         if rollout.released.contains(name) {
             return wanted(Some(version(rollout.version)?), None);
         }
-        let staged = version(rollout.version).filter(|_| set.spec.rollout.staged && rollout.halted.is_none());
+        // Who refused it goes on saying why: without the order he would be as if nothing had happened.
+        let is_ordered = || rollout.halted.is_none() || self.has_refused(set_name, name, rollout.version);
+        let staged = version(rollout.version).filter(|_| set.spec.rollout.staged && is_ordered());
         let kept = rollout.kept.get(name).copied().unwrap_or(rollout.base);
         match (version(kept), staged) {
             (None, None) => None,
             (live, staged) => wanted(live, staged),
         }
+    }
+
+    /// Returns whether the last word of a machine is that it refuses this version of a set.
+    pub(crate) fn has_refused(&self, set: &SetName, machine: &MachineName, number: u64) -> bool {
+        let refused = |state: &SyncState| matches!(state, SyncState::Rejected { version, .. } if *version == number);
+        self.sync(set, machine).is_some_and(|sync| refused(&sync.state))
+    }
+
+    /// Returns whether a rollout has nothing left to do but to wait until its version has proven itself: nobody refused it,
+    /// nobody halted it, and it is live on every member that is not pinned, but for those that were away when it was their turn.
+    pub(crate) fn is_live_everywhere(&self, name: &SetName, set: &ConfigSet, rollout: &Rollout) -> bool {
+        let is_there = |(machine_name, machine): (&MachineName, &Machine)| {
+            if !rollout.released.contains(machine_name) {
+                return machine.session.is_none();
+            }
+            self.sync(name, machine_name).is_some_and(|sync| {
+                sync.applied == rollout.version && matches!(sync.state, SyncState::Applied | SyncState::Drifted { .. })
+            })
+        };
+        rollout.halted.is_none()
+            && rollout.forgiven.is_empty()
+            && !rollout.released.is_empty()
+            && self.failed_members(name, rollout).is_empty()
+            && self.members_of(set).filter(|(machine, _)| set.pin_of(machine).is_none()).all(is_there)
     }
 
     /// Returns the members of a set: machines that it is for.
@@ -164,6 +192,7 @@ impl State {
     /// Returns what a machine should have, by set.
     pub fn wanted_sets<'a>(&'a self, name: &'a MachineName) -> impl Iterator<Item = (&'a SetName, WantedSet<'a>)> {
         let machine = self.machine(name);
-        self.sets().filter_map(move |(set_name, set)| Some((set_name, self.wanted_version(set, name, machine?)?)))
+        self.sets()
+            .filter_map(move |(set_name, set)| Some((set_name, self.wanted_version(set_name, set, name, machine?)?)))
     }
 }

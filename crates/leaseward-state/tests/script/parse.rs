@@ -114,7 +114,6 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
         "open" => client(&words.next("name")?, words.time("ttl", 3000)?),
         "machine" => Command::OpenMachine(machine(words)?),
         "end" => Command::EndSession { session: SessionId(words.next_number("session")?) },
-        "raise" => Command::RaiseFeatureLevel { to: words.next_number("level")? as u32, term },
         "close" => {
             let ids: Result<_, _> = words.rest().iter().map(|id| id.parse().map(SessionId)).collect();
             Command::CloseSessions { sessions: ids?, term }
@@ -197,6 +196,7 @@ pub(crate) fn command(words: &mut Words, state: &State, present: Term) -> Read<C
         "note-voters" => {
             Command::NoteVoters { voters: vec![words.next("voter")?], why: "no word from n3".into(), term }
         }
+        "feature-level" => Command::RaiseFeatureLevel { to: words.next_number("level")? as u32, term },
         "end-pauses" => Command::EndPauses { term },
         "prove-dead" => {
             let server = ServerName::new(words.next("server")?)?;

@@ -97,11 +97,11 @@ fn put(words: &mut Words) -> Read<Command> {
 }
 
 /// Shows what each machine should have of a set.
-pub(super) fn wanted(state: &State, set: &SetName) -> String {
-    let Some(set) = state.set(set) else { return "no such set\n".into() };
+pub(super) fn wanted(state: &State, set_name: &SetName) -> String {
+    let Some(set) = state.set(set_name) else { return "no such set\n".into() };
     let mut out = String::new();
     for (name, machine) in state.machines() {
-        let words = match state.wanted_version(set, name, machine) {
+        let words = match state.wanted_version(set_name, set, name, machine) {
             None => "nothing".to_owned(),
             Some(wanted) => {
                 let live = wanted.live.map_or("what it has".to_owned(), |version| format!("v{}", version.number));

@@ -259,7 +259,11 @@ impl SetTask {
                     return Ok(Outcome::NotRepaired(failure));
                 }
             } else {
-                self.report(SyncState::Applied).await;
+                match want.staged.filter(|staged| *staged != goal) {
+                    // That what is live is as it should be is no news while the next one is refused.
+                    Some(staged) => self.progress(SyncState::Applied, staged.number).await,
+                    None => self.report(SyncState::Applied).await,
+                }
             }
         }
         match want.staged {

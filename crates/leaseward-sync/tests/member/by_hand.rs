@@ -50,6 +50,22 @@ async fn whatever_somebody_puts_there_hides_no_other_change() {
 }
 
 #[tokio::test]
+async fn why_a_change_by_hand_cannot_be_everybodys_is_said_where_it_is_shown() {
+    let mut world = World::new();
+    world.keep("app", |spec| (spec.drift, spec.scan_each_ms) = (DriftRule::Adopt, 100));
+    world.want("app", world.voter.publish(1, &[("a", "1")]));
+    world.applied("app", 1).await;
+    fs::write(world.path("app/a"), "by hand").unwrap();
+    let said = drifted(&mut world, |said| has(said, "a content")).await;
+    assert!(!has(&said, "not adopted"), "{said:?}");
+    symlink("/etc", world.path("app/out")).unwrap();
+    let said = drifted(&mut world, |said| has(said, "out extra")).await;
+    assert!(has(&said[..1], "not adopted: LW0804") && has(&said[..1], "app/out"), "{said:?}");
+    fs::remove_file(world.path("app/out")).unwrap();
+    drifted(&mut world, |said| has(said, "a content") && !has(said, "not adopted")).await;
+}
+
+#[tokio::test]
 async fn a_target_that_became_a_link_is_drift_and_what_it_leads_to_is_left_alone() {
     let mut world = World::new();
     world.keep("app", |spec| (spec.drift, spec.scan_each_ms) = (DriftRule::Repair, 100));

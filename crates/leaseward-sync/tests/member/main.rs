@@ -476,6 +476,38 @@ async fn a_secret_among_files_of_others_goes_back_and_stands_nowhere_else() {
     }
 }
 
+#[tokio::test]
+async fn who_refused_what_is_to_be_ready_says_nothing_else_until_that_is_over() {
+    let mut world = World::new();
+    let tries = world.path("tries");
+    let check =
+        format!("echo x >>{0}; ! grep -q bad {{tree}}/a || test -e {1}", tries.display(), world.path("ok").display());
+    world.keep("app", |spec| spec.check = script(&check));
+    world.want("app", world.voter.publish(1, &[("a", "1")]));
+    world.applied("app", 1).await;
+    let two = world.voter.publish(2, &[("a", "bad")]);
+    world.order("app", |wanted| wanted.staged = Some(two));
+    world.rejected(2).await;
+    let before = world.seen.len();
+    let tried = async {
+        while fs::read_to_string(&tries).unwrap().lines().count() < 4 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, tried).await.expect("it is tried again");
+    fs::write(world.path("ok"), "").unwrap();
+    world.until(|report| report.state == SyncState::OnDisk { version: 2 }).await;
+    let said: Vec<_> = world.seen[before..].iter().map(|report| &report.state).collect();
+    assert_eq!(said, [&SyncState::OnDisk { version: 2 }], "it is one refusal however often it is tried");
+    // Nobody wants it any more: all is well.
+    fs::remove_file(world.path("ok")).unwrap();
+    let three = world.voter.publish(3, &[("a", "bad again")]);
+    world.order("app", |wanted| wanted.staged = Some(three));
+    world.rejected(3).await;
+    world.order("app", |wanted| wanted.staged = None);
+    world.applied("app", 1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_switch_left_to_be_done_is_not_waited_for_when_a_newer_version_comes() {
     let mut world = World::new();

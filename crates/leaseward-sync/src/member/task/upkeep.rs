@@ -19,6 +19,7 @@ use crate::member::fetch::{Failure, blocking, drop_leftovers, way_back};
 use crate::member::hear::Watch;
 use crate::member::{WantedSet, WantedVersion};
 use crate::render;
+use crate::tree::scan_some;
 
 impl SetTask {
     /// Lets others go first, unless something else is wanted meanwhile.
@@ -67,22 +68,38 @@ impl SetTask {
             return self.repair(want, goal, &opened).await;
         }
         tracing::warn!(set = %self.set, files = drifts.len(), first = %drifts[0].path, "files were changed by hand");
-        self.report(self.drifted(&drifts)).await;
+        let not_adopted = self.not_adopted(want, &drifts).await;
+        self.report(self.drifted(not_adopted.as_deref(), &drifts)).await;
         // What an operator asks for by name is put right whatever the rule says.
         if want.spec.drift == DriftRule::Repair || deep {
             let repaired = self.repair(want, goal, &opened).await;
             if let Err(Failure::Local(error)) = &repaired {
                 self.now.not_repaired = Some(format!("not put right: {}: {error}", error.code()));
-                self.report(self.drifted(&drifts)).await;
+                self.report(self.drifted(None, &drifts)).await;
             }
             repaired?;
         }
         Ok(())
     }
 
-    /// Returns what is said of differences, with the reason why they are not put right, if that was tried.
-    fn drifted(&self, drifts: &[Drift]) -> SyncState {
-        let why = self.now.not_repaired.iter().map(|why| remark(why));
+    /// Returns why what was changed by hand cannot be everybody's, where the set asks for that. The leader, who takes it, hears
+    /// of it, too, but nobody asks him.
+    async fn not_adopted(&self, want: &WantedSet, drifts: &[Drift]) -> Option<String> {
+        if want.spec.drift != DriftRule::Adopt {
+            return None;
+        }
+        if render::is_needed(&want.spec) {
+            return Some("not adopted: it is made from what was published: publish its sources instead".to_owned());
+        }
+        let changed: BTreeSet<String> = drifts.iter().map(|drift| drift.path.clone()).collect();
+        let (target, xattrs) = (self.dirs.target.clone(), want.spec.xattrs);
+        let scanned = blocking(move || scan_some(&target, xattrs, &|path| changed.contains(path)).map(drop)).await;
+        scanned.err().map(|error| format!("not adopted: {}: {error}", error.code()))
+    }
+
+    /// Returns what is said of differences, with the reason why they are not adopted, or not put right if that was tried.
+    fn drifted(&self, not_adopted: Option<&str>, drifts: &[Drift]) -> SyncState {
+        let why = not_adopted.into_iter().chain(self.now.not_repaired.as_deref()).map(remark);
         let paths = why.chain(drifts.iter().take(DRIFTS_REPORTED_MAX).map(told)).collect();
         SyncState::Drifted { paths, all: drifts.len() as u64 }
     }
