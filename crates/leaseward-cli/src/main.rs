@@ -1,7 +1,7 @@
 //! The `leaseward` binary: daemon and command line.
 //!
 //! To find your way: `args.rs` lists what can be typed, `commands/` has a file for each command, `settings.rs` reads
-//! the daemon's file, `api.rs` and `printer.rs` are what every client command uses. Everything that lasts is in the
+//! the daemon's file, `api.rs`, `route.rs` and `printer.rs` are what every client command uses. Everything that lasts is in the
 //! library.
 
 // A reader that has gone away would make a panic of them, and a terminal obeys whatever they print.
