@@ -11,17 +11,19 @@ use axum::extract::State;
 use axum::response::Html;
 use axum::routing::get;
 
+use crate::printer::note;
+
 /// Serves until it is told to stop. Arguments: the address, and the directory of the config set, in which `{machine}`
 /// stands for the machine's name.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let [address, files] = arguments.as_slice() else {
-        eprintln!("demo-server ADDRESS FILES");
+        note!("demo-server ADDRESS FILES");
         return ExitCode::from(2);
     };
     let machine = std::env::var("LEASEWARD_MACHINE").unwrap_or_default();
     let files = PathBuf::from(files.to_string_lossy().replace("{machine}", &machine));
     let Ok(address) = address.to_string_lossy().parse::<SocketAddr>() else {
-        eprintln!("{} is no address", address.display());
+        note!("{} is no address", address.display());
         return ExitCode::from(2);
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
@@ -30,7 +32,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match runtime.block_on(serve(address, files)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{address}: {error}");
+            note!("{address}: {error}");
             ExitCode::from(1)
         }
     }

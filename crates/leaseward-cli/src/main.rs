@@ -1,8 +1,11 @@
 //! The `leaseward` binary: daemon and command line.
 //!
 //! To find your way: `args.rs` lists what can be typed, `commands/` has a file for each command, `settings.rs` reads
-//! the daemon's file, `api.rs` and `printer.rs` are what every client command uses. Everything that lasts is in the
+//! the daemon's file, `api.rs`, `route.rs` and `printer.rs` are what every client command uses. Everything that lasts is in the
 //! library.
+
+// A reader that has gone away would make a panic of them, and a terminal obeys whatever they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;
 mod args;
@@ -29,6 +32,7 @@ use serde_json::Value;
 
 use crate::args::{Arguments, BackupCommand, Command};
 use crate::diagnostic::Diagnostic;
+use crate::printer::note;
 use crate::route::Route;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error LW0600: cannot start: {error}");
+            note!("error LW0600: cannot start: {error}");
             return ExitCode::from(1);
         }
     };
@@ -62,10 +66,10 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|diagnostic| {
         if diagnostic.code.is_empty() {
             if !diagnostic.what().is_empty() {
-                eprintln!("{}", diagnostic.what());
+                note!("{}", diagnostic.what());
             }
         } else {
-            eprintln!("{diagnostic}");
+            note!("{diagnostic}");
         }
         ExitCode::from(diagnostic.exit_code())
     })
@@ -81,7 +85,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
             }
             let settings = Settings::read(&agent.config)?;
             if agent.check {
-                println!("{} is valid", agent.config.display());
+                printer::line(&format!("{} is valid", agent.config.display()));
                 return Ok(ExitCode::SUCCESS);
             }
             commands::agent::run(settings).await.map(ok)
@@ -156,6 +160,6 @@ async fn call(session: &Session, method: &str, path: &str, body: Option<&str>) -
     let body: Option<Value> =
         body.map(serde_json::from_str).transpose().map_err(|error| bad(format!("the body is no JSON: {error}")))?;
     let answer: Value = session.api.call(method, Route::typed(path)?, body.as_ref()).await?;
-    printer::line(&serde_json::to_string_pretty(&answer).map_err(|error| bad(error.to_string()))?);
+    printer::document_line(&serde_json::to_string_pretty(&answer).map_err(|error| bad(error.to_string()))?);
     Ok(())
 }

@@ -1,15 +1,27 @@
 //! How every command prints: one table, or the API's own object.
 //!
 //! Must stay true: data goes to stdout, everything else to stderr; JSON has the same names as the API; colour only on
-//! a terminal, and never alone.
+//! a terminal, and never alone. Nothing that somebody else wrote steers the terminal: messages and names are spelled out
+//! everywhere but in JSON and YAML, what files and servers say on a terminal only. Whoever cannot write what was asked for does not
+//! end well.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, IsTerminal, Write, stderr, stdout};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::diagnostic::Diagnostic;
+
+/// Prints a line on stderr, as `eprintln!` would. Where nobody reads it, we go on.
+macro_rules! note {
+    ($($text:tt)*) => {
+        $crate::printer::say(format_args!($($text)*))
+    };
+}
+pub(crate) use note;
 
 /// What is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,9 +111,9 @@ pub(crate) fn list(output: &Output, document: &impl Serialize, columns: &[Column
     let items = document["items"].as_array().unwrap_or(&empty);
     match output {
         Output::Table | Output::Wide => print_table(items, columns, *output == Output::Wide),
-        Output::JsonLines => items.iter().for_each(|item| line(&item.to_string())),
-        Output::Name => items.iter().for_each(|item| line(&name(item))),
-        Output::Field(path) => items.iter().for_each(|item| line(&at_path(item, path))),
+        Output::JsonLines => items.iter().for_each(|item| document_line(&item.to_string())),
+        Output::Name => items.iter().for_each(|item| content_line(&name(item))),
+        Output::Field(path) => items.iter().for_each(|item| content_line(&at_path(item, path))),
         Output::Json | Output::Yaml => document_as(output, &document),
     }
     Ok(())
@@ -112,9 +124,9 @@ pub(crate) fn object(output: &Output, object: &impl Serialize, columns: &[Column
     let object = to_value(object);
     match output {
         Output::Table | Output::Wide => print_table(std::slice::from_ref(&object), columns, *output == Output::Wide),
-        Output::JsonLines => line(&object.to_string()),
-        Output::Name => line(&name(&object)),
-        Output::Field(path) => line(&at_path(&object, path)),
+        Output::JsonLines => document_line(&object.to_string()),
+        Output::Name => content_line(&name(&object)),
+        Output::Field(path) => content_line(&at_path(&object, path)),
         Output::Json | Output::Yaml => document_as(output, &object),
     }
     Ok(())
@@ -122,9 +134,9 @@ pub(crate) fn object(output: &Output, object: &impl Serialize, columns: &[Column
 
 fn document_as(output: &Output, document: &Value) {
     if *output == Output::Yaml {
-        line(yaml(document, 0).trim_end());
+        document_line(yaml(document, 0).trim_end());
     } else {
-        line(&serde_json::to_string_pretty(document).expect("a value can be written"));
+        document_line(&serde_json::to_string_pretty(document).expect("a value can be written"));
     }
 }
 
@@ -169,11 +181,92 @@ fn print_table(items: &[Value], columns: &[Column], all: bool) {
     }
 }
 
-/// Prints a line on stdout. A reader that has gone away ends us quietly.
-pub(crate) fn line(text: &str) {
-    if writeln!(stdout(), "{text}").is_err() {
-        std::process::exit(0);
+/// The exit code of whoever's reader has gone away: what the shell says of a program that SIGPIPE ended. Never a success, for
+/// what was not said may be that something differs.
+const NOBODY_READS: i32 = 141;
+
+/// Returns a text with everything spelled out that would steer a terminal, or turn the order of what stands there.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
     }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match steers(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Prints a line on stdout.
+pub(crate) fn line(text: &str) {
+    document_line(&visible(text));
+}
+
+/// Prints a line of a document that programs read, as it is.
+pub(crate) fn document_line(text: &str) {
+    bytes(format!("{text}\n").as_bytes());
+}
+
+/// Prints a line that somebody else wrote.
+pub(crate) fn content_line(text: &str) {
+    content(format!("{text}\n").as_bytes());
+}
+
+/// Prints what somebody else wrote: byte for byte, unless a terminal shows it.
+pub(crate) fn content(bytes: &[u8]) {
+    written(try_content(bytes));
+}
+
+/// As [`content`], for whoever has something to save when it fails.
+pub(crate) fn try_content(bytes: &[u8]) -> io::Result<()> {
+    if stdout().is_terminal() {
+        return write(visible(&String::from_utf8_lossy(bytes)).as_bytes());
+    }
+    write(bytes)
+}
+
+/// Writes bytes on stdout as they are.
+pub(crate) fn bytes(bytes: &[u8]) {
+    written(write(bytes));
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = stdout();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Returns what it is that standard output cannot be written to.
+pub(crate) fn unwritten(error: &io::Error) -> Diagnostic {
+    let full = error.kind() == io::ErrorKind::StorageFull;
+    Diagnostic::new(if full { "LW0605" } else { "LW0600" }, format!("standard output: {error}"))
+}
+
+/// Ends us where nobody hears what is asked for: quietly if a reader has gone away.
+fn written(done: io::Result<()>) {
+    let Err(error) = done else { return };
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(NOBODY_READS);
+    }
+    let diagnostic = unwritten(&error);
+    note!("{diagnostic}");
+    std::process::exit(diagnostic.exit_code().into());
+}
+
+/// What [`note`] does.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    writeln!(stderr(), "{}", visible(&text.to_string())).ok();
+}
+
+/// Prints a question on stderr; the answer is typed behind it.
+pub(crate) fn ask(question: &str) {
+    write!(stderr(), "{}", visible(question)).ok();
 }
 
 /// Returns a value as YAML.
@@ -228,6 +321,13 @@ mod tests {
               k: null
         "#]]
         .assert_eq(&yaml(&value, 0));
+    }
+
+    #[test]
+    fn what_would_steer_a_terminal_is_spelled_out() {
+        expect![[r"a\u{1b}[2J\u{7}\r\u{9b}1m\u{202e}b"]].assert_eq(&visible("a\x1b[2J\x07\r\u{9b}1m\u{202e}b"));
+        let plain = "● ä\tb\nc — ✓";
+        assert!(matches!(visible(plain), Cow::Borrowed(text) if text == plain));
     }
 
     #[test]

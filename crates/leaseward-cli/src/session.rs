@@ -1,7 +1,7 @@
 //! What every command of a person has at hand: the API, the output, the right to ask.
 
 use std::future::Future;
-use std::io::{IsTerminal, Write, stdin, stdout};
+use std::io::{IsTerminal, stdin, stdout};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::api::Api;
 use crate::args::Global;
 use crate::diagnostic::Diagnostic;
-use crate::printer::Output;
+use crate::printer::{self, Output};
 use crate::target::Target;
 
 /// What a command has at hand.
@@ -48,8 +48,7 @@ impl Session {
         loop {
             let after = self.revision().await?;
             if stdout().is_terminal() && self.output != Output::JsonLines {
-                print!("\x1b[H\x1b[2J");
-                stdout().flush().ok();
+                printer::bytes(b"\x1b[H\x1b[2J");
             }
             once().await?;
             self.changed(after).await?;
@@ -97,7 +96,7 @@ impl Session {
         let typed = match given {
             Some(given) => given,
             None if stdin().is_terminal() => {
-                eprint!("{what}\nType the name to go on: ");
+                printer::ask(&format!("{what}\nType the name to go on: "));
                 let mut answer = String::new();
                 stdin().read_line(&mut answer).ok();
                 answer.trim().to_owned()
@@ -121,7 +120,7 @@ impl Session {
         if !stdin().is_terminal() {
             return Err(Diagnostic::new("LW0104", format!("{what} Nobody can be asked here")).hint("--yes      do it"));
         }
-        eprint!("{what}\nGo on? [y/N] ");
+        printer::ask(&format!("{what}\nGo on? [y/N] "));
         let mut answer = String::new();
         stdin().read_line(&mut answer).ok();
         if answer.trim().eq_ignore_ascii_case("y") {

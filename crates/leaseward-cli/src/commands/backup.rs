@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::args::BackupCommand;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Output};
+use crate::printer::{self, Output, note};
 use crate::unfinished::Unfinished;
 
 /// Writes a backup of the cluster.
@@ -57,7 +57,7 @@ pub(crate) async fn offline(output: &Output, command: BackupCommand) -> Result<(
         BackupCommand::Create { .. } => Ok(()),
         BackupCommand::Verify { file } => show(output, &shown(&check(file).await?)),
         BackupCommand::Restore { file, to } => {
-            eprintln!("reading {}; then waiting until no server of the old cluster can run any more", file.display());
+            note!("reading {}; then waiting until no server of the old cluster can run any more", file.display());
             let restored = restore(file, to.clone()).await.map_err(of_backup)?;
             let mut shown = shown(&restored.contents);
             shown["cluster"] = json!(format!("{:032x}", restored.cluster));
@@ -65,7 +65,7 @@ pub(crate) async fn offline(output: &Output, command: BackupCommand) -> Result<(
             shown["revision"] = json!(restored.revision.0.to_string());
             shown["data"] = json!(to);
             show(output, &shown)?;
-            eprintln!(
+            note!(
                 "next: start the agent whose `node.data` is {}; the other voters join it with empty directories",
                 to.display()
             );

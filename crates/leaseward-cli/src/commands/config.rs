@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::ConfigCommand;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, Output, column, field, wide};
+use crate::printer::{self, Column, Output, column, field, note, wide};
 use crate::route::Route;
 use crate::session::{Session, person};
 
@@ -159,7 +159,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
             session.confirm(&format!("{set} goes back to what version {to} says, on every member."))?;
             let ask = Rollback { to, author: person(), message };
             let version: ConfigVersion = api.call(Method::POST, route, Some(&ask)).await?;
-            eprintln!("✓ {set} v{} = v{to} (history is kept; nobody goes back in numbers)", version.version);
+            note!("✓ {set} v{} = v{to} (history is kept; nobody goes back in numbers)", version.version);
             printer::object(&session.output, &version, &version_columns())?;
         }
         ConfigCommand::Monitor { set } => {
@@ -167,9 +167,9 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
                 .show(|| async {
                     let members: MemberSyncList = api.list(Route::set(&set)?.then("members")).await?;
                     if session.output == Output::Table {
-                        eprintln!("{set} v{}", members.version);
+                        note!("{set} v{}", members.version);
                         if let Some(rollout) = &members.rollout {
-                            eprintln!("{}", rollout_line(rollout));
+                            note!("{}", rollout_line(rollout));
                         }
                     }
                     printer::list(&session.output, &members, &member_columns())?;
@@ -193,7 +193,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
             let route = Route::set(&set)?;
             session.confirm(&format!("{set} is forgotten; its files stay where they are."))?;
             let _: Value = api.call(Method::DELETE, route, None::<&()>).await?;
-            eprintln!("✓ {set} is forgotten");
+            note!("✓ {set} is forgotten");
         }
     }
     Ok(0)

@@ -6,7 +6,7 @@ use leaseward_http::model::{EventList, EventRecord};
 
 use crate::args::EventsArguments;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Output, column, field, line};
+use crate::printer::{self, Output, column, field, line, note};
 use crate::route::Route;
 use crate::session::Session;
 
@@ -24,7 +24,7 @@ pub(crate) async fn run(session: &Session, arguments: EventsArguments) -> Result
                 behind += 1;
                 let oldest: EventList = session.api.get(Route::from("/v1/events").with("limit", 1)).await?;
                 if after > 0 {
-                    eprintln!("what happened after revision {after} is kept only from {} on", oldest.compacted.0);
+                    note!("what happened after revision {after} is kept only from {} on", oldest.compacted.0);
                 }
                 after = oldest.compacted.0;
                 continue;
@@ -65,7 +65,7 @@ fn show(session: &Session, list: &EventList, empty: bool) -> Result<(), Diagnost
     match session.output {
         Output::Table | Output::Wide => {
             if empty {
-                eprintln!("nothing happened");
+                note!("nothing happened");
             }
             for event in &list.items {
                 line(&format!(

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::args::LeaseCommand;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, column, field, wide};
+use crate::printer::{self, Column, column, field, note, wide};
 use crate::route::Route;
 use crate::session::Session;
 
@@ -71,14 +71,14 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
         }
         LeaseCommand::Release { name, token } => {
             let _: Value = api.call(Method::DELETE, Route::lease(&name)?.with("token", token), None::<&()>).await?;
-            eprintln!("✓ {name} released");
+            note!("✓ {name} released");
             Ok(())
         }
         LeaseCommand::Revoke { name } => {
             session.confirm(&format!("{name} is taken away from its holder."))?;
             let ask = Revoke { name: name.clone(), token: None };
             let _: Value = api.call(Method::POST, "/v1/leases:revoke", Some(&ask)).await?;
-            eprintln!("✓ {name} revoked");
+            note!("✓ {name} revoked");
             Ok(())
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::args::{CordonArguments, MachineCommand};
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, column, field, wide};
+use crate::printer::{self, Column, column, field, note, wide};
 use crate::route::Route;
 use crate::session::Session;
 
@@ -64,7 +64,7 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
         }
         MachineCommand::Resume { name } => {
             let _: Value = api.call(Method::POST, Route::machine(&name)?.then("resume"), None::<&()>).await?;
-            eprintln!("✓ {name} takes servers again");
+            note!("✓ {name} takes servers again");
             Ok(())
         }
         MachineCommand::ConfirmDead { name, confirm } => {
@@ -73,14 +73,14 @@ pub(crate) async fn run(session: &Session, command: MachineCommand) -> Result<()
             let confirm = session.typed(&what, &name, confirm)?;
             let ask = ConfirmDead { confirm, by: crate::session::person() };
             let _: Value = api.call(Method::POST, route, Some(&ask)).await?;
-            eprintln!("✓ {name} counts as dead: its servers may start elsewhere");
+            note!("✓ {name} counts as dead: its servers may start elsewhere");
             Ok(())
         }
         MachineCommand::Rm { name } => {
             let route = Route::machine(&name)?;
             session.confirm(&format!("{name} is forgotten."))?;
             let _: Value = api.call(Method::DELETE, route, None::<&()>).await?;
-            eprintln!("✓ {name} is forgotten");
+            note!("✓ {name} is forgotten");
             Ok(())
         }
     }
@@ -90,6 +90,6 @@ async fn cordon(session: &Session, arguments: CordonArguments, quarantine: bool)
     let CordonArguments { name, message, lasting } = arguments;
     let ask = Cordon { reason: message, lasting: lasting.map(Into::into), quarantine };
     let _: Value = session.api.call(Method::POST, Route::machine(&name)?.then("cordon"), Some(&ask)).await?;
-    eprintln!("✓ {name} is cordoned: nothing new is placed on it");
+    note!("✓ {name} is cordoned: nothing new is placed on it");
     Ok(())
 }

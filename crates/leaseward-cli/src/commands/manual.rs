@@ -1,13 +1,13 @@
 //! `leaseward completion` and `leaseward man`: both made from the arguments, so that they never say something else.
 
 use std::fs;
-use std::io::stdout;
 use std::path::Path;
 
 use clap::{Command, CommandFactory};
 
 use crate::args::{Arguments, Shell};
 use crate::diagnostic::Diagnostic;
+use crate::printer;
 
 /// Prints a completion script.
 pub(crate) fn completion(shell: Shell) {
@@ -16,10 +16,10 @@ pub(crate) fn completion(shell: Shell) {
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
-    // Into memory first: a reader that goes away must not end in a panic.
+    // Into memory first: a reader that goes away must not end in a panic there.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "leaseward", &mut script);
-    std::io::Write::write_all(&mut stdout(), &script).ok();
+    printer::bytes(&script);
 }
 
 /// Prints the page of a command, or writes the pages of all commands into a directory.
@@ -38,7 +38,7 @@ pub(crate) fn man(path: &[String], dir: Option<&Path>) -> Result<(), Diagnostic>
         })?;
     }
     let page = page(command).map_err(failed)?;
-    std::io::Write::write_all(&mut stdout(), &page).ok();
+    printer::bytes(&page);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::api::Api;
 use crate::args::NodeCommand;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, column, field, wide};
+use crate::printer::{self, Column, column, field, note, wide};
 use crate::route::Route;
 use crate::session::Session;
 
@@ -36,7 +36,7 @@ pub(crate) fn columns() -> Vec<Column> {
 pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), Diagnostic> {
     let api = &session.api;
     let done = |what: String| {
-        eprintln!("✓ {what}");
+        note!("✓ {what}");
         Ok(())
     };
     match command {
@@ -81,7 +81,7 @@ pub(crate) async fn run(session: &Session, command: NodeCommand) -> Result<(), D
                 NodeRole::Voter => 1,
                 NodeRole::Leader => 2,
             });
-            eprintln!(
+            note!(
                 "One node after the other, in this order, each up again before the next one; the leader after \
                  `leaseward node transfer-leader`. Then `leaseward node upgrade --finish`."
             );

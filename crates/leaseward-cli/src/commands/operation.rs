@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::commands::whatif;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, column, field, wide};
+use crate::printer::{self, Column, column, field, note, wide};
 use crate::route::Route;
 use crate::session::Session;
 
@@ -30,7 +30,7 @@ pub(crate) async fn ask_first(
     let route = route.into();
     if !session.global.yes && !session.api.is_dry_run() {
         let prediction = session.api.foresee(Method::POST, &route, body, &[]).await?;
-        whatif::text(&prediction).iter().for_each(|line| eprintln!("{line}"));
+        whatif::text(&prediction).iter().for_each(|line| note!("{line}"));
     }
     session.confirm(what)?;
     ask(session, route, body).await
@@ -56,7 +56,7 @@ pub(crate) async fn follow(session: &Session, id: u64) -> Result<(), Diagnostic>
         .until(&format!("op/{id} is done"), async || {
             let operation: Operation = session.api.get(Route::from("/v1/operations").then(id)).await?;
             for step in operation.steps.iter().skip(shown) {
-                eprintln!("  {}  {}", clock(&step.at.to_string()), step.text);
+                note!("  {}  {}", clock(&step.at.to_string()), step.text);
             }
             shown = operation.steps.len();
             let ended = operation.phase != OperationPhase::Running;
@@ -68,7 +68,7 @@ pub(crate) async fn follow(session: &Session, id: u64) -> Result<(), Diagnostic>
     match operation.phase {
         OperationPhase::Done => {
             let gap = operation.out_of_service.map_or_else(String::new, |gap| format!("; out of service {gap}"));
-            eprintln!("✓ {}{gap}", operation.sentence);
+            note!("✓ {}{gap}", operation.sentence);
             Ok(())
         }
         OperationPhase::Superseded => Err(Diagnostic::new("LW0302", operation.sentence.clone())

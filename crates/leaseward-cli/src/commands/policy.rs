@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::args::{MaintenanceCommand, PolicyCommand};
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Output, column, field, line};
+use crate::printer::{self, Output, column, field, line, note};
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, command: PolicyCommand) -> Result<(), Diagnostic> {
@@ -30,7 +30,7 @@ pub(crate) async fn run(session: &Session, command: PolicyCommand) -> Result<(),
                 version => ("If-Match", format!("\"v{version}\"")),
             };
             let policy: Policy = session.api.send(Method::PUT, "/v1/policy", Some(&policy), &[condition]).await?;
-            eprintln!("✓ policy version {}", policy.version);
+            note!("✓ policy version {}", policy.version);
             Ok(())
         }
     }
@@ -71,10 +71,10 @@ pub(crate) async fn maintenance(session: &Session, command: MaintenanceCommand) 
         MaintenanceCommand::Off => session.api.call(Method::DELETE, "/v1/maintenance", None::<&()>).await?,
     };
     match policy.maintenance {
-        None => eprintln!("✓ the master moves and restarts servers again"),
+        None => note!("✓ the master moves and restarts servers again"),
         Some(pause) => {
             let end = pause.until.map_or_else(|| "until it is ended".to_owned(), |until| format!("until {until}"));
-            eprintln!("✓ nothing is moved or restarted {end}");
+            note!("✓ nothing is moved or restarted {end}");
         }
     }
     Ok(())

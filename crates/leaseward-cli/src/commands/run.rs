@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::RunArguments;
 use crate::diagnostic::Diagnostic;
+use crate::printer::note;
 use crate::target::Target;
 
 /// The lease was lost and the command stopped (EX_TEMPFAIL, so that queues and systemd try again).
@@ -44,7 +45,7 @@ pub(crate) async fn run(target: &Target, arguments: RunArguments) -> Result<Exit
     let acquired = if arguments.wait.is_zero() {
         request.try_acquire().await
     } else {
-        eprintln!("leaseward: waiting for {name} …");
+        note!("leaseward: waiting for {name} …");
         request.acquire_timeout(arguments.wait).await.map(Some)
     };
     let lease = match acquired {
@@ -57,7 +58,7 @@ pub(crate) async fn run(target: &Target, arguments: RunArguments) -> Result<Exit
         }
         Err(error) => return Err(own(error.into())),
     };
-    eprintln!("leaseward: got {name}, token {}", lease.token());
+    note!("leaseward: got {name}, token {}", lease.token());
     let order = guard_order(&lease, arguments.command);
     let guarded = match Guarded::spawn(order).await {
         Ok(guarded) => guarded,
@@ -81,7 +82,7 @@ pub(crate) async fn run(target: &Target, arguments: RunArguments) -> Result<Exit
             Ok(ExitCode::from(code(certificate.exit)))
         }
         Outcome::Lost(why) => {
-            eprintln!("leaseward: error LW0201 {why}; the command is stopped, before anybody else can get the lease");
+            note!("leaseward: error LW0201 {why}; the command is stopped, before anybody else can get the lease");
             Ok(ExitCode::from(LOST))
         }
     }
@@ -112,7 +113,7 @@ async fn guard(lease: &Lease, guarded: &Guarded, budget: Duration) -> Outcome {
                 };
             }
             lost = lease.lost() => {
-                eprintln!("leaseward: {lost}: SIGTERM to the command now, SIGKILL in {budget:?} at the latest");
+                note!("leaseward: {lost}: SIGTERM to the command now, SIGKILL in {budget:?} at the latest");
                 guarded.stop(budget.mul_f64(0.8)).await.ok();
                 (&mut ended).await.ok();
                 return Outcome::Lost(lost.to_string());
@@ -129,7 +130,7 @@ async fn guard(lease: &Lease, guarded: &Guarded, budget: Duration) -> Outcome {
                     Ok(()) => not_extended = false,
                     // Once is no news: the command may have ended just now.
                     Err(error) if std::mem::replace(&mut not_extended, true) => {
-                        eprintln!("leaseward: the deadline was not extended: {error}");
+                        note!("leaseward: the deadline was not extended: {error}");
                     }
                     Err(_) => {}
                 }

@@ -12,7 +12,7 @@ use crate::args::ServerCommand;
 use crate::commands::agent::agent_config;
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Column, Output, column, field, line, wide};
+use crate::printer::{self, Column, Output, column, content_line, field, line, note, wide};
 use crate::route::Route;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -92,19 +92,19 @@ pub(crate) async fn run(session: &Session, command: ServerCommand) -> Result<(),
         ServerCommand::Pause { name, message, lasting } => {
             let ask = BeginPause { reason: message, lasting: lasting.map(Into::into) };
             let _: Value = api.call(Method::POST, to(&name, "pause")?, Some(&ask)).await?;
-            eprintln!("✓ {name} is neither restarted nor moved");
+            note!("✓ {name} is neither restarted nor moved");
             Ok(())
         }
         ServerCommand::Resume { name } => {
             let _: Value = api.call(Method::POST, to(&name, "resume")?, NOTHING).await?;
-            eprintln!("✓ {name} is restarted and moved again as it needs");
+            note!("✓ {name} is restarted and moved again as it needs");
             Ok(())
         }
         ServerCommand::Rm { name } => {
             let route = Route::server(&name)?;
             session.confirm(&format!("{name} is forgotten."))?;
             let _: Value = api.call(Method::DELETE, route, None::<&()>).await?;
-            eprintln!("✓ {name} is forgotten");
+            note!("✓ {name} is forgotten");
             Ok(())
         }
     }
@@ -121,7 +121,7 @@ async fn logs(session: &Session, name: &str, lines: u32, machine: Option<&str>) 
     let route = to(name, "logs")?.with("lines", lines);
     let route = machine.into_iter().fold(route, |route, machine| route.with("machine", machine));
     let output: ServerOutput = session.api.get(route).await?;
-    output.lines.iter().for_each(|text| line(text));
+    output.lines.iter().for_each(|text| content_line(text));
     Ok(())
 }
 
@@ -131,7 +131,7 @@ fn logs_here(name: &str, lines: u32, config: &Path) -> Result<(), Diagnostic> {
     let server = ServerName::new(name).map_err(|error| Diagnostic::new("LW0101", error.to_string()))?;
     match leaseward_node::logs(&agent.log_dir, &server, usize::try_from(lines).unwrap_or(usize::MAX)) {
         Ok(printed) => {
-            printed.iter().for_each(|text| line(text));
+            printed.iter().for_each(|text| content_line(text));
             Ok(())
         }
         Err(leaseward_node::Error::NotHere { .. }) => {
@@ -163,7 +163,7 @@ async fn diff(session: &Session, file: &Path) -> Result<(), Diagnostic> {
         column("THEN", |change| change["new"].to_string()),
     ];
     if changed.is_empty() {
-        eprintln!("{name} is as {} says", file.display());
+        note!("{name} is as {} says", file.display());
         return Ok(());
     }
     printer::list(&session.output, &serde_json::json!({ "items": changed }), &columns)?;
@@ -218,7 +218,7 @@ async fn reach(session: &Session, name: &str, phases: &[ServerPhase]) -> Result<
             Ok(phases.contains(&server.phase))
         })
         .await?;
-    eprintln!("✓ {name} is {wanted}");
+    note!("✓ {name} is {wanted}");
     Ok(())
 }
 
@@ -227,7 +227,7 @@ async fn apply(session: &Session, file: &Path, force: bool) -> Result<(), Diagno
     let route = Route::server(&name)?;
     let route = if force { route.with("force", true) } else { route };
     let server: Server = session.api.call(Method::PUT, route, Some(&spec)).await?;
-    eprintln!("✓ {name} version {}", server.version);
+    note!("✓ {name} version {}", server.version);
     if server.wanted == leaseward_http::model::Wanted::Running {
         reach(session, &name, &[ServerPhase::Running]).await?;
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::args::TokenCommand;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, column, field, line};
+use crate::printer::{self, column, field, line, note};
 use crate::route::Route;
 use crate::session::{Session, person};
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(session: &Session, command: TokenCommand) -> Result<(), 
                 .show(|| async {
                     let tokens: Value = session.api.list("/v1/tokens").await?;
                     if tokens["on"] == false {
-                        eprintln!("there is no token: everybody who reaches the API may ask everything");
+                        note!("there is no token: everybody who reaches the API may ask everything");
                     }
                     printer::list(&session.output, &tokens, &columns)
                 })
@@ -48,7 +48,7 @@ pub(crate) async fn run(session: &Session, command: TokenCommand) -> Result<(), 
             session.confirm(&format!("Whoever has the token {name} is not answered any more. Revoke it?"))?;
             let ask = RevokeToken { by: person() };
             session.api.call::<Value>(Method::DELETE, route, Some(&ask)).await?;
-            eprintln!("✓ token {name} is revoked");
+            note!("✓ token {name} is revoked");
             Ok(())
         }
     }
@@ -90,11 +90,11 @@ async fn create(
             return Err(error);
         }
     };
-    eprintln!("✓ token {} may do as {}", made.name, made.roles.join(", "));
+    note!("✓ token {} may do as {}", made.name, made.roles.join(", "));
     match file {
-        Some(path) => eprintln!("  it is in {}; use it with --token-file or LEASEWARD_TOKEN_FILE", path.display()),
+        Some(path) => note!("  it is in {}; use it with --token-file or LEASEWARD_TOKEN_FILE", path.display()),
         None => {
-            eprintln!("  it is shown this once:");
+            note!("  it is shown this once:");
             line(&token);
         }
     }

@@ -18,7 +18,7 @@ use leaseward_sync::write_xattrs;
 use super::files::{failed, file, key_of, listing, newest, opened};
 use super::tarred;
 use crate::diagnostic::Diagnostic;
-use crate::printer::line;
+use crate::printer::{line, note};
 use crate::session::Session;
 use crate::unfinished::Unfinished;
 
@@ -70,11 +70,11 @@ pub(super) async fn pull(
     match (to, tar) {
         (Some(to), _) => {
             into_directory(&listing, key.as_ref(), &to, next).await?;
-            eprintln!("✓ {set} v{version} in {}", to.display());
+            note!("✓ {set} v{version} in {}", to.display());
         }
         (None, Some(tar)) => {
             into_tar(&listing, key.as_ref(), &tar, next).await?;
-            eprintln!("✓ {set} v{version} in {}", tar.display());
+            note!("✓ {set} v{version} in {}", tar.display());
         }
         (None, None) => {
             return Err(Diagnostic::new("LW0104", "nothing says where to").hint("--to DIR or --tar FILE"));
@@ -237,8 +237,8 @@ pub(super) async fn verify(session: &Session, set: &str, dir: &Path, version: Op
     }
     there.keys().for_each(|path| say("missing", path));
     match differences {
-        0 => eprintln!("✓ {} is {set} v{version}", dir.display()),
-        count => eprintln!("✖ {} differs from {set} v{version} in {count} paths", dir.display()),
+        0 => note!("✓ {} is {set} v{version}", dir.display()),
+        count => note!("✖ {} differs from {set} v{version} in {count} paths", dir.display()),
     }
     Ok(u8::from(differences > 0))
 }

@@ -1,6 +1,6 @@
 //! Files of a set: reading, publishing, changing and comparing them.
 
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{ErrorKind, Read, stdin};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::together::{self, Part};
 use super::{copies, tarred, version_columns};
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Output, column, field, line, wide};
+use crate::printer::{self, Output, column, field, line, note, wide};
 use crate::publish::{Prepared, Tree};
 use crate::route::Route;
 use crate::session::{Session, person};
@@ -79,7 +79,7 @@ pub(super) async fn get(
                 return Err(Diagnostic::new("LW0804", format!("{path} is encrypted"))
                     .hint("--key FILE      show it with the set's key"));
             }
-            stdout().write_all(&opened(key_of(key)?.as_ref(), &path, bytes)?).ok();
+            printer::content(&opened(key_of(key)?.as_ref(), &path, bytes)?);
             Ok(())
         }
         None => {
@@ -120,7 +120,7 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
         }
         (None, None, None) => return Err(Diagnostic::new("LW0104", "nothing says what to publish")),
     };
-    eprintln!("✓ {set} v{}", version.version);
+    note!("✓ {set} v{}", version.version);
     printer::object(&session.output, &version, &version_columns())
 }
 
@@ -176,7 +176,7 @@ pub(super) async fn prepared(
         }
     };
     let prepared = Prepared::of(&session.api, tree).await?;
-    eprintln!("{set}: {}", prepared.summary());
+    note!("{set}: {}", prepared.summary());
     if prepared.is_empty() {
         confirm_empty(session, set).await?;
     }
@@ -284,7 +284,7 @@ pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<()
     }
     let ask = ChangeFiles { parent: if_version, changes, author: person(), message };
     let version: ConfigVersion = session.api.call(Method::POST, Route::set(&set)?.then("changes"), Some(&ask)).await?;
-    eprintln!("✓ {set} v{}", version.version);
+    note!("✓ {set} v{}", version.version);
     printer::object(&session.output, &version, &version_columns())
 }
 
@@ -381,7 +381,7 @@ async fn edit_held(
     path: &str,
     message: String,
     editor: &str,
-    (lease, token): (&str, &str),
+    fence: (&str, &str),
 ) -> Result<(), Diagnostic> {
     let version = newest(session, set, None).await?;
     let before = now(session, set, version, path).await?;
@@ -392,25 +392,51 @@ async fn edit_held(
     let temp = Temporary::new()?;
     let draft = temp.0.join(Path::new(path).file_name().unwrap_or_default());
     copies::write_new(&draft, &before, 0o600)?;
+    let done = edit_draft(session, (set, version), path, message, editor, (&draft, &before), fence).await;
+    let is_written = match std::fs::read(&draft) {
+        Ok(now) => now != before,
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    };
+    match done {
+        // It is nowhere else.
+        Err(error) if is_written => {
+            temp.keep();
+            Err(error.hint(format!("what you wrote is kept in {}", draft.display())))
+        }
+        done => done,
+    }
+}
+
+/// Opens a draft in an editor and publishes what was written.
+async fn edit_draft(
+    session: &Session,
+    (set, version): (&str, u64),
+    path: &str,
+    message: String,
+    editor: &str,
+    (draft, before): (&Path, &[u8]),
+    (lease, token): (&str, &str),
+) -> Result<(), Diagnostic> {
     let script = format!("{editor} \"$1\"");
-    let status = tokio::process::Command::new("sh").args(["-c", &script, "sh"]).arg(&draft).status().await;
+    let status = tokio::process::Command::new("sh").args(["-c", &script, "sh"]).arg(draft).status().await;
     match status {
         Ok(status) if status.success() => {}
         Ok(status) => return Err(Diagnostic::new("LW0104", format!("{editor}: {status}; nothing was published"))),
         Err(error) => return Err(Diagnostic::new("LW0104", format!("{editor}: {error}; nothing was published"))),
     }
-    let after = std::fs::read(&draft).map_err(failed(&draft))?;
+    let after = std::fs::read(draft).map_err(failed(draft))?;
     if after == before {
-        eprintln!("nothing was changed");
+        note!("nothing was changed");
         return Ok(());
     }
-    print_text_diff(path, &before, &after);
+    let shown = printer::try_content(text_diff(path, before, &after).as_bytes());
+    shown.map_err(|error| printer::unwritten(&error).why("nothing was published: nobody saw what changes"))?;
     let changes = vec![change_of(path.to_owned(), Some(after), None, false)];
     let ask = ChangeFiles { parent: Some(version), changes, author: person(), message };
     let fence = [("Leaseward-Fence", format!("{lease};{token}"))];
     let made: ConfigVersion =
         session.api.send(Method::POST, Route::set(set)?.then("changes"), Some(&ask), &fence).await?;
-    eprintln!("✓ {set} v{}", made.version);
+    note!("✓ {set} v{}", made.version);
     Ok(())
 }
 
@@ -440,7 +466,8 @@ pub(super) async fn diff(session: &Session, set: &str, from: u64, to: Option<u64
                     |entry: &Option<FileEntry>| entry.as_ref().is_some_and(|entry| entry.kind == FileKind::File);
                 let digest = |entry: &Option<FileEntry>| entry.as_ref().and_then(|entry| entry.digest.clone());
                 if (is_file(&changed.old) || is_file(&changed.new)) && digest(&changed.old) != digest(&changed.new) {
-                    print_text_diff(&changed.path, &text(&changed.old, from).await?, &text(&changed.new, to).await?);
+                    let (old, new) = (text(&changed.old, from).await?, text(&changed.new, to).await?);
+                    printer::content(text_diff(&changed.path, &old, &new).as_bytes());
                 }
             }
         }
@@ -449,18 +476,16 @@ pub(super) async fn diff(session: &Session, set: &str, from: u64, to: Option<u64
     Ok(u8::from(!diff.files.is_empty()))
 }
 
-/// Prints how two texts differ; of secrets and other bytes only that they do.
-fn print_text_diff(path: &str, old: &[u8], new: &[u8]) {
+/// Returns how two texts differ; of secrets and other bytes only that they do.
+fn text_diff(path: &str, old: &[u8], new: &[u8]) -> String {
     if is_sealed(old) || is_sealed(new) {
-        line(&format!("  {path} is encrypted: changed"));
-        return;
+        return format!("  {path} is encrypted: changed\n");
     }
     match (std::str::from_utf8(old), std::str::from_utf8(new)) {
         (Ok(old), Ok(new)) => {
-            let diff = TextDiff::from_lines(old, new);
-            print!("{}", diff.unified_diff().context_radius(2).missing_newline_hint(false));
+            TextDiff::from_lines(old, new).unified_diff().context_radius(2).missing_newline_hint(false).to_string()
         }
-        _ => line(&format!("  {path} is not text: {} bytes, {} bytes before", new.len(), old.len())),
+        _ => format!("  {path} is not text: {} bytes, {} bytes before\n", new.len(), old.len()),
     }
 }
 
@@ -483,9 +508,18 @@ impl Temporary {
     }
 }
 
+impl Temporary {
+    /// Leaves it where it is.
+    fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What cannot be removed is the system's to clean.
-        let _ = std::fs::remove_dir_all(&self.0);
+        if !self.0.as_os_str().is_empty() {
+            // What cannot be removed is the system's to clean.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 }

@@ -10,7 +10,7 @@ use toml::Value;
 use super::rollout_line;
 use crate::args::RolloutAction;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Output, column, field, line};
+use crate::printer::{self, Output, column, field, line, note};
 use crate::route::Route;
 use crate::session::{Session, person};
 
@@ -36,7 +36,7 @@ pub(super) async fn policy(
                 let policy: SetPolicy = session.api.get(&route).await?;
                 match session.output {
                     Output::Table | Output::Wide => {
-                        print!("{}", policy.to_toml().map_err(told)?);
+                        printer::bytes(policy.to_toml().map_err(told)?.as_bytes());
                         Ok(())
                     }
                     _ => printer::object(&session.output, &policy, &[column("DRIFT", |policy| field(policy, "drift"))]),
@@ -69,7 +69,7 @@ pub(super) async fn policy(
         version => ("If-Match", format!("\"v{version}\"")),
     };
     let _: SetPolicy = session.api.send(Method::PUT, &route, Some(&policy), &[condition]).await?;
-    eprintln!("✓ policy v{} of {set}", version + 1);
+    note!("✓ policy v{} of {set}", version + 1);
     Ok(())
 }
 
@@ -131,8 +131,8 @@ pub(super) async fn rollout(session: &Session, set: &str, action: RolloutAction)
     let ask = SteerRollout { action, by: person() };
     let found: ConfigSet = session.api.call(Method::POST, route, Some(&ask)).await?;
     match &found.rollout {
-        Some(rollout) => eprintln!("✓ {}", rollout_line(rollout)),
-        None => eprintln!("✓ {set} v{} is for everybody", found.version),
+        Some(rollout) => note!("✓ {}", rollout_line(rollout)),
+        None => note!("✓ {set} v{} is for everybody", found.version),
     }
     Ok(())
 }
@@ -148,14 +148,14 @@ pub(super) async fn pin(
     let ask = PinView { machine, version, by: person(), why };
     let _: ConfigSet = session.api.call(Method::POST, Route::set(set)?.then("pin"), Some(&ask)).await?;
     let place = version.map_or("what it has".to_owned(), |version| format!("v{version}"));
-    eprintln!("✓ {who} stays at {place} of {set}");
+    note!("✓ {who} stays at {place} of {set}");
     Ok(())
 }
 
 pub(super) async fn unpin(session: &Session, set: &str, machine: Option<String>) -> Result<(), Diagnostic> {
     let who = machine.clone().unwrap_or_else(|| "every member".into());
     let _: ConfigSet = session.api.call(Method::POST, Route::set(set)?.then("unpin"), Some(&Unpin { machine })).await?;
-    eprintln!("✓ {who} goes on with {set}");
+    note!("✓ {who} goes on with {set}");
     Ok(())
 }
 
@@ -163,7 +163,7 @@ pub(super) async fn sync(session: &Session, set: &str, machines: Vec<String>) ->
     let who = if machines.is_empty() { "every member".to_owned() } else { machines.join(", ") };
     let _: ConfigSet =
         session.api.call(Method::POST, Route::set(set)?.then("sync"), Some(&Resync { machines })).await?;
-    eprintln!("✓ {who} looks at every file of {set}");
+    note!("✓ {who} looks at every file of {set}");
     Ok(())
 }
 
@@ -172,7 +172,7 @@ pub(super) fn key(file: &Path, create: bool) -> Result<(), Diagnostic> {
     let key = key.map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
     line(&key.fingerprint());
     if create {
-        eprintln!("✓ put {} on every member, for its agent alone, and name it in machine.keys", file.display());
+        note!("✓ put {} on every member, for its agent alone, and name it in machine.keys", file.display());
     }
     Ok(())
 }

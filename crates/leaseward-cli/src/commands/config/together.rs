@@ -11,7 +11,7 @@ use serde_json::json;
 use super::files::prepared;
 use crate::api::Key;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, column, field};
+use crate::printer::{self, column, field, note};
 use crate::publish::TRIES;
 use crate::session::{Session, person};
 
@@ -88,7 +88,7 @@ pub(super) async fn publish(
         .map(|(part, done)| json!({ "set": part.set, "version": done.version }))
         .collect();
     for version in &versions {
-        eprintln!("✓ {} v{}", field(version, "set"), field(version, "version"));
+        note!("✓ {} v{}", field(version, "set"), field(version, "version"));
     }
     let columns =
         [column("SET", |version| field(version, "set")), column("VERSION", |version| field(version, "version"))];

@@ -22,7 +22,7 @@ use super::broken;
 use super::progress::Progress;
 use crate::args::DoctorArguments;
 use crate::diagnostic::Diagnostic;
-use crate::printer::{self, Output, column, field};
+use crate::printer::{self, Output, column, field, note};
 
 /// The exit code of a program that was interrupted, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -90,7 +90,7 @@ pub(super) async fn run(output: &Output, doctor: DoctorArguments) -> Result<u8, 
     };
     let is_short = rows.iter().any(Row::is_short);
     if is_short {
-        eprintln!("the budget is over: not every attack was tried {} times", doctor.trials);
+        note!("the budget is over: not every attack was tried {} times", doctor.trials);
     }
     let matrix = Matrix::of(allowed, &rows, doctor.watchdog.as_deref());
     let fails = matrix.level == FenceLevel::F0.to_string() || is_short;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::printer::note;
+
 /// What one trial takes on an idle machine with two processors; refined as soon as there are some.
 const TRIAL: Duration = Duration::from_millis(190);
 
@@ -30,7 +32,7 @@ impl Progress {
         let progress = Self { planned, done: 0, begun: Instant::now(), is_terminal: stderr().is_terminal() };
         if progress.is_told() {
             let takes = words(TRIAL * u32::try_from(planned).unwrap_or(u32::MAX));
-            eprintln!("{attacks} attacks, {trials} trials of each: about {takes}; Ctrl-C ends it and leaves nothing");
+            note!("{attacks} attacks, {trials} trials of each: about {takes}; Ctrl-C ends it and leaves nothing");
         }
         progress
     }
@@ -45,13 +47,12 @@ impl Progress {
         }
         let text = text(self.done, self.planned, self.begun.elapsed());
         if !self.is_terminal {
-            eprintln!("{text}");
+            note!("{text}");
             return;
         }
         // Back to the line's start, and nothing left of a longer one.
         let end = if self.done >= self.planned { "\n" } else { "" };
-        eprint!("\r{text}\x1b[K{end}");
-        stderr().flush().ok();
+        write!(stderr(), "\r{text}\x1b[K{end}").ok();
     }
 
     /// Plans for fewer trials.
@@ -62,9 +63,9 @@ impl Progress {
     /// Says something on a line of its own.
     pub(super) fn say(&self, line: &str) {
         if self.is_terminal && self.is_told() {
-            eprint!("\r\x1b[K");
+            write!(stderr(), "\r\x1b[K").ok();
         }
-        eprintln!("{line}");
+        note!("{line}");
     }
 
     fn is_told(&self) -> bool {
