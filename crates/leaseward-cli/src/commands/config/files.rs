@@ -337,7 +337,10 @@ pub(super) async fn edit(session: &Session, set: &str, path: &str, message: Stri
             renew.abort();
             done
         }
-        Err(error) => Err(error.hint("somebody edits this set now; see who: leaseward lease get config-edit/SET")),
+        Err(error) if error.code == "LW0202" => {
+            Err(error.hint(format!("leaseward lease get {lease}      see who edits this set now")))
+        }
+        Err(error) => Err(error),
     };
     let _: Result<Value, _> = api.call(Method::DELETE, &format!("/v1/sessions/{id}"), None::<&()>).await;
     outcome
