@@ -91,6 +91,7 @@ async fn who_edits_a_set_has_it_for_himself_until_he_ends_or_dies() {
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && why.contains("LW0202"), "{why}");
     assert!(why.contains("lease/config-edit/app is held by ann@"), "it names who edits: {why}");
+    assert!(why.contains("leaseward lease get config-edit/app"), "{why}");
     assert!(!second.dir.join("open").exists(), "no editor was opened for nothing");
 
     first.close();

@@ -1,6 +1,7 @@
 //! What the monitor shows of members that are not where they should be, and of those that are kept somewhere.
 
 use std::fs;
+use std::time::Duration;
 
 use leaseward_state::command::PublishSet;
 use leaseward_state::config::Digest;
@@ -34,6 +35,20 @@ async fn a_check_that_hangs_is_shown_with_its_time_and_ends_by_itself() {
     assert!(monitor.contains("checking v1 for ") && monitor.contains("(50m at most): sh -c test"), "{monitor}");
     let (_, explained, _) = lab.run(&["explain", "config/app"]);
     assert!(explained.contains("runs the check of v1 for ") && explained.contains("50m at most"), "{explained}");
+    // It is watched as it goes on, though nothing happens of which anybody is told: a question for that waits half a minute.
+    let seen = lab.dir().join("seen");
+    let mut watching = lab.command(&["config", "monitor", "app", "-w", "--timeout", "60s"]);
+    let mut watching = watching.stdout(fs::File::create(&seen).expect("a file")).spawn().expect("it starts");
+    let times = |text: String| text.lines().filter(|line| line.contains("checking v1 for ")).count();
+    let shown = async {
+        while times(fs::read_to_string(&seen).unwrap_or_default()) < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(20), shown).await;
+    watching.kill().expect("it is there");
+    watching.wait().expect("it ends");
+    shown.expect("it is shown anew");
     fs::write(&gate, "").expect("written");
     lab.until("it goes on", async |lab| stands(lab, "app").await, ("applied".into(), 1)).await;
     assert_eq!(member(&lab, "app").await.expect("it is there")["running"], Value::Null);

@@ -50,6 +50,17 @@ impl Diagnostic {
     }
 }
 
+/// Returns what to do about a code where nobody knows more: what is found on this machine says no more than what is so.
+fn usual_hint(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "LW0604" => "look at the path, whose it is, and at its disk",
+        "LW0701" => "see whether it is a node, and of which release: leaseward version --check",
+        "LW0804" => "change or take away what is named, then try again",
+        "LW0807" => "try again when nobody writes there",
+        _ => return None,
+    })
+}
+
 /// Returns the exit code that goes with an error code.
 fn exit_code(code: &str) -> u8 {
     match code {
@@ -69,7 +80,9 @@ impl fmt::Display for Diagnostic {
         if let Some(why) = &self.why {
             write!(f, "\n  why   {why}")?;
         }
-        for hint in &self.hints {
+        for hint in
+            self.hints.iter().map(String::as_str).chain(usual_hint(&self.code).filter(|_| self.hints.is_empty()))
+        {
             write!(f, "\n  do    {hint}")?;
         }
         write!(f, "\n  more  leaseward explain {}", self.code)
@@ -83,5 +96,24 @@ impl From<leaseward::Error> for Diagnostic {
         let code = error.code().to_owned();
         let text = error.to_string();
         Self::new(&code, text.strip_prefix(&format!("{code}: ")).unwrap_or(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nobody_knows_more_it_is_said_what_is_usually_done() {
+        let bare = Diagnostic::new("LW0807", "a changed").to_string();
+        assert_eq!(
+            bare,
+            "error LW0807: a changed\n  do    try again when nobody writes there\n  more  leaseward explain LW0807"
+        );
+        let said = Diagnostic::new("LW0807", "a changed").hint("stop the writer").to_string();
+        assert!(said.contains("do    stop the writer") && !said.contains("try again"), "{said}");
+        for code in ["LW0604", "LW0701", "LW0804"] {
+            assert!(Diagnostic::new(code, "x").to_string().contains("\n  do    "), "{code}");
+        }
     }
 }

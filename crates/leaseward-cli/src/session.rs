@@ -13,6 +13,19 @@ use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output};
 use crate::target::Target;
 
+/// A question for events waits so long, and is asked again.
+const EVENTS_WITHIN: Duration = Duration::from_secs(30);
+
+/// What goes on without events is shown anew after this.
+const REPAINTED_EACH: Duration = Duration::from_secs(1);
+
+/// Whether what is shown changes without an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moves {
+    WithEvents,
+    ByItself,
+}
+
 /// What a command has at hand.
 pub(crate) struct Session {
     pub(crate) api: Api,
@@ -42,16 +55,31 @@ impl Session {
     where
         F: Future<Output = Result<(), Diagnostic>>,
     {
+        self.show_moving(|| {
+            let shown = once();
+            async { shown.await.map(|()| Moves::WithEvents) }
+        })
+        .await
+    }
+
+    /// As [`Self::show`], of something that may go on without an event: `once` says whether it does now.
+    pub(crate) async fn show_moving<F>(&self, mut once: impl FnMut() -> F) -> Result<(), Diagnostic>
+    where
+        F: Future<Output = Result<Moves, Diagnostic>>,
+    {
         if !self.global.watch {
-            return once().await;
+            return once().await.map(drop);
         }
         loop {
             let after = self.revision().await?;
             if stdout().is_terminal() && self.output != Output::JsonLines {
                 printer::bytes(b"\x1b[H\x1b[2J");
             }
-            once().await?;
-            self.changed(after).await?;
+            let again = match once().await? {
+                Moves::WithEvents => EVENTS_WITHIN,
+                Moves::ByItself => REPAINTED_EACH,
+            };
+            self.changed_within(after, again).await?;
         }
     }
 
@@ -63,7 +91,11 @@ impl Session {
 
     /// Waits until something happens after a revision, or a while.
     pub(crate) async fn changed(&self, after: u64) -> Result<(), Diagnostic> {
-        match self.api.events_after(after, Duration::from_secs(30)).await {
+        self.changed_within(after, EVENTS_WITHIN).await
+    }
+
+    async fn changed_within(&self, after: u64, within: Duration) -> Result<(), Diagnostic> {
+        match self.api.events_after(after, within).await {
             // So much, that not all of it is kept.
             Err(error) if error.code == "LW0207" => Ok(()),
             answer => answer.map(drop),

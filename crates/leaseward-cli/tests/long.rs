@@ -40,6 +40,10 @@ fn members(applied: u64) -> Fake {
             let all: Vec<Value> = (1..=5).map(member).collect();
             paged(path, &all, &json!({ "revision": "7", "version": 2, "programs": [] }))
         }
+        "/v1/configs/x" => ok(&json!({
+            "name": "x", "version": 2, "newest": null, "versions_kept": 2, "in_sync": 4, "members": 5, "policy": {},
+            "policy_version": 0, "taken_back": [], "created": "1", "modified": "7",
+        })),
         "/v1/events" => ok(&json!({ "revision": "7", "compacted": "0", "items": [] })),
         _ => refusal(404, "LW0404", "it does not exist"),
     })

@@ -193,8 +193,13 @@ pub fn of_refusal(refusal: &Refusal, state: &State) -> Problem {
             problem = of_refusal(refusal, state);
             problem.part = Some(*part);
         }
-        Refusal::Version { kind, name, current, .. } => {
+        Refusal::Version { kind, name, current, expected } => {
             problem.current_version = Some(*current);
+            if kind == "config" && *expected < *current {
+                problem.hint = format!(
+                    "see what changed: leaseward config diff {name} {expected} {current}; then try again upon v{current}"
+                );
+            }
             if let Some(newest) =
                 (kind == "config").then(|| state.set(&SetName::new(name.as_str()).ok()?)?.newest()).flatten()
             {

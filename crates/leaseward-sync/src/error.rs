@@ -57,6 +57,15 @@ pub enum Error {
         /// The rule it breaks.
         why: String,
     },
+    /// Something that the set asks for, or that it needs on this machine, cannot be used as it is: a template, a key, an owner, a
+    /// pattern.
+    #[error("{what}: {why}")]
+    Unusable {
+        /// The path in the set, or what was given, and as what.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The target directory holds files that Leaseward did not put there.
     #[error(
         "{} was not made by Leaseward: move it away, empty it, or publish its content first", path.display()
@@ -145,7 +154,7 @@ impl Error {
             Self::BlobMissing { .. } => "LW0801",
             Self::BlobCorrupt { .. } => "LW0802",
             Self::NotEnoughSpace { .. } => "LW0803",
-            Self::IllegalTree { .. } => "LW0804",
+            Self::IllegalTree { .. } | Self::Unusable { .. } => "LW0804",
             Self::TargetNotOurs { .. } => "LW0805",
             Self::BadManifest { .. } => "LW0806",
             Self::Changed { .. } => "LW0807",
@@ -164,9 +173,11 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::IllegalTree { .. } | Self::BadManifest { .. } | Self::TooLarge { .. } | Self::ReloadFailed { .. } => {
-                false
-            }
+            Self::IllegalTree { .. }
+            | Self::Unusable { .. }
+            | Self::BadManifest { .. }
+            | Self::TooLarge { .. }
+            | Self::ReloadFailed { .. } => false,
             Self::DiskFull { .. }
             | Self::BlobMissing { .. }
             | Self::BlobCorrupt { .. }
@@ -186,6 +197,11 @@ impl Error {
     /// Returns an [`Error::IllegalTree`].
     pub(crate) fn illegal(path: impl Into<PathBuf>, why: impl Into<String>) -> Self {
         Self::IllegalTree { path: path.into(), why: why.into() }
+    }
+
+    /// Returns an [`Error::Unusable`].
+    pub(crate) fn unusable(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unusable { what: what.into(), why: why.into() }
     }
 
     /// Returns the error for what the kernel said about `path`.

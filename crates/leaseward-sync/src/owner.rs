@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Returns the numbers of `user` or `user:group`; either may be a number itself. Without a group it is the user's own.
 pub(crate) fn find(text: &str) -> Result<Owner> {
-    let refuse = |why: &str| Error::illegal(text, format!("as an owner: {why}"));
+    let refuse = |why: &str| Error::unusable(format!("`{text}` as the owner"), why);
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let known = User::from_name(user).ok().flatten();
     let number = match &known {

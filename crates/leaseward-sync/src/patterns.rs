@@ -18,14 +18,18 @@ impl Patterns {
     /// Reads patterns such as `cache/**`, `*.pid`.
     ///
     /// # Errors
-    /// [`Error::IllegalTree`] for what is no pattern.
+    /// [`Error::Unusable`] for what is no pattern.
     pub fn new(patterns: &[String]) -> Result<Self> {
         let mut builder = GlobSetBuilder::new();
         for pattern in patterns {
             let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-            builder.add(glob.map_err(|error| Error::illegal(pattern, format!("as a pattern to ignore: {error}")))?);
+            builder.add(
+                glob.map_err(|error| {
+                    Error::unusable(format!("`{pattern}` as a pattern to ignore"), error.to_string())
+                })?,
+            );
         }
-        let set = builder.build().map_err(|error| Error::illegal("ignore", error.to_string()))?;
+        let set = builder.build().map_err(|error| Error::unusable("`ignore`", error.to_string()))?;
         Ok(Self { empty: set.is_empty(), set })
     }
 

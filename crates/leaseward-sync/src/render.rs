@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use leaseward_state::config::spec::SetSpec;
 use leaseward_state::config::{Chunk, Digest, Manifest, ManifestEntry, ManifestNode};
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 
 use crate::digest_of;
 use crate::error::{Error, Result};
@@ -178,16 +178,34 @@ fn put(tree: &mut BTreeMap<String, ManifestNode>, path: String, node: ManifestNo
 }
 
 fn fill_in(path: &str, bytes: &[u8], facts: &Facts) -> Result<Vec<u8>> {
-    let refuse = |why: String| Error::illegal(path, format!("it cannot be filled in: {why}"));
+    let refuse = |why: String| Error::unusable(path, format!("it cannot be filled in: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8".into()))?;
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_keep_trailing_newline(true);
     environment.set_fuel(Some(1_000_000));
     // The longest text first: a reason is of one line.
-    let one_line = |error: minijinja::Error| refuse(format!("{error:#}").lines().next().unwrap_or_default().to_owned());
+    let why = |error: &minijinja::Error| match error.kind() {
+        ErrorKind::UndefinedError => unknown(&environment, text, facts, error),
+        _ => format!("{error:#}").lines().next().unwrap_or_default().to_owned(),
+    };
     let known = context! { machine => facts.machine, labels => facts.labels };
-    environment.render_str(text, known).map(String::into_bytes).map_err(one_line)
+    environment.render_str(text, known).map(String::into_bytes).map_err(|error| refuse(why(&error)))
+}
+
+/// Returns which values a template asks for that this machine has not, and which it has: the engine names none.
+fn unknown(environment: &Environment<'_>, text: &str, facts: &Facts, error: &minijinja::Error) -> String {
+    let asked = environment.template_from_str(text).map(|template| template.undeclared_variables(true));
+    let is_known = |name: &str| match name.strip_prefix("labels.") {
+        Some(label) => facts.labels.contains_key(label),
+        None => name == "machine" || name == "labels",
+    };
+    let mut unknown: Vec<String> = asked.unwrap_or_default().into_iter().filter(|name| !is_known(name)).collect();
+    unknown.sort_unstable();
+    let line = error.line().map_or_else(String::new, |line| format!("line {line}: "));
+    let labels: Vec<&str> = facts.labels.keys().map(String::as_str).collect();
+    let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+    format!("{line}{} has no value on {}; its labels: {labels}", unknown.join(", "), facts.machine)
 }
 
 #[cfg(test)]

@@ -58,18 +58,16 @@ impl Key {
     /// Reads a key file.
     ///
     /// # Errors
-    /// [`Error::IllegalTree`] for a file that others may read, or that holds no key; [`Error::Io`].
+    /// [`Error::Unusable`] for a file that others may read, or that holds no key; [`Error::Io`].
     pub fn read(path: &Path) -> Result<Self> {
+        let unusable = |why: &str| Error::unusable(format!("{} as a key", path.display()), why);
         let mode = std::fs::metadata(path).map_err(at("look at", path))?.mode();
         if mode & 0o077 != 0 {
-            return Err(Error::illegal(
-                path,
-                format!("as a key: others may read it (mode {:o}); chmod 600", mode & 0o777),
-            ));
+            return Err(unusable(&format!("others may read it (mode {:o}); chmod 600", mode & 0o777)));
         }
         let text = std::fs::read_to_string(path).map_err(at("read", path))?;
         let digest = text.trim().strip_prefix(HEADER).and_then(leaseward_state::config::Digest::parse);
-        digest.map(|digest| Self(digest.0)).ok_or_else(|| Error::illegal(path, "as a key: it holds none"))
+        digest.map(|digest| Self(digest.0)).ok_or_else(|| unusable("it holds none"))
     }
 
     /// Returns what the key is called. Nothing of the key can be learned from it.
@@ -102,9 +100,9 @@ impl Key {
     /// Returns the plain file.
     ///
     /// # Errors
-    /// [`Error::IllegalTree`] for what this key did not seal at this path.
+    /// [`Error::Unusable`] for what this key did not seal at this path.
     pub fn open(&self, path: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        let refuse = |why: &str| Error::illegal(path, why.to_owned());
+        let refuse = |why: &str| Error::unusable(path, why);
         let body = sealed.strip_prefix(&MAGIC).ok_or_else(|| refuse("it is not encrypted, and its set says it is"))?;
         let (nonce, body) = body.split_at_checked(NONCE).ok_or_else(|| refuse("it is cut off"))?;
         let opened = self.cipher().decrypt(XNonce::from_slice(nonce), Payload { msg: body, aad: path.as_bytes() });
@@ -134,7 +132,7 @@ impl Keys {
     }
 
     pub(crate) fn open(&self, fingerprint: &str, path: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        let missing = || Error::illegal(path, format!("the key {fingerprint} is not on this machine"));
+        let missing = || Error::unusable(path, format!("the key {fingerprint} is not on this machine"));
         self.0.get(fingerprint).ok_or_else(missing)?.open(path, sealed)
     }
 }

@@ -40,6 +40,9 @@ pub struct Readiness {
 struct Now {
     /// Sets that asked the machine to leave.
     out: BTreeSet<SetName>,
+    /// The sets that this machine is to have; `None` until a voter said it. Without any, all are taken for known: an outage
+    /// takes nobody out of a load balancer.
+    known: Option<BTreeSet<SetName>>,
     /// When each load balancer asked last, and whether it was told to drain then.
     checkers: BTreeMap<IpAddr, (Instant, bool)>,
 }
@@ -64,6 +67,16 @@ impl Readiness {
         let out: Vec<&str> =
             now.out.iter().map(SetName::as_str).filter(|out| set.is_none_or(|set| set == *out)).collect();
         (!out.is_empty()).then(|| format!("config is on its way: {}", out.join(", ")))
+    }
+
+    /// Says which sets this machine is to have from now on.
+    pub fn has<'a>(&self, sets: impl Iterator<Item = &'a SetName>) {
+        self.now().known = Some(sets.cloned().collect());
+    }
+
+    /// Returns whether a load balancer may ask for a set.
+    fn knows(&self, set: &str) -> bool {
+        self.now().known.as_ref().is_none_or(|known| known.iter().any(|known| known.as_str() == set))
     }
 
     /// Answers load balancers until it is dropped.
@@ -114,6 +127,10 @@ impl Readiness {
                 }
                 let (status, body) = match why {
                     _ if !known => ("404 Not Found", "ask for /readyz\n".to_owned()),
+                    None if set.is_some_and(|set| !self.knows(set)) => {
+                        let set = set.unwrap_or_default();
+                        ("404 Not Found", format!("this machine has no set {set}: see leaseward config ls\n"))
+                    }
                     Some(why) => ("503 Service Unavailable", format!("{why}\n")),
                     None => ("200 OK", "ready\n".to_owned()),
                 };
@@ -229,6 +246,12 @@ mod tests {
         assert!(ask(checks, "GET /readyz?set=app HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.1 503"));
         assert!(ask(checks, "GET /readyz?set=other HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
         assert!(ask(checks, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.1 404"));
+        // As soon as it is known which sets there are, a typo is none of them. One that is on its way out is gone for good later.
+        readiness.has([SetName::new("third").unwrap()].iter());
+        for (name, status) in [("app", "503"), ("third", "200"), ("other", "404")] {
+            let answer = ask(checks, &format!("GET /readyz?set={name} HTTP/1.0\r\n\r\n")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{name}: {answer}");
+        }
         assert!(!leaving.is_finished(), "a session is open");
         drop((session, accepted));
         timeout(Duration::from_secs(20), leaving).await.expect("its sessions ended").unwrap();

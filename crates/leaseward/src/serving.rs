@@ -198,6 +198,7 @@ impl Serving<'_> {
                 (set.clone(), wanted)
             })
             .collect();
+        self.config.readiness.has(wanted.keys());
         self.wanted.send_if_modified(|known| {
             let changed = *known != wanted;
             *known = wanted;

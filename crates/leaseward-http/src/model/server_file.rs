@@ -120,7 +120,7 @@ pub enum Fence {
 
 /// A repeated look at a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a check as { type = \"tcp\", address = \"127.0.0.1:80\" }")]
 pub struct CheckFile {
     /// What is looked at.
     #[serde(rename = "type")]

@@ -62,7 +62,7 @@ pub struct SetPolicy {
 
 /// A program that members run for a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a program as { command = [\"nginx\", \"-t\"], timeout = \"10s\" }")]
 pub struct SetHookFile {
     /// The program and its arguments. No shell.
     pub command: Vec<String>,
@@ -115,7 +115,7 @@ pub enum DrainWord {
 
 /// In which order members get a new version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table as { canaries = 1, roll_back = true }")]
 pub struct RolloutFile {
     /// So many members first, alone.
     pub canaries: u32,

@@ -69,7 +69,7 @@ pub struct MountFile {
 
 /// A program around the life of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a program as { command = [\"/usr/bin/mount-data\"], timeout = \"10s\" }")]
 pub struct HookFile {
     /// The program and its arguments.
     pub command: Vec<String>,

@@ -76,7 +76,7 @@ async fn change(
     for change in body.changes {
         let (path, others) = (change.path.clone(), blobs.len());
         let says = change.content.is_some() || change.base64.is_some();
-        apply(&mut files, change, &mut blobs)?;
+        apply(&set, &mut files, change, &mut blobs)?;
         let sealed = blobs.get(others).is_some_and(|first| is_sealed(first));
         // Nothing of it is kept then, not even for a moment.
         if is_encrypted && says && !sealed {
@@ -109,6 +109,7 @@ async fn change(
 }
 
 fn apply(
+    set: &SetName,
     files: &mut BTreeMap<String, ManifestNode>,
     change: FileChange,
     blobs: &mut Vec<Vec<u8>>,
@@ -121,7 +122,8 @@ fn apply(
         let count = files.len();
         files.retain(|other, _| *other != path && !other.starts_with(&below));
         if files.len() == count {
-            return Err(not_found("config", format!("file {path}")));
+            let detail = format!("config/{set} has no {path} that could be removed");
+            return Err(problem::of(Code::NotFound, detail).into());
         }
         return Ok(());
     }

@@ -25,7 +25,7 @@ use utoipa_axum::routes;
 
 use crate::answer::{At, Fault};
 use crate::api::Api;
-use crate::ask::{Fresh, Params, wait};
+use crate::ask::{Consistency, Fresh, Params, wait};
 use crate::describe::describe;
 use crate::limits::{PAGE_MAX, PAGE_USUAL, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
 use crate::model::{Compacted, Duration, EventList, Snapshot, Wide};
@@ -85,7 +85,8 @@ impl Filter {
 }
 
 /// What happened. With `Accept: text/event-stream` a stream: `event: snapshot` says from which revision on changes
-/// follow, `event: change` is an event, its `id` the revision to resume at, `event: compacted` says that some are gone.
+/// follow, `event: change` is an event, its `id` the revision to resume at, `event: compacted` says that some are gone, or
+/// that the revision to resume at is of an earlier life of the cluster.
 /// Otherwise a list, which may wait for something to come.
 #[utoipa::path(
     get, path = "/v1/events",
@@ -112,7 +113,7 @@ async fn events(
         Some(Some(id)) => Some(Revision(id)),
         None => params.after.map(Into::into),
     };
-    let follow = Follow {
+    let mut follow = Follow {
         published: api.replica.published(),
         filter,
         after: resumed.unwrap_or_else(|| state.revision()),
@@ -121,6 +122,10 @@ async fn events(
             None => VecDeque::from([snapshot(&state)]),
         },
     };
+    // Of a stale read it may be this node that is late.
+    if fresh.consistency() != Consistency::Stale && follow.after > state.revision() {
+        follow.begin_anew(&state);
+    }
     let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
     Ok(Sse::new(lines(follow)).keep_alive(keep_alive).into_response())
 }
@@ -225,12 +230,16 @@ impl Follow {
                 }
                 self.after = revision;
             }
-            Err(_) => {
-                let gone = Compacted { after: self.after.into(), compacted: state.compacted().into() };
-                self.waiting.extend([line("compacted", &gone), snapshot(state)]);
-                self.after = state.revision();
-            }
+            Err(_) => self.begin_anew(state),
         }
+    }
+
+    /// Says that what the reader knows is not what went before: some of it is gone, or it saw an earlier life of the cluster,
+    /// which a backup brought back since.
+    fn begin_anew(&mut self, state: &Clustered) {
+        let gone = Compacted { after: self.after.into(), compacted: state.compacted().into() };
+        self.waiting.extend([line("compacted", &gone), snapshot(state)]);
+        self.after = state.revision();
     }
 }
 

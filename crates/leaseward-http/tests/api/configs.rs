@@ -199,6 +199,13 @@ async fn versions_are_listed_read_and_rolled_back() {
     let stale = stale.problem(412, "LW0412");
     assert_eq!(stale["current_version"], 2);
     assert!(stale["detail"].as_str().unwrap().contains("ops published v2 (\"raise the limit\")"), "{stale}");
+    assert!(stale["do"].as_str().unwrap().contains("leaseward config diff app 1 2"), "{stale}");
+    let gone = json!({ "changes": [{ "path": "no/such", "remove": true }] });
+    let gone = cluster.post("/v1/configs/app/changes", gone).await.problem(404, "LW0404");
+    assert_eq!(gone["detail"], "config/app has no no/such that could be removed");
+    let hook = ask(cluster.request("PUT", "/v1/configs/app/policy").json(&json!({ "check": "nginx -t" }))).await;
+    let hook = hook.json();
+    assert!(hook["detail"].as_str().unwrap().contains("expected a program as { command = ["), "{hook}");
     let new = cluster.request("POST", "/v1/configs/app/publish").header("if-none-match", "*");
     ask(new.json(&json!({ "manifest": manifest }))).await.problem(412, "LW0412");
     let twice = cluster.request("POST", "/v1/configs/app/publish").header("if-match", "\"v2\"");

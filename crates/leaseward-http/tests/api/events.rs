@@ -88,6 +88,18 @@ async fn a_stream_goes_on_after_the_id_where_it_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_saw_more_than_ever_happened_here_begins_anew() {
+    let cluster = Cluster::of(1).await;
+    let mut stream = Stream::open(&cluster, "?kinds=session", Some("1000000")).await;
+    let compacted = stream.next().await;
+    assert_eq!((compacted.event.as_str(), &compacted.data["after"]), ("compacted", &"1000000".into()));
+    let snapshot = stream.next().await;
+    assert_eq!((snapshot.event.as_str(), snapshot.id.as_deref()), ("snapshot", snapshot.data["revision"].as_str()));
+    let session = cluster.session("job").await;
+    assert_eq!(stream.next().await.data["subject"], session, "and hears what comes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_question_waits_until_something_comes() {
     let cluster = Cluster::of(1).await;
     let session = cluster.session("job").await;

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use leaseward_http::limits::BLOB_BYTES_MAX;
 use leaseward_http::model::{
     AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
     ManifestListing, SetPolicy,
@@ -283,9 +284,22 @@ pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<()
         }
     }
     let ask = ChangeFiles { parent: if_version, changes, author: person(), message };
+    small_enough(&ask)?;
     let version: ConfigVersion = session.api.call(Method::POST, Route::set(&set)?.then("changes"), Some(&ask)).await?;
     note!("✓ {set} v{}", version.version);
     printer::object(&session.output, &version, &version_columns())
+}
+
+/// Refuses what no node would read to its end: who stops reading cannot say why.
+fn small_enough(ask: &ChangeFiles) -> Result<(), Diagnostic> {
+    let bytes = serde_json::to_vec(ask).map_or(0, |text| text.len());
+    if bytes <= BLOB_BYTES_MAX {
+        return Ok(());
+    }
+    let what = format!("the changes have {bytes} bytes as they are sent, and at most {BLOB_BYTES_MAX} go at once");
+    Err(Diagnostic::new("LW0110", what)
+        .why("bytes that are no text are sent as base64, a third longer")
+        .hint("leaseward config publish SET --from DIR      sends files in pieces, however large they are"))
 }
 
 fn change_of(path: String, bytes: Option<Vec<u8>>, mode: Option<String>, remove: bool) -> FileChange {
@@ -354,7 +368,10 @@ pub(super) async fn edit(session: &Session, set: &str, path: &str, message: Stri
             renew.abort();
             done
         }
-        Err(error) => Err(error.hint("somebody edits this set now; see who: leaseward lease get config-edit/SET")),
+        Err(error) if error.code == "LW0202" => {
+            Err(error.hint(format!("leaseward lease get {lease}      see who edits this set now")))
+        }
+        Err(error) => Err(error),
     };
     let _: Result<Value, _> = api.call(Method::DELETE, Route::from("/v1/sessions").then(&id), None::<&()>).await;
     outcome
@@ -433,6 +450,7 @@ async fn edit_draft(
     shown.map_err(|error| printer::unwritten(&error).why("nothing was published: nobody saw what changes"))?;
     let changes = vec![change_of(path.to_owned(), Some(after), None, false)];
     let ask = ChangeFiles { parent: Some(version), changes, author: person(), message };
+    small_enough(&ask)?;
     let fence = [("Leaseward-Fence", format!("{lease};{token}"))];
     let made: ConfigVersion =
         session.api.send(Method::POST, Route::set(set)?.then("changes"), Some(&ask), &fence).await?;
@@ -521,5 +539,25 @@ impl Drop for Temporary {
             // What cannot be removed is the system's to clean.
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_node_would_read_is_not_sent() {
+        let ask = |bytes: Vec<u8>| ChangeFiles {
+            parent: None,
+            changes: vec![change_of("a".into(), Some(bytes), None, false)],
+            author: String::new(),
+            message: String::new(),
+        };
+        assert!(small_enough(&ask(vec![b'x'; BLOB_BYTES_MAX - 1_000])).is_ok());
+        // As base64 it is larger than the bound.
+        let refused = small_enough(&ask(vec![0xff; BLOB_BYTES_MAX - 1_000])).unwrap_err().to_string();
+        assert!(refused.contains("LW0110") && refused.contains(&BLOB_BYTES_MAX.to_string()), "{refused}");
+        assert!(refused.contains("leaseward config publish"), "{refused}");
     }
 }

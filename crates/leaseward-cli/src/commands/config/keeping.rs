@@ -7,7 +7,7 @@ use leaseward_sync::secret::Key;
 use reqwest::Method;
 use toml::Value;
 
-use super::rollout_line;
+use super::monitor::rollout_line;
 use crate::args::RolloutAction;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, note};
