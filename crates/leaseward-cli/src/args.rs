@@ -118,7 +118,7 @@ pub(crate) enum Command {
     /// somebody brought back what was there before N. Plain `synced` goes on failing until the next version is published;
     /// to wait for what came back, name its version.
     #[command(
-        after_help = "Examples:\n  leaseward wait server/pay-1=running\n  leaseward wait config/app=synced@10 --timeout 1m"
+        after_help = "Examples:\n  leaseward wait server/pay-1=running\n  leaseward wait config/app=synced@1 --timeout 1m"
     )]
     Wait {
         /// server/NAME=PHASE, config/SET=synced[@VERSION], lease/NAME=free|held, cluster=healthy, op/ID
