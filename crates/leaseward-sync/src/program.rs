@@ -68,6 +68,7 @@ impl Run<'_> {
         let (mut output, write) = std::io::pipe().map_err(|error| error.to_string())?;
         let errors = write.try_clone().map_err(|error| error.to_string())?;
         command.stdout(write).stderr(errors);
+        let note = left::Note::write(self.state_dir, &mut command);
         let is_shown = self.tree != self.target && !names_tree;
         // The first version has no place yet at which it could be shown.
         let place = (is_shown && !self.target.exists()).then(|| Place::make(self.target)).transpose()?;
@@ -79,7 +80,8 @@ impl Run<'_> {
         // The ends that the program has are its own now.
         drop(command);
         let said = std::thread::spawn(move || last_of(&mut output));
-        let outcome = child.and_then(|child| wait(child, Duration::from_millis(self.hook.timeout_ms), self.state_dir));
+        let outcome = child.and_then(|child| wait(child, Duration::from_millis(self.hook.timeout_ms), &note));
+        drop(note);
         drop(place);
         // A daemon that it left running may hold the pipe: it is not waited for.
         let said = match outcome {
@@ -137,9 +139,11 @@ impl Drop for Place<'_> {
     }
 }
 
-fn wait(mut child: Child, within: Duration, state_dir: &Path) -> Result<(), String> {
+fn wait(mut child: Child, within: Duration, note: &left::Note) -> Result<(), String> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let _noted = group.map(|leader| left::Note::write(state_dir, leader));
+    if let Some(leader) = group {
+        note.is(leader);
+    }
     let (ended, waiting) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {
         let status = child.wait();

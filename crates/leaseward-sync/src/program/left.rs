@@ -5,35 +5,53 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 const NAME: &str = "program";
 
+/// By this the very first moments of a program are found, in which its agent may die before it has noted who it is.
+const RUN: &str = "LEASEWARD_RUN";
+
 /// The note of a program that runs; it goes away with this.
 #[derive(Debug)]
-pub(super) struct Note(Option<PathBuf>);
+pub(super) struct Note {
+    path: PathBuf,
+    run: String,
+}
 
 impl Note {
-    /// Notes in a set's directory that its program runs. It need not be durable: no program outlives a power cut.
-    pub(super) fn write(state_dir: &Path, leader: Pid) -> Self {
-        let path = state_dir.join(NAME);
-        let noted = identity(leader).map(|identity| fs::write(&path, identity));
-        if let Some(Err(error)) = noted {
-            // A full disk is no reason not to check what may free it.
-            tracing::warn!(path = %path.display(), %error, "if this agent dies now, what it runs is left to itself");
-            return Self(None);
+    /// Notes in a set's directory that a program is about to run. It need not be durable: no program outlives a power cut.
+    pub(super) fn write(state_dir: &Path, command: &mut Command) -> Self {
+        let mut random = [0; 16];
+        // Where the kernel has none yet, the set's directory alone names it.
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK).ok();
+        let note = Self { path: state_dir.join(NAME), run: format!("{:032x}", u128::from_be_bytes(random)) };
+        note.save(&note.run);
+        command.env(RUN, &note.run);
+        note
+    }
+
+    /// Notes who it is.
+    pub(super) fn is(&self, leader: Pid) {
+        if let Some(identity) = identity(leader) {
+            self.save(&format!("{} {identity}", self.run));
         }
-        Self(Some(path))
+    }
+
+    fn save(&self, text: &str) {
+        if let Err(error) = fs::write(&self.path, text) {
+            // A full disk is no reason not to check what may free it.
+            tracing::warn!(path = %self.path.display(), %error, "if this agent dies now, what it runs is left to itself");
+        }
     }
 }
 
 impl Drop for Note {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // One that stays names a process that has ended.
-            let _ = fs::remove_file(path);
-        }
+        // One that stays names a process that has ended.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -41,14 +59,33 @@ impl Drop for Note {
 pub(crate) fn end_left(state_dir: &Path) {
     let path = state_dir.join(NAME);
     let Ok(noted) = fs::read_to_string(&path) else { return };
-    if let Some(leader) = noted.split(' ').next().and_then(|pid| Pid::from_raw(pid.parse().ok()?))
-        && identity(leader).as_ref() == Some(&noted)
-    {
+    let left = match noted.split_once(' ') {
+        Some((_, noted)) => noted
+            .split(' ')
+            .next()
+            .and_then(|pid| Pid::from_raw(pid.parse().ok()?))
+            .filter(|leader| identity(*leader).is_some_and(|found| found == noted)),
+        None => begun(&noted),
+    };
+    if let Some(leader) = left {
         tracing::info!(pid = leader.as_raw_nonzero(), "ends the program that an agent before this one left running");
         // It may end this very moment.
         let _ = kill_process_group(leader, Signal::KILL);
     }
     let _ = fs::remove_file(&path);
+}
+
+/// Returns the leader of the process group that was started for this run.
+fn begun(run: &str) -> Option<Pid> {
+    let word = format!("{RUN}={run}");
+    let is_of = |pid: &Pid| {
+        let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
+    };
+    // Not asked of threads of the kernel, which are in no group.
+    let leads = |pid: &Pid| rustix::process::getpgid(Some(*pid)).is_ok_and(|group| group == *pid);
+    let names = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| Pid::from_raw(name.parse().ok()?)).find(|pid| is_of(pid) && leads(pid))
 }
 
 /// Returns what nobody else has at any time: the process's number, when it began, and since which start of the machine that is
@@ -64,20 +101,21 @@ fn identity(process: Pid) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command, Stdio};
+    use std::process::{Child, Stdio};
     use std::time::Duration;
 
     use super::*;
 
-    /// Starts a program with a child of its own, and returns it once that runs.
-    fn family(dir: &Path) -> (Child, Pid) {
+    /// Starts a program with a child of its own, and returns it once that runs, with its note.
+    fn family(dir: &Path) -> (Child, Pid, Note) {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 300 & echo $! >child.new; mv child.new child; wait"]).current_dir(dir);
+        let note = Note::write(dir, &mut command);
         let leader = command.process_group(0).stdin(Stdio::null()).spawn().unwrap();
         let pid = Pid::from_raw(leader.id() as i32).unwrap();
         assert!(soon(|| dir.join("child").exists()), "it did not start");
-        (leader, pid)
+        (leader, pid, note)
     }
 
     fn soon(is: impl Fn() -> bool) -> bool {
@@ -90,34 +128,47 @@ mod tests {
     #[test]
     fn what_was_left_running_is_ended_with_its_children_and_nobody_else_is() {
         let temp = tempfile::tempdir().unwrap();
-        let (mut leader, pid) = family(temp.path());
-        let child: i32 = fs::read_to_string(temp.path().join("child")).unwrap().trim().parse().unwrap();
-        let note = Note::write(temp.path(), pid);
-        let noted = fs::read_to_string(temp.path().join(NAME)).unwrap();
+        let noted = || fs::read_to_string(temp.path().join(NAME)).unwrap();
+        let (mut leader, pid, note) = family(temp.path());
+        note.is(pid);
 
         // Somebody else has its number now.
-        let other = noted.replacen(&pid.to_string(), "", 1).replacen(' ', &format!("{pid} 1"), 1);
-        assert_ne!(other, noted);
-        fs::write(temp.path().join(NAME), other).unwrap();
+        let identity = noted();
+        let began = identity.split(' ').nth(2).unwrap();
+        fs::write(temp.path().join(NAME), identity.replace(began, "1")).unwrap();
         end_left(temp.path());
         assert!(leader.try_wait().unwrap().is_none(), "another process was ended");
         assert!(!temp.path().join(NAME).exists());
 
         // What its agent saw to the end is noted no more.
+        note.is(pid);
+        assert_eq!(noted(), identity);
         drop(note);
         end_left(temp.path());
         assert!(leader.try_wait().unwrap().is_none());
+        kill_process_group(pid, Signal::KILL).unwrap();
+        leader.wait().unwrap();
 
-        std::mem::forget(Note::write(temp.path(), pid));
-        end_left(temp.path());
-        assert!(!leader.wait().unwrap().success(), "it was left running");
-        let gone = || identity(Pid::from_raw(child).unwrap()).is_none() || is_dead(child);
-        assert!(soon(gone), "its child was left running");
-        assert!(!temp.path().join(NAME).exists());
+        // Its agent died, before it noted who it is and after.
+        for is_known in [false, true] {
+            let temp = tempfile::tempdir().unwrap();
+            let (mut leader, pid, note) = family(temp.path());
+            if is_known {
+                note.is(pid);
+            }
+            std::mem::forget(note);
+            let child: i32 = fs::read_to_string(temp.path().join("child")).unwrap().trim().parse().unwrap();
+            end_left(temp.path());
+            let ended = soon(|| is_dead(pid.as_raw_nonzero().get()));
+            assert!(ended, "it was left running, known: {is_known}");
+            leader.wait().unwrap();
+            assert!(soon(|| is_dead(child)), "its child was left running, known: {is_known}");
+            assert!(!temp.path().join(NAME).exists());
+        }
     }
 
-    /// Returns whether only its parent has yet to hear that it ended.
+    /// Returns whether it has ended, or only its parent has yet to hear of it.
     fn is_dead(pid: i32) -> bool {
-        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
     }
 }
