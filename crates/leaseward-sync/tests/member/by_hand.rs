@@ -289,14 +289,18 @@ async fn a_set_that_was_forgotten_and_made_anew_is_spoken_of_again() {
     world.want("app", one);
     world.applied("app", 1).await;
     // Nobody knows any more what was said.
-    let forget = |world: &World| world.wanted.send_modify(|wanted| drop(wanted.remove(&set("app"))));
-    forget(&world);
+    let forget = async |world: &World| {
+        // While it is busy it does not look: what is forgotten and wanted again meanwhile was never forgotten.
+        world.at_rest("app").await;
+        world.wanted.send_modify(|wanted| drop(wanted.remove(&set("app"))));
+    };
+    forget(&world).await;
     world.want("other", one);
     world.applied("other", 1).await;
     world.want("app", one);
     world.applied("app", 1).await;
     // What was changed meanwhile is no part of it.
-    forget(&world);
+    forget(&world).await;
     world.want("other", world.voter.publish(2, &[("a", "2")]));
     world.applied("other", 2).await;
     fs::write(world.path("app/a"), "by hand").unwrap();
