@@ -2,9 +2,10 @@
 //!
 //! Must stay true: orders are compared with what runs, so a lost or repeated one costs nothing; a server is started
 //! only after an answer to a renewal, sent after the order was seen, that names its token; deadlines are extended by
-//! nothing but answered renewals, of tokens that the session holds. Before anybody hears that nothing of a copy runs here,
-//! nothing is started under its token any more: a start that was ordered earlier may still be on its way. When the session cannot be renewed, servers get the stop signal a stop budget before
-//! their deadline; the kernel ends what is left at the deadline.
+//! nothing but answered renewals, of tokens that the session holds. Before anybody hears that nothing of a copy runs
+//! here, nothing is started under its token any more: a start that was ordered earlier may still be on its way. When
+//! the session cannot be renewed, servers get the stop signal a stop budget before their deadline; the kernel ends what
+//! is left at the deadline.
 
 mod outcomes;
 mod prepare;
