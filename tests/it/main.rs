@@ -7,6 +7,7 @@ mod care;
 mod chaos;
 mod config;
 mod config_edits;
+mod config_large;
 mod config_programs;
 mod config_shown;
 mod console;

@@ -35,6 +35,7 @@ pub use apply::{Applied, Applier, Drift, DriftKind, Live, Needs, Owner, SetDirs}
 pub use error::{Error, Result};
 pub use inplace::InPlace;
 pub use render::Facts;
+pub use render::secrets_fit;
 pub use space::Space;
 pub use store::{BlobStore, stored};
 pub use tables::{DigestMap, DigestSet};

@@ -14,7 +14,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use crate::digest_of;
 use crate::error::{Error, Result};
 use crate::limits::{CHUNK_BYTES_MAX, RENDERED_BYTES_MAX};
-use crate::secret::Keys;
+use crate::secret::{Keys, MORE_BYTES};
 use crate::tables::DigestMap;
 
 /// The ending of a file that is filled in.
@@ -117,10 +117,10 @@ pub(crate) fn render(
 ) -> Result<Rendered> {
     let mut done = Rendered::default();
     let mut tree = BTreeMap::new();
-    let mut total = 0;
+    let (mut given, mut total) = (0, 0);
     let mut xattrs = laid.xattrs;
     for ManifestEntry { path, node } in laid.entries {
-        let ManifestNode::File { mode, chunks, .. } = &node else {
+        let ManifestNode::File { mode, size, chunks, .. } = &node else {
             put(&mut tree, path, node)?;
             continue;
         };
@@ -129,13 +129,15 @@ pub(crate) fn render(
             put(&mut tree, path, node)?;
             continue;
         }
-        let mut bytes = Vec::new();
+        given += if spec.key.is_some() { size.saturating_sub(MORE_BYTES) } else { *size };
+        bounded(given)?;
+        let mut bytes = Vec::with_capacity(*size as usize);
         for chunk in chunks {
-            bytes.extend(read(chunk.digest)?);
+            bytes.extend_from_slice(&read(chunk.digest)?);
         }
         let mut mode = *mode;
         if let Some(key) = &spec.key {
-            bytes = keys.open(key, &path, &bytes)?;
+            bytes = keys.open(key, &path, bytes)?;
             mode &= 0o700;
         }
         let mut to = path.clone();
@@ -149,10 +151,7 @@ pub(crate) fn render(
             }
         }
         total += bytes.len() as u64;
-        if total > RENDERED_BYTES_MAX {
-            let what = "bytes of templates and secrets of a set";
-            return Err(Error::TooLarge { what, size: total, limit: RENDERED_BYTES_MAX });
-        }
+        bounded(total)?;
         let digest = digest_of(&bytes);
         let size = bytes.len() as u64;
         let mut chunks = Vec::new();
@@ -167,6 +166,29 @@ pub(crate) fn render(
     done.manifest.entries = tree.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
     crate::manifest::check(&done.manifest)?;
     Ok(done)
+}
+
+fn bounded(size: u64) -> Result<()> {
+    if size <= RENDERED_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::TooLarge { what: "bytes of templates and secrets of a set", size, limit: RENDERED_BYTES_MAX })
+}
+
+/// Refuses a version whose secrets no member would open: it would be rejected everywhere. Where layers differ for members,
+/// each file is asked by itself.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub fn secrets_fit(published: &Manifest, spec: &SetSpec) -> Result<()> {
+    if spec.key.is_none() {
+        return Ok(());
+    }
+    let sizes = published.entries.iter().filter_map(|entry| match &entry.node {
+        ManifestNode::File { size, .. } => Some(size.saturating_sub(MORE_BYTES)),
+        _ => None,
+    });
+    bounded(if spec.overlays { sizes.max().unwrap_or(0) } else { sizes.sum() })
 }
 
 fn put(tree: &mut BTreeMap<String, ManifestNode>, path: String, node: ManifestNode) -> Result<()> {

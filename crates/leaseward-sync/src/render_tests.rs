@@ -118,7 +118,7 @@ fn a_template_knows_the_machine_and_nothing_else() {
 fn a_secret_is_plain_on_the_member_and_for_its_owner_alone() {
     let temp = tempfile::tempdir().unwrap();
     let key = Key::create(&temp.path().join("key")).unwrap();
-    let sealed = key.seal("db.conf.tmpl", b"password of {{ machine }}").unwrap();
+    let sealed = key.seal("db.conf.tmpl", b"password of {{ machine }}".to_vec()).unwrap();
     let dir = temp.path().join("set");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("db.conf.tmpl"), &sealed).unwrap();
@@ -132,4 +132,30 @@ fn a_secret_is_plain_on_the_member_and_for_its_owner_alone() {
     let ManifestNode::File { mode, .. } = done.unwrap().manifest.entries[0].node.clone() else { panic!() };
     assert_eq!(mode & 0o077, 0, "others may read it: {mode:o}");
     assert!(has(&scanned, &spec, &facts("m1", &[]), &Keys::default()).is_err());
+}
+
+#[test]
+fn more_secrets_than_are_held_in_memory_are_refused_before_one_is_read() {
+    let file = |path: &str, size: u64| {
+        let node =
+            ManifestNode::File { mode: 0o600, size: size + MORE_BYTES, digest: digest_of(b""), chunks: Vec::new() };
+        ManifestEntry { path: path.into(), node }
+    };
+    let published =
+        |sizes: [u64; 2]| Manifest { entries: vec![file("a", sizes[0]), file("b", sizes[1])], xattrs: None };
+    let half = RENDERED_BYTES_MAX / 2;
+    let (fits, not) = (published([half, half]), published([half, half + 1]));
+    let spec = SetSpec { key: Some("k".into()), ..SetSpec::default() };
+    let layered = SetSpec { overlays: true, ..spec.clone() };
+    assert!(secrets_fit(&fits, &spec).is_ok() && secrets_fit(&not, &spec).is_err());
+    assert!(secrets_fit(&not, &layered).is_ok(), "a member may have one of them alone");
+    assert!(secrets_fit(&published([0, RENDERED_BYTES_MAX + 1]), &layered).is_err());
+    assert!(secrets_fit(&not, &SetSpec::default()).is_ok(), "it has no secrets");
+
+    let temp = tempfile::tempdir().unwrap();
+    let key = Key::create(&temp.path().join("key")).unwrap();
+    let spec = SetSpec { key: Some(key.fingerprint()), ..SetSpec::default() };
+    let first = Manifest { entries: vec![file("a", RENDERED_BYTES_MAX + 1)], xattrs: None };
+    let refused = render(first, &spec, &facts("m1", &[]), &Keys::new([key]), &mut |_| panic!("it was read"));
+    assert_eq!(refused.unwrap_err().code(), "LW0808");
 }

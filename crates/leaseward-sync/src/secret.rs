@@ -10,13 +10,18 @@ use std::fmt;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use chacha20poly1305::aead::{AeadInPlace, KeyInit};
+use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 
 use crate::error::{Error, Result, at};
 
 const MAGIC: [u8; 8] = *b"LWSEC\0\0\x01";
 const NONCE: usize = 24;
+const TAG: usize = 16;
+
+/// Bytes that an encrypted file has more than the plain one.
+pub const MORE_BYTES: u64 = (MAGIC.len() + NONCE + TAG) as u64;
+
 const HEADER: &str = "leaseward-key-1:";
 
 /// A key of 256 bits.
@@ -77,36 +82,47 @@ impl Key {
         hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Returns a file as it is published.
+    /// Returns a file as it is published. Its memory becomes that of what is returned, if it has room for
+    /// [`MORE_BYTES`] more.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for more than the cipher takes, which no file of a set has.
-    pub fn seal(&self, path: &str, plain: &[u8]) -> Result<Vec<u8>> {
+    pub fn seal(&self, path: &str, plain: Vec<u8>) -> Result<Vec<u8>> {
         let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key("leaseward 1 nonces of a set's files", &self.0));
-        hasher.update(&(path.len() as u64).to_le_bytes()).update(path.as_bytes()).update(plain);
+        hasher.update(&(path.len() as u64).to_le_bytes()).update(path.as_bytes()).update(&plain);
         let hash = hasher.finalize();
         let nonce = &hash.as_bytes()[..NONCE];
-        let sealed = self.cipher().encrypt(XNonce::from_slice(nonce), Payload { msg: plain, aad: path.as_bytes() });
+        let mut bytes = plain;
+        let tag = self.cipher().encrypt_in_place_detached(XNonce::from_slice(nonce), path.as_bytes(), &mut bytes);
         let limit = leaseward_state::limits::SET_BYTES_MAX;
-        let sealed =
-            sealed.map_err(|_| Error::TooLarge { what: "bytes of a secret", size: plain.len() as u64, limit })?;
-        let mut out = Vec::with_capacity(MAGIC.len() + NONCE + sealed.len());
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(nonce);
-        out.extend_from_slice(&sealed);
-        Ok(out)
+        let tag = tag.map_err(|_| Error::TooLarge { what: "bytes of a secret", size: bytes.len() as u64, limit })?;
+        bytes.reserve_exact(MORE_BYTES as usize);
+        bytes.splice(..0, MAGIC.into_iter().chain(nonce.iter().copied()));
+        bytes.extend_from_slice(&tag);
+        Ok(bytes)
     }
 
-    /// Returns the plain file.
+    /// Returns the plain file, in the memory of the encrypted one.
     ///
     /// # Errors
     /// [`Error::Unusable`] for what this key did not seal at this path.
-    pub fn open(&self, path: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    pub fn open(&self, path: &str, sealed: Vec<u8>) -> Result<Vec<u8>> {
         let refuse = |why: &str| Error::unusable(path, why);
-        let body = sealed.strip_prefix(&MAGIC).ok_or_else(|| refuse("it is not encrypted, and its set says it is"))?;
-        let (nonce, body) = body.split_at_checked(NONCE).ok_or_else(|| refuse("it is cut off"))?;
-        let opened = self.cipher().decrypt(XNonce::from_slice(nonce), Payload { msg: body, aad: path.as_bytes() });
-        opened.map_err(|_| refuse("it was not encrypted with this key for this path, or was changed since"))
+        let mut bytes = sealed;
+        if !is_sealed(&bytes) {
+            return Err(refuse("it is not encrypted, and its set says it is"));
+        }
+        let cut = || refuse("it is cut off");
+        let (header, body) = bytes.split_at_mut_checked(MAGIC.len() + NONCE).ok_or_else(cut)?;
+        let length = body.len().checked_sub(TAG).ok_or_else(cut)?;
+        let (text, tag) = body.split_at_mut(length);
+        let nonce = XNonce::from_slice(&header[MAGIC.len()..]);
+        self.cipher()
+            .decrypt_in_place_detached(nonce, path.as_bytes(), text, Tag::from_slice(tag))
+            .map_err(|_| refuse("it was not encrypted with this key for this path, or was changed since"))?;
+        bytes.truncate(MAGIC.len() + NONCE + length);
+        bytes.drain(..MAGIC.len() + NONCE);
+        Ok(bytes)
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
@@ -131,7 +147,7 @@ impl Keys {
         Self(keys.into_iter().map(|key| (key.fingerprint(), key)).collect())
     }
 
-    pub(crate) fn open(&self, fingerprint: &str, path: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn open(&self, fingerprint: &str, path: &str, sealed: Vec<u8>) -> Result<Vec<u8>> {
         let missing = || Error::unusable(path, format!("the key {fingerprint} is not on this machine"));
         self.0.get(fingerprint).ok_or_else(missing)?.open(path, sealed)
     }
@@ -148,21 +164,22 @@ mod tests {
         let (key, other) = (Key::create(&one).unwrap(), Key::create(&two).unwrap());
         assert_eq!(Key::read(&one).unwrap(), key);
         assert!(Key::create(&one).is_err(), "a key was overwritten");
-        let sealed = key.seal("db.conf", b"password=x").unwrap();
-        assert_eq!(sealed, key.seal("db.conf", b"password=x").unwrap(), "what did not change is sent again");
+        let sealed = key.seal("db.conf", b"password=x".to_vec()).unwrap();
+        assert_eq!(sealed.len() as u64, 10 + MORE_BYTES);
+        assert_eq!(sealed, key.seal("db.conf", b"password=x".to_vec()).unwrap(), "what did not change is sent again");
         assert!(!sealed.windows(8).any(|window| window == b"password"));
-        assert_eq!(key.open("db.conf", &sealed).unwrap(), b"password=x");
-        assert!(key.open("other.conf", &sealed).is_err());
-        assert!(other.open("db.conf", &sealed).is_err());
-        assert!(key.open("db.conf", b"password=x").is_err());
+        assert_eq!(key.open("db.conf", sealed.clone()).unwrap(), b"password=x");
+        assert!(key.open("other.conf", sealed.clone()).is_err());
+        assert!(other.open("db.conf", sealed.clone()).is_err());
+        assert!(key.open("db.conf", b"password=x".to_vec()).is_err());
         for at in 0..sealed.len() {
             let mut bad = sealed.clone();
             bad[at] ^= 1;
-            assert!(key.open("db.conf", &bad).is_err(), "byte {at}");
-            assert!(key.open("db.conf", &sealed[..at]).is_err(), "cut at {at}");
+            assert!(key.open("db.conf", bad).is_err(), "byte {at}");
+            assert!(key.open("db.conf", sealed[..at].to_vec()).is_err(), "cut at {at}");
         }
         let keys = Keys::new([other]);
-        let why = keys.open(&key.fingerprint(), "db.conf", &sealed).unwrap_err().to_string();
+        let why = keys.open(&key.fingerprint(), "db.conf", sealed).unwrap_err().to_string();
         assert!(why.contains(&key.fingerprint()) && why.contains("not on this machine"), "{why}");
         assert!(!format!("{key:?}").contains(std::fs::read_to_string(&one).unwrap().trim()));
     }

@@ -1,9 +1,11 @@
 //! `leaseward config …`
 
+mod contents;
 mod copies;
 mod files;
 mod keeping;
 mod monitor;
+mod sealing;
 mod tarred;
 mod together;
 

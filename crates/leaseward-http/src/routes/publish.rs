@@ -12,6 +12,7 @@ use leaseward_state::config::{Digest, Manifest, ManifestNode, Version};
 use leaseward_state::{Command, Revision, SetName, State as Clustered};
 use leaseward_sync::manifest::decode;
 use leaseward_sync::secret::is_sealed;
+use leaseward_sync::secrets_fit;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -172,13 +173,13 @@ pub(crate) async fn checked(
     Ok(PublishSet { set, parent, manifest, files, bytes, delta })
 }
 
-/// Refuses a version with plain files of a set whose files are encrypted: they would stand readable on every voter, and no
-/// member would take them.
+/// Refuses a version with plain files of a set whose files are encrypted, for they would stand readable on every voter, and
+/// one with more of them than members open: no member would take either.
 pub(crate) async fn sealed(api: &Api, state: &Clustered, set: &SetName, digest: Digest) -> Result<(), Fault> {
-    if state.set(set).is_none_or(|known| known.spec.key.is_none()) {
-        return Ok(());
-    }
-    for entry in manifest(api, digest).await?.entries {
+    let Some(known) = state.set(set).filter(|known| known.spec.key.is_some()) else { return Ok(()) };
+    let published = manifest(api, digest).await?;
+    secrets_fit(&published, &known.spec).map_err(|error| problem::with_code(error.code(), error.to_string()))?;
+    for entry in published.entries {
         let ManifestNode::File { chunks, .. } = &entry.node else { continue };
         let first = match chunks.first() {
             Some(chunk) => api.content.get(chunk.digest).await.map_err(content)?,

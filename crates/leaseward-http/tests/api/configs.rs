@@ -113,7 +113,7 @@ async fn nothing_plain_is_committed_in_a_set_whose_files_are_encrypted() {
 
     // The other way round: members of a set without a key would have what nobody can read.
     let dir = tempfile::tempdir().unwrap();
-    let sealed = Key::create(&dir.path().join("key")).unwrap().seal("new", b"password").unwrap();
+    let sealed = Key::create(&dir.path().join("key")).unwrap().seal("new", b"password".to_vec()).unwrap();
     let change = json!({ "path": "new", "base64": BASE64_STANDARD.encode(sealed) });
     let refused = cluster.post("/v1/configs/open/changes", json!({ "changes": [change] })).await.problem(422, "LW0101");
     assert!(refused["detail"].as_str().unwrap().contains("config/open names no key"), "{refused}");

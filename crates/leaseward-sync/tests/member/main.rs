@@ -417,10 +417,10 @@ async fn layers_templates_and_secrets_are_made_for_this_member_alone() {
     world.applied("app", 1).await;
     assert_eq!(*world.voter.given.lock().unwrap(), given, "something was fetched again");
 
-    let sealed = String::from_utf8_lossy(&key.seal("p", b"secret").unwrap()).into_owned();
+    let sealed = String::from_utf8_lossy(&key.seal("p", b"secret".to_vec()).unwrap()).into_owned();
     assert!(sealed.starts_with("LWSEC"));
     let temp = tempfile::tempdir().unwrap();
-    fs::write(temp.path().join("p"), key.seal("p", b"secret").unwrap()).unwrap();
+    fs::write(temp.path().join("p"), key.seal("p", b"secret".to_vec()).unwrap()).unwrap();
     let two = world.voter.publish_dir(2, temp.path());
     world.keep("keys", |spec| spec.key = Some(key.fingerprint()));
     world.want("keys", two);
@@ -428,7 +428,7 @@ async fn layers_templates_and_secrets_are_made_for_this_member_alone() {
     assert_eq!(world.read("keys/p"), "secret");
     assert_eq!(fs::metadata(world.path("keys/p")).unwrap().permissions().mode() & 0o777, 0o600);
     // Nothing that Leaseward keeps besides holds it, nor what waits for its turn.
-    fs::write(temp.path().join("p"), key.seal("p", b"next secret").unwrap()).unwrap();
+    fs::write(temp.path().join("p"), key.seal("p", b"next secret".to_vec()).unwrap()).unwrap();
     let next = world.voter.publish_dir(9, temp.path());
     world.order("keys", |wanted| wanted.staged = Some(next));
     world.until(|report| report.state == SyncState::OnDisk { version: 9 }).await;
@@ -459,7 +459,7 @@ async fn a_secret_among_files_of_others_goes_back_and_stands_nowhere_else() {
     });
     let publish = |world: &World, number, secret: &str| {
         let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join("p"), key.seal("p", secret.as_bytes()).unwrap()).unwrap();
+        fs::write(temp.path().join("p"), key.seal("p", secret.as_bytes().to_vec()).unwrap()).unwrap();
         world.voter.publish_dir(number, temp.path())
     };
     world.want("keys", publish(&world, 1, "first"));

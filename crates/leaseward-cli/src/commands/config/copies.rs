@@ -1,7 +1,8 @@
 //! Copies of a version outside the cluster: a directory or a tar file that is made from it, or that it is made from.
 //!
 //! Must stay true: a copy has the extended attributes that the version keeps, or the command fails; nothing is written
-//! outside the directory that was named. What tar files say of attributes is in `tarred.rs`.
+//! outside the directory that was named. What tar files say of attributes is in `tarred.rs`, where the bytes come from in
+//! `contents.rs`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,30 +10,28 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use futures_util::StreamExt;
 use leaseward_http::model::{FileEntry, FileKind, ManifestListing};
 use leaseward_state::config::Xattrs;
-use leaseward_sync::secret::Key;
 use leaseward_sync::write_xattrs;
 
-use super::files::{failed, file, key_of, listing, newest, opened};
+use super::contents::{Contents, key_of};
+use super::files::{failed, listing, newest};
 use super::tarred;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{line, note};
 use crate::session::Session;
 use crate::unfinished::Unfinished;
 
-/// Files that are fetched at one time.
-const FILES_AT_ONCE: usize = 16;
-
 pub(super) fn refused(error: leaseward_sync::Error) -> Diagnostic {
     Diagnostic::new(error.code(), error.to_string())
 }
 
+fn create_new(path: &Path, mode: u32) -> Result<std::fs::File, Diagnostic> {
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed(path))
+}
+
 pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Diagnostic> {
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed(path))?;
-    file.write_all(bytes).map_err(failed(path))?;
+    create_new(path, mode)?.write_all(bytes).map_err(failed(path))?;
     set_mode(path, mode)
 }
 
@@ -59,21 +58,14 @@ pub(super) async fn pull(
 ) -> Result<(), Diagnostic> {
     let (version, key) = (newest(session, set, version).await?, key_of(key)?);
     let listing = listing(session, set, version).await?;
-    // In the order of the paths, some at a time.
-    let files = listing.entries.iter().filter(|entry| entry.kind == FileKind::File);
-    let mut contents =
-        futures_util::stream::iter(files).map(|entry| file(session, set, version, entry)).buffered(FILES_AT_ONCE);
-    let next = async || match contents.next().await {
-        Some(bytes) => bytes,
-        None => Err(Diagnostic::new("LW0701", "a file of the version did not come")),
-    };
+    let contents = Contents::of(session, (set, version), &listing, key.as_ref());
     match (to, tar) {
         (Some(to), _) => {
-            into_directory(&listing, key.as_ref(), &to, next).await?;
+            into_directory(&listing, &to, contents).await?;
             note!("✓ {set} v{version} in {}", to.display());
         }
         (None, Some(tar)) => {
-            into_tar(&listing, key.as_ref(), &tar, next).await?;
+            into_tar(&listing, &tar, contents).await?;
             note!("✓ {set} v{version} in {}", tar.display());
         }
         (None, None) => {
@@ -83,18 +75,13 @@ pub(super) async fn pull(
     Ok(())
 }
 
-/// Writes a version into a directory that is empty or not there. `next` gives its files, in the order of their paths.
-async fn into_directory(
-    listing: &ManifestListing,
-    key: Option<&Key>,
-    to: &Path,
-    next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
-) -> Result<(), Diagnostic> {
+/// Writes a version into a directory that is empty or not there.
+async fn into_directory(listing: &ManifestListing, to: &Path, contents: Contents<'_>) -> Result<(), Diagnostic> {
     match std::fs::read_dir(to).map(|mut there| there.next().is_none()) {
         Ok(false) => Err(Diagnostic::new("LW0104", format!("{} is not empty", to.display()))),
         Ok(true) => {
             let unfinished = Unfinished::within(to);
-            fill(listing, key, unfinished.path(), next).await?;
+            fill(listing, unfinished.path(), contents).await?;
             for entry in listing.entries.iter().filter(|entry| !entry.path.contains('/')) {
                 let place = to.join(&entry.path);
                 std::fs::rename(unfinished.path().join(&entry.path), &place).map_err(failed(&place))?;
@@ -107,7 +94,7 @@ async fn into_directory(
                 std::fs::create_dir_all(above).map_err(failed(above))?;
             }
             let unfinished = Unfinished::beside(to)?;
-            fill(listing, key, unfinished.path(), next).await?;
+            fill(listing, unfinished.path(), contents).await?;
             set_modes(listing, unfinished.path())?;
             std::fs::rename(unfinished.path(), to).map_err(failed(to))
         }
@@ -116,12 +103,7 @@ async fn into_directory(
 }
 
 /// Makes everything of a version but the modes of its directories, in a new directory.
-async fn fill(
-    listing: &ManifestListing,
-    key: Option<&Key>,
-    to: &Path,
-    mut next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
-) -> Result<(), Diagnostic> {
+async fn fill(listing: &ManifestListing, to: &Path, mut contents: Contents<'_>) -> Result<(), Diagnostic> {
     std::fs::create_dir(to).map_err(failed(to))?;
     for entry in &listing.entries {
         let place = to.join(&entry.path);
@@ -131,8 +113,7 @@ async fn fill(
                 symlink(entry.target.as_deref().unwrap_or_default(), &place).map_err(failed(&place))?;
             }
             FileKind::File => {
-                let bytes = next().await?;
-                write_new(&place, &opened(key, &entry.path, bytes)?, 0o600)?;
+                contents.write(entry, &mut create_new(&place, 0o600)?, &place).await?;
                 // While its owner may write to it.
                 write_xattrs(to, &entry.path, &xattrs(entry)?).map_err(refused)?;
                 set_mode(&place, mode(entry))?;
@@ -151,52 +132,45 @@ fn set_modes(listing: &ManifestListing, to: &Path) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Writes a version into a tar file. `next` gives its files, in the order of their paths.
-async fn into_tar(
-    listing: &ManifestListing,
-    key: Option<&Key>,
-    to: &Path,
-    next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
-) -> Result<(), Diagnostic> {
+/// Writes a version into a tar file.
+async fn into_tar(listing: &ManifestListing, to: &Path, contents: Contents<'_>) -> Result<(), Diagnostic> {
     // Where a name leads elsewhere, the file there is meant; a pipe or a device takes it as it comes.
     let place = std::fs::canonicalize(to).unwrap_or_else(|_| to.to_owned());
     if std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
-        return pack(listing, key, &place, next).await;
+        return pack(listing, &place, contents).await;
     }
     let unfinished = Unfinished::beside(&place)?;
-    pack(listing, key, unfinished.path(), next).await?;
+    pack(listing, unfinished.path(), contents).await?;
     std::fs::rename(unfinished.path(), &place).map_err(failed(to))
 }
 
-async fn pack(
-    listing: &ManifestListing,
-    key: Option<&Key>,
-    to: &Path,
-    mut next: impl AsyncFnMut() -> Result<Vec<u8>, Diagnostic>,
-) -> Result<(), Diagnostic> {
+async fn pack(listing: &ManifestListing, to: &Path, mut contents: Contents<'_>) -> Result<(), Diagnostic> {
     let out = std::fs::File::create(to).map_err(failed(to))?;
     let mut archive = tar::Builder::new(std::io::BufWriter::new(out));
     for entry in &listing.entries {
         let mut header = tar::Header::new_gnu();
         header.set_mode(mode(entry));
         header.set_mtime(0);
-        let bytes = match entry.kind {
+        match entry.kind {
             FileKind::Directory => {
                 header.set_entry_type(tar::EntryType::Directory);
-                Vec::new()
+                header.set_size(0);
+                archive.append_data(&mut header, &entry.path, std::io::empty()).map_err(failed(to))?;
             }
             FileKind::Symlink => {
                 header.set_entry_type(tar::EntryType::Symlink);
                 header.set_size(0);
                 let target = entry.target.as_deref().unwrap_or_default();
                 archive.append_link(&mut header, &entry.path, target).map_err(failed(to))?;
-                continue;
             }
-            FileKind::File => opened(key, &entry.path, next().await?)?,
-        };
-        tarred::append_xattrs(&mut archive, &xattrs(entry)?).map_err(failed(to))?;
-        header.set_size(bytes.len() as u64);
-        archive.append_data(&mut header, &entry.path, bytes.as_slice()).map_err(failed(to))?;
+            FileKind::File => {
+                tarred::append_xattrs(&mut archive, &xattrs(entry)?).map_err(failed(to))?;
+                header.set_size(contents.size(entry));
+                let mut out = tarred::begin_file(&mut archive, &mut header, &entry.path).map_err(failed(to))?;
+                contents.write(entry, &mut out, to).await?;
+                out.end().map_err(failed(to))?;
+            }
+        }
     }
     archive.into_inner().and_then(|mut out| out.flush()).map_err(failed(to))
 }

@@ -1,7 +1,6 @@
 //! Files of a set: reading, publishing, changing and comparing them.
 
 use std::io::{ErrorKind, Read, stdin};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,14 +9,15 @@ use leaseward_http::model::{
     AdoptFiles, ChangeFiles, ConfigDiff, ConfigSet, ConfigVersion, FileChange, FileDiffKind, FileEntry, FileKind,
     ManifestListing, SetPolicy,
 };
-use leaseward_sync::digest_of;
-use leaseward_sync::secret::{Key, is_sealed};
+use leaseward_sync::secret::is_sealed;
 use reqwest::Method;
 use serde_json::{Value, json};
 use similar::TextDiff;
 
+use super::contents::{file, key_of};
+use super::sealing::{Sealing, fits, seal_change};
 use super::together::{self, Part};
-use super::{copies, tarred, version_columns};
+use super::{contents, copies, tarred, version_columns};
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, note, wide};
@@ -33,17 +33,6 @@ pub(super) fn failed(what: &Path) -> impl FnOnce(std::io::Error) -> Diagnostic +
     move |error| Diagnostic::new("LW0104", format!("{}: {error}", what.display()))
 }
 
-pub(super) fn key_of(path: Option<PathBuf>) -> Result<Option<Key>, Diagnostic> {
-    path.map(|path| Key::read(&path)).transpose().map_err(|error| Diagnostic::new(error.code(), error.to_string()))
-}
-
-pub(super) fn opened(key: Option<&Key>, path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Diagnostic> {
-    match key {
-        Some(key) => key.open(path, &bytes).map_err(|error| Diagnostic::new(error.code(), error.to_string())),
-        None => Ok(bytes),
-    }
-}
-
 pub(super) async fn newest(session: &Session, set: &str, version: Option<u64>) -> Result<u64, Diagnostic> {
     match version {
         Some(version) => Ok(version),
@@ -55,16 +44,6 @@ pub(super) async fn listing(session: &Session, set: &str, version: u64) -> Resul
     session.api.get(Route::set(set)?.then("versions").then(version)).await
 }
 
-/// Returns the bytes of a listed file, if they are those that were listed.
-pub(super) async fn file(session: &Session, set: &str, version: u64, entry: &FileEntry) -> Result<Vec<u8>, Diagnostic> {
-    let bytes = session.api.get_bytes(Route::file(set, version, &entry.path)?).await?;
-    if entry.digest.as_deref() != Some(digest_of(&bytes).to_string().as_str()) {
-        return Err(Diagnostic::new("LW0802", format!("{}: what came is not what {set} v{version} holds", entry.path))
-            .hint("--addr host:port      ask another node"));
-    }
-    Ok(bytes)
-}
-
 pub(super) async fn get(
     session: &Session,
     set: &str,
@@ -74,15 +53,7 @@ pub(super) async fn get(
 ) -> Result<(), Diagnostic> {
     let version = newest(session, set, version).await?;
     match path {
-        Some(path) => {
-            let bytes = session.api.get_bytes(Route::file(set, version, &path)?).await?;
-            if key.is_none() && is_sealed(&bytes) {
-                return Err(Diagnostic::new("LW0804", format!("{path} is encrypted"))
-                    .hint("--key FILE      show it with the set's key"));
-            }
-            printer::content(&opened(key_of(key)?.as_ref(), &path, bytes)?);
-            Ok(())
-        }
+        Some(path) => contents::show(session, (set, version), &path, key_of(key)?.as_ref()).await,
         None => {
             let listing = listing(session, set, version).await?;
             let columns = [
@@ -171,9 +142,9 @@ pub(super) async fn prepared(
             let temp = Temporary::new()?;
             let policy = asked.await?;
             fits(set, &policy, Some(&key))?;
-            let (to, xattrs) = (temp.0.join("tree"), policy.xattrs);
-            seal(&key, from, &to, "", xattrs)?;
-            (Tree::of(&to, xattrs).await?, Some(temp))
+            let to = temp.0.join("tree");
+            Sealing::of(&key, &policy).directory(from, &to, "")?;
+            (Tree::of(&to, policy.xattrs).await?, Some(temp))
         }
     };
     let prepared = Prepared::of(&session.api, tree).await?;
@@ -198,61 +169,6 @@ async fn confirm_empty(session: &Session, set: &str) -> Result<(), Diagnostic> {
         )),
         None => Ok(()),
     }
-}
-
-/// Refuses what would stand readable on every voter, or what no member could open, before anything is sent.
-fn fits(set: &str, policy: &SetPolicy, key: Option<&Key>) -> Result<(), Diagnostic> {
-    let refuse = |why: String, hint: &str| Err(Diagnostic::new("LW0101", why).hint(hint.to_owned()));
-    match (&policy.key, key.map(Key::fingerprint)) {
-        (Some(wanted), None) => refuse(
-            format!("config/{set} is encrypted with the key {wanted}"),
-            "--key FILE      publish it with that key",
-        ),
-        (Some(wanted), Some(given)) if *wanted != given => refuse(
-            format!("config/{set} is encrypted with the key {wanted}, and this is {given}"),
-            "--key FILE      the other one",
-        ),
-        (None, Some(given)) => refuse(
-            format!("config/{set} is not encrypted: its members would have files that nobody can read"),
-            &format!(
-                "leaseward config policy {set} key='\"{given}\"'      then publish again: the set need not exist yet"
-            ),
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// Writes a directory with every file encrypted.
-fn seal(key: &Key, from: &Path, to: &Path, above: &str, xattrs: bool) -> Result<(), Diagnostic> {
-    std::fs::create_dir(to).map_err(failed(to))?;
-    for entry in std::fs::read_dir(from).map_err(failed(from))? {
-        let entry = entry.map_err(failed(from))?;
-        let name = entry
-            .file_name()
-            .into_string()
-            .map_err(|name| Diagnostic::new("LW0804", format!("{}: its name is not UTF-8", name.to_string_lossy())))?;
-        let path = if above.is_empty() { name.clone() } else { format!("{above}/{name}") };
-        let (here, there) = (entry.path(), to.join(&name));
-        let kind = entry.file_type().map_err(failed(&here))?;
-        if kind.is_dir() {
-            seal(key, &here, &there, &path, xattrs)?;
-        } else if kind.is_symlink() {
-            symlink(std::fs::read_link(&here).map_err(failed(&here))?, &there).map_err(failed(&there))?;
-        } else if !kind.is_file() {
-            // To read a pipe would be to wait for somebody who writes.
-            let why = format!("{path} cannot be in a config set: it is neither a file nor a directory nor a link");
-            return Err(Diagnostic::new("LW0804", why));
-        } else {
-            let plain = std::fs::read(&here).map_err(failed(&here))?;
-            let sealed = key.seal(&path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
-            copies::write_new(&there, &sealed, 0o600)?;
-            if xattrs {
-                leaseward_sync::copy_xattrs(&here, &there)
-                    .map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<(), Diagnostic> {
@@ -313,22 +229,6 @@ fn change_of(path: String, bytes: Option<Vec<u8>>, mode: Option<String>, remove:
         None => {}
     }
     change
-}
-
-/// Encrypts what a file says from now on.
-fn seal_change(key: &Key, change: &mut FileChange) -> Result<(), Diagnostic> {
-    use base64::Engine as _;
-    let base64 = base64::prelude::BASE64_STANDARD;
-    let plain = match (change.content.take(), change.base64.take()) {
-        (Some(text), _) => text.into_bytes(),
-        (None, Some(text)) => base64
-            .decode(text)
-            .map_err(|error| Diagnostic::new("LW0104", format!("`base64` of {}: {error}", change.path)))?,
-        (None, None) => return Ok(()),
-    };
-    let sealed = key.seal(&change.path, &plain).map_err(|error| Diagnostic::new(error.code(), error.to_string()))?;
-    change.base64 = Some(base64.encode(sealed));
-    Ok(())
 }
 
 fn read_batch(path: &Path) -> Result<Vec<FileChange>, Diagnostic> {

@@ -5,7 +5,7 @@
 //! `--xattrs`, `SCHILY.xattr.*`, and only those that any program may set are taken.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
@@ -27,9 +27,51 @@ const BLOCK_BYTES: usize = 512;
 const EXTENSIONS_BYTES_MAX: u64 = 1 << 20;
 
 /// Writes what the attributes of the next path are.
-pub(super) fn append_xattrs(archive: &mut tar::Builder<impl std::io::Write>, xattrs: &Xattrs) -> std::io::Result<()> {
+pub(super) fn append_xattrs(archive: &mut tar::Builder<impl Write>, xattrs: &Xattrs) -> io::Result<()> {
     let named: Vec<_> = xattrs.iter().map(|(name, value)| (keyword(name), value)).collect();
     archive.append_pax_extensions(named.iter().map(|(keyword, value)| (keyword.as_str(), value.as_slice())))
+}
+
+/// The content of a file in a tar file, as it comes.
+pub(super) struct FileInside<'a, W: Write> {
+    archive: &'a mut tar::Builder<W>,
+    left: u64,
+    padding: usize,
+}
+
+/// Begins a file of the size that its header says. The crate takes what it can read itself; here the bytes come from
+/// elsewhere, so it writes the header alone.
+pub(super) fn begin_file<'a, W: Write>(
+    archive: &'a mut tar::Builder<W>,
+    header: &mut tar::Header,
+    path: &str,
+) -> io::Result<FileInside<'a, W>> {
+    let left = header.size()?;
+    archive.append_data(header, path, io::empty())?;
+    Ok(FileInside { archive, left, padding: left.next_multiple_of(BLOCK_BYTES as u64).abs_diff(left) as usize })
+}
+
+impl<W: Write> Write for FileInside<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let longer = || io::Error::other("a file of the version is longer than it was listed");
+        let written = self.archive.get_mut().write(bytes)?;
+        self.left = self.left.checked_sub(written as u64).ok_or_else(longer)?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.archive.get_mut().flush()
+    }
+}
+
+impl<W: Write> FileInside<'_, W> {
+    /// Ends it.
+    pub(super) fn end(self) -> io::Result<()> {
+        if self.left > 0 {
+            return Err(io::Error::other("a file of the version is shorter than it was listed"));
+        }
+        self.archive.get_mut().write_all(&[0; BLOCK_BYTES][..self.padding])
+    }
 }
 
 /// Unpacks a tar file into a new directory, with the extended attributes of its files if they are wanted.
@@ -58,7 +100,7 @@ pub(super) fn unpack(tar: &Path, to: &Path, xattrs: bool) -> Result<(), Diagnost
 }
 
 /// Refuses what would be left out or made into something else: whoever publishes a tar file gets all of it, or nothing.
-fn look(tar: impl Read) -> std::io::Result<Result<(), Diagnostic>> {
+fn look(tar: impl Read) -> io::Result<Result<(), Diagnostic>> {
     let mut archive = tar::Archive::new(tar);
     for entry in archive.entries()? {
         let entry = entry?;
@@ -88,7 +130,7 @@ fn look(tar: impl Read) -> std::io::Result<Result<(), Diagnostic>> {
 }
 
 /// Returns whether what ends a tar file is there. The crate goes as far as the first block of zeros, or as the file does.
-fn ends(mut tar: impl Read) -> std::io::Result<bool> {
+fn ends(mut tar: impl Read) -> io::Result<bool> {
     let mut second = [1; BLOCK_BYTES];
     match tar.read_exact(&mut second) {
         Ok(()) => Ok(second == [0; BLOCK_BYTES]),
@@ -99,7 +141,7 @@ fn ends(mut tar: impl Read) -> std::io::Result<bool> {
 
 /// Returns the extended attributes that any program may set, of all files of a tar file. The crate's own reader of such
 /// lines ends a value at its first line break.
-fn attributes(tar: impl Read) -> std::io::Result<BTreeMap<String, Xattrs>> {
+fn attributes(tar: impl Read) -> io::Result<BTreeMap<String, Xattrs>> {
     let mut found = BTreeMap::new();
     let (mut lines, mut long_path) = (Vec::new(), None);
     for entry in tar::Archive::new(tar).entries()?.raw(true) {
@@ -134,7 +176,7 @@ fn attributes(tar: impl Read) -> std::io::Result<BTreeMap<String, Xattrs>> {
 }
 
 /// Returns what the lines of an extended header say.
-fn extensions(mut bytes: &[u8]) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn extensions(mut bytes: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let bad = || std::io::Error::new(std::io::ErrorKind::InvalidData, "an extended header is damaged");
     let mut said = Vec::new();
     while !bytes.is_empty() {
