@@ -34,7 +34,9 @@ fn main() -> ExitCode {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    // As it is now: what was built may have been built elsewhere, by a checkout that shared its target directory.
+    let mine = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&mine).parent().expect("xtask lies in the workspace").to_owned()
 }
 
 /// Everything that must hold. Quick and cheap steps first.
