@@ -99,6 +99,8 @@ pub enum Error {
     ReloadFailed {
         /// What the reload said.
         why: String,
+        /// Whether the version is live all the same, as it was before: files were put right, and are to be loaded.
+        stays: bool,
     },
     /// The version has extended attributes, and the file system keeps none.
     #[error("{}: its file system keeps no extended attributes, and the version has some", path.display())]
@@ -173,11 +175,10 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::IllegalTree { .. }
-            | Self::Unusable { .. }
-            | Self::BadManifest { .. }
-            | Self::TooLarge { .. }
-            | Self::ReloadFailed { .. } => false,
+            Self::IllegalTree { .. } | Self::Unusable { .. } | Self::BadManifest { .. } | Self::TooLarge { .. } => {
+                false
+            }
+            Self::ReloadFailed { stays, .. } => *stays,
             Self::DiskFull { .. }
             | Self::BlobMissing { .. }
             | Self::BlobCorrupt { .. }

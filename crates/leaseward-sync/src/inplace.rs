@@ -2,34 +2,37 @@
 //! cannot follow a switch of directories.
 //!
 //! Must stay true: whole new files are staged and a journal of what will be done is durable before the first file is
-//! replaced; after a death the journal is played to its end, so the set is the old or the new version once it is opened
-//! again. Nothing is replaced or removed that was not proven to be ours, and nothing that was touched since it was looked at:
-//! the version is staged anew then. What was changed by hand is put aside before a version takes its place (`stood.rs`). What
+//! replaced; after a death the journal is played to its end (`play.rs`), so the set is the old or the new version once it is
+//! opened again. Where that cannot be done, because the disk refuses a step, neither is live until some version is wholly there:
+//! nothing staged is touched while a journal stands that would look for it, and what it may have put is known as ours (`halves.rs`).
+//! Nothing is replaced or removed that was not proven to be ours (`plan.rs`), and nothing that was touched since it was looked
+//! at: the version is staged anew then. What was changed by hand is put aside before a version takes its place (`stood.rs`). What
 //! only its owner may read, as secrets are, is copied into no other file. Readers may see old and new files side by side for
 //! the moment that the renames take: that is what [`crate::Applier`] is better at.
 
+mod halves;
 mod journal;
+mod plan;
+mod play;
 mod stood;
 pub(crate) mod whole;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
-use rustix::fs::Mode;
 
-use self::journal::{Op, decode_op, encode_version, journal, read, read_version, write_durably};
+use self::journal::{Begun, Op, encode_version, journal, read_journal, read_version, write_durably};
+use self::play::Play;
 use self::stood::{Stood, put_aside};
 use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
-use crate::dir::{Dir, Kind, Parents, give, is_shut, kind};
+use crate::dir::{Dir, Parents, is_shut};
 use crate::error::{Error, Result, at};
-use crate::limits::{DRIFTS_MAX, RENDERED_BYTES_MAX, RESERVE_BYTES, SYNC_EACH_MAX};
-use crate::manifest::{check, decode, encode};
+use crate::limits::{DRIFTS_MAX, RESERVE_BYTES};
+use crate::manifest::{check, encode};
 use crate::patterns::Patterns;
 use crate::space;
 use crate::tables::DigestMap;
-use crate::xattr;
 use crate::{Applied, BlobStore, SetDirs, digest_of};
 
 /// Where new files wait, inside the target, so that they are on its file system.
@@ -52,8 +55,12 @@ pub struct InPlace {
     reserve: u64,
     /// What was replaced and only its owner may read, by chunks: secrets are in no other file than their own.
     back: Back,
-    /// Paths of a switch that failed: their names stand, and may not be durable. Another sync of them would prove nothing.
+    /// Switches that were begun and not ended, the oldest first: what stands at their paths may be theirs.
+    halves: Vec<Begun>,
+    /// Their paths: names that stand there may not be durable, and another sync of them would prove nothing.
     doubted: BTreeSet<String>,
+    /// Whether the newest half is the journal, which is played when the set is opened again if nothing else is staged.
+    is_journaled: bool,
     _lock: Lock,
 }
 
@@ -97,16 +104,24 @@ impl InPlace {
             owner: None,
             reserve: RESERVE_BYTES,
             back: Back::default(),
+            halves: Vec::new(),
             doubted: BTreeSet::new(),
+            is_journaled: false,
             _lock: lock,
         };
-        if let Some((version, manifest, ops)) = this.read_journal() {
-            tracing::info!(target = %this.target.display(), version, "an interrupted switch is played to its end");
-            this.play(version, &manifest, &ops)?;
-        }
         this.live = read_version(&this.state_dir, LIVE);
-        let root = this.root()?;
-        root.remove_tree(STAGE)?;
+        this.read_halves()?;
+        if let Some(begun) = read_journal(&this.state_dir, JOURNAL) {
+            let (target, version) = (this.target.display().to_string(), begun.version);
+            tracing::info!(target, version, "an interrupted switch is played to its end");
+            if let Err(error) = this.play(&begun) {
+                tracing::warn!(target, version, %error, "it cannot be: no version is whole until another one is applied");
+                this.doubt(begun);
+            }
+        }
+        if !this.is_journaled {
+            this.root()?.remove_tree(STAGE)?;
+        }
         Ok(this)
     }
 
@@ -128,13 +143,14 @@ impl InPlace {
         }
     }
 
-    /// Returns the version that is live.
+    /// Returns the version that is live: none after a switch that was begun and could not be ended.
     #[must_use]
     pub fn live(&self) -> Option<Live> {
-        self.live.as_ref().map(|(version, manifest)| Live { version: *version, manifest: digest_of(&encode(manifest)) })
+        let whole = self.live.as_ref().filter(|_| self.halves.is_empty());
+        whole.map(|(version, manifest)| Live { version: *version, manifest: digest_of(&encode(manifest)) })
     }
 
-    /// Returns the manifest of the version that is live.
+    /// Returns the manifest of the version that is live, or was before a switch that could not be ended.
     #[must_use]
     pub fn live_manifest(&self) -> Option<Manifest> {
         self.live.as_ref().map(|(_, manifest)| manifest.clone())
@@ -173,7 +189,7 @@ impl InPlace {
     /// [`Error::Io`].
     pub fn unstage(&mut self) -> Result<()> {
         match self.ready.take() {
-            Some(_) => self.root()?.remove_tree(STAGE),
+            Some(_) => self.clear_stage(),
             None => Ok(()),
         }
     }
@@ -252,22 +268,22 @@ impl InPlace {
         // Of the version before: if that is what is staged now, it is the way back.
         let held = std::mem::take(&mut self.back);
         self.needs(manifest)?;
+        self.clear_stage()?;
         let root = self.root()?;
-        root.remove_tree(STAGE)?;
         let stage = root.mkdir(STAGE)?;
         let mut source = |digest| held.chunks.get(&digest).cloned().map_or_else(|| source(digest), Ok);
         let staged = self.stage_into(&root, &stage, version, manifest, &mut source, cache);
         match staged {
             Ok(ready) => {
                 self.ready = Some(ready);
-                if !self.doubted.is_empty() {
+                if !self.halves.is_empty() {
                     // What was replaced by the switch that failed is nowhere else any more.
                     self.back.bytes += held.bytes;
                     self.back.chunks.extend(held.chunks);
                 }
             }
             Err(error) => {
-                root.remove_tree(STAGE)?;
+                self.clear_stage()?;
                 return Err(error);
             }
         }
@@ -284,9 +300,9 @@ impl InPlace {
     /// Puts what was staged in its places.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`]: before the journal is durable the old version is whole; after it, opening the
-    /// set again finishes the new one. [`Error::Changed`] if nothing is staged, or if somebody touched a file of the set
-    /// since. Then another [`InPlace::stage`] looks at every file.
+    /// [`Error::Io`], [`Error::DiskFull`]: before the journal is durable the old version is whole; after it no version is live,
+    /// and opening the set again finishes the new one, unless another one is staged. [`Error::Changed`] if nothing is staged, or
+    /// if somebody touched a file of the set since. Then another [`InPlace::stage`] looks at every file.
     pub fn switch(&mut self) -> Result<Applied> {
         let Some(Ready { version, manifest, ops, done, stood, by_hand }) = self.ready.take() else {
             return Err(Error::Changed { path: self.target.clone() });
@@ -294,17 +310,37 @@ impl InPlace {
         let root = self.root()?;
         let looked = stood.check(&root).and_then(|()| put_aside(&root, &by_hand, &self.state_dir, FOUND));
         if let Err(error) = looked {
-            root.remove_tree(STAGE)?;
+            self.clear_stage()?;
             return Err(error);
         }
-        write_durably(&self.state_dir, JOURNAL, &journal(version, &manifest, &ops))?;
-        if let Err(error) = self.play(version, &manifest, &ops) {
-            self.doubted.extend(ops.iter().map(|op| op.path().to_owned()));
-            return Err(error);
+        let begun = Begun { version, manifest, ops };
+        write_durably(&self.state_dir, JOURNAL, &journal(&begun))?;
+        match self.play(&begun) {
+            Ok(()) => Ok(done),
+            Err(error) => {
+                self.doubt(begun);
+                Err(error)
+            }
         }
-        self.doubted.clear();
-        self.live = Some((version, manifest));
-        Ok(done)
+    }
+
+    /// Takes every step, then says that the version is live, then forgets the journal.
+    fn play(&mut self, begun: &Begun) -> Result<()> {
+        let root = self.root()?;
+        let before = self.live.as_ref().map(|(_, manifest)| manifest);
+        Play::new(&root, &begun.manifest, before, self.owner).run(&begun.ops)?;
+        if let Some((before, tree)) = &self.live
+            && *before != begun.version
+        {
+            write_durably(&self.state_dir, PREVIOUS, &encode_version(*before, tree))?;
+        }
+        write_durably(&self.state_dir, LIVE, &encode_version(begun.version, &begun.manifest))?;
+        self.forget_halves()?;
+        self.live = Some((begun.version, begun.manifest.clone()));
+        if let Err(error) = root.remove_tree(STAGE) {
+            tracing::warn!(target = %self.target.display(), %error, "what was staged is not removed");
+        }
+        Ok(())
     }
 
     /// Forgets what is in memory for the way back: the version that is live stays.
@@ -314,253 +350,6 @@ impl InPlace {
 
     fn root(&self) -> Result<Dir> {
         Dir::open(&self.target)
-    }
-
-    /// Returns the entries that are not on the disk as they should be. A file in the way that is not ours is refused.
-    fn changed<'a>(&self, root: &Dir, manifest: &'a Manifest) -> Result<Vec<&'a ManifestEntry>> {
-        let ours: BTreeMap<&str, &ManifestNode> = self
-            .live
-            .iter()
-            .flat_map(|(_, manifest)| &manifest.entries)
-            .map(|entry| (entry.path.as_str(), &entry.node))
-            .collect();
-        let mut changed = Vec::new();
-        for entry in &manifest.entries {
-            match difference(root, entry, manifest, self.owner)? {
-                // It stands there by a name that may not be durable: it is made anew.
-                None if self.doubted.contains(&entry.path) => {}
-                None => continue,
-                Some(DriftKind::Missing) => {}
-                Some(DriftKind::Content) if self.is_in_the_way(root, entry)? => {
-                    return Err(Error::TargetNotOurs { path: self.target.join(&entry.path) });
-                }
-                Some(_) if ours.contains_key(entry.path.as_str()) => {}
-                // A directory that was there before keeps its mode and owner.
-                Some(DriftKind::Mode | DriftKind::Owner) if matches!(entry.node, ManifestNode::Directory { .. }) => {
-                    continue;
-                }
-                Some(_) => return Err(Error::TargetNotOurs { path: self.target.join(&entry.path) }),
-            }
-            changed.push(entry);
-        }
-        Ok(changed)
-    }
-
-    /// Returns whether a directory that somebody filled stands where a file of the version belongs: what is in it is his.
-    fn is_in_the_way(&self, root: &Dir, entry: &ManifestEntry) -> Result<bool> {
-        if matches!(entry.node, ManifestNode::Directory { .. }) {
-            return Ok(false);
-        }
-        match root.child(&entry.path) {
-            Ok(found) => Ok(!found.names()?.is_empty()),
-            Err(error) if is_shut(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn stage_into(
-        &mut self,
-        root: &Dir,
-        stage: &Dir,
-        version: u64,
-        manifest: &Manifest,
-        source: &mut dyn FnMut(Digest) -> Result<Vec<u8>>,
-        cache: &BlobStore,
-    ) -> Result<Ready> {
-        let live = self.live.iter().flat_map(|(_, live)| &live.entries);
-        let paths: BTreeSet<&str> = live.chain(&manifest.entries).map(|entry| entry.path.as_str()).collect();
-        // Before any of it is read.
-        let stood = Stood::look(root, paths.into_iter().filter(|path| !self.ignore.ignores(path)))?;
-        let mut by_hand = Vec::new();
-        let mut ops = Vec::new();
-        let mut done = Applied::default();
-        let mut back = Back::default();
-        let changed = self.changed(root, manifest)?;
-        let each = changed.len() <= SYNC_EACH_MAX;
-        for entry in changed {
-            let number = ops.len() as u64;
-            let name = number.to_string();
-            match &entry.node {
-                ManifestNode::Directory { mode } => {
-                    by_hand.extend(self.changed_by_hand(root, &entry.path)?);
-                    ops.push(Op::Directory(entry.path.clone(), *mode));
-                    continue;
-                }
-                ManifestNode::Symlink { target } => stage.symlink(target, &name)?,
-                ManifestNode::File { mode, digest, chunks, .. } => {
-                    let path = stage.path().join(&name);
-                    let mut file = stage.create(&name)?;
-                    let mut hasher = blake3::Hasher::new();
-                    for chunk in chunks {
-                        let bytes = source(chunk.digest)?;
-                        hasher.update(&bytes);
-                        file.write_all(&bytes).map_err(at("write", &path))?;
-                        done.bytes += bytes.len() as u64;
-                    }
-                    if hasher.finalize().as_bytes() != &digest.0 {
-                        let why = "its content has another name or length";
-                        return Err(Error::BlobCorrupt { path: PathBuf::from("the source"), digest: *digest, why });
-                    }
-                    if let Some(owner) = self.owner {
-                        give(&file, owner.user, owner.group, &path)?;
-                    }
-                    if let Some(xattrs) = manifest.xattrs_of(&entry.path) {
-                        xattr::write(&file, xattrs, &path)?;
-                    }
-                    rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at("set the mode of", &path))?;
-                    if each {
-                        file.sync_all().map_err(at("sync", &path))?;
-                    }
-                    done.written += 1;
-                    self.remember(root, &entry.path, cache, &mut back)?;
-                }
-            }
-            by_hand.extend(self.changed_by_hand(root, &entry.path)?);
-            ops.push(Op::Put(number, entry.path.clone()));
-        }
-        let wanted: BTreeSet<&str> = manifest.entries.iter().map(|entry| entry.path.as_str()).collect();
-        let old = self.live.iter().flat_map(|(_, live)| live.entries.iter().rev().map(move |entry| (entry, live)));
-        for (entry, live) in old.filter(|(entry, _)| !wanted.contains(entry.path.as_str())) {
-            match (&entry.node, difference(root, entry, live, None)?) {
-                (ManifestNode::Directory { .. }, _) => ops.push(Op::RemoveDirectory(entry.path.clone())),
-                (_, None | Some(DriftKind::Mode | DriftKind::Xattr)) => {
-                    self.remember(root, &entry.path, cache, &mut back)?;
-                    ops.push(Op::Remove(entry.path.clone()));
-                }
-                // Removed by the switch that failed.
-                (_, Some(DriftKind::Missing)) if self.doubted.contains(&entry.path) => {
-                    ops.push(Op::Remove(entry.path.clone()));
-                }
-                // Somebody made it his own.
-                (_, Some(_)) => tracing::warn!(path = %entry.path, "no longer in the set, changed by hand: left alone"),
-            }
-        }
-        if each {
-            stage.sync()?;
-        } else {
-            stage.sync_file_system()?;
-        }
-        done.linked = manifest.totals().0.saturating_sub(done.written);
-        self.back = back;
-        Ok(Ready { version, manifest: manifest.clone(), ops, done, stood, by_hand })
-    }
-
-    /// Returns the path if something else stands there than the live version has, and whether that has it for its owner alone.
-    fn changed_by_hand(&self, root: &Dir, path: &str) -> Result<Option<(String, bool)>> {
-        let is_ours = self.ignore.ignores(path) || self.doubted.contains(path);
-        let Some((_, live)) = self.live.as_ref().filter(|_| !is_ours) else { return Ok(None) };
-        let Some(entry) = live.entries.iter().find(|entry| entry.path == path) else { return Ok(None) };
-        let is_private = matches!(entry.node, ManifestNode::File { mode, .. } if mode & 0o077 == 0);
-        let is_changed = difference(root, entry, live, None)? == Some(DriftKind::Content);
-        Ok(is_changed.then(|| (path.to_owned(), is_private)))
-    }
-
-    /// Keeps the chunks of a file that will be replaced: in the cache, or in memory if it may be a secret, as those are for
-    /// their owner alone. Those of one version fit there.
-    fn remember(&self, root: &Dir, path: &str, cache: &BlobStore, back: &mut Back) -> Result<()> {
-        let old = self.live.iter().flat_map(|(_, manifest)| &manifest.entries).find(|entry| entry.path == path);
-        let Some(ManifestNode::File { mode, chunks, .. }) = old.map(|entry| &entry.node) else { return Ok(()) };
-        let Ok(mut file) = root.file(path) else { return Ok(()) };
-        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-            return Ok(());
-        }
-        let mut offset = 0;
-        for chunk in chunks {
-            let bytes = crate::dir::read_piece(&mut file, offset, chunk.size, Path::new(path))?;
-            offset += u64::from(chunk.size);
-            if digest_of(&bytes) != chunk.digest {
-                continue;
-            }
-            if mode & 0o077 != 0 {
-                cache.put(chunk.digest, &bytes)?;
-            } else if back.bytes + u64::from(chunk.size) <= RENDERED_BYTES_MAX {
-                back.bytes += u64::from(chunk.size);
-                back.chunks.insert(chunk.digest, bytes);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes every step, then says that the version is live, then forgets the journal.
-    fn play(&self, version: u64, manifest: &Manifest, ops: &[Op]) -> Result<()> {
-        let root = self.root()?;
-        let mut touched = BTreeSet::new();
-        for op in ops {
-            let path = op.path();
-            let mut parents = Parents::new(&root);
-            // A directory above it may be gone by an earlier step that was taken before a death.
-            let Ok((dir, name)) = parents.of(path) else { continue };
-            touched.insert(path.rsplit_once('/').map_or(String::new(), |(above, _)| above.to_owned()));
-            match op {
-                Op::Directory(_, mode) => {
-                    match dir.stat(name)? {
-                        Some(stat) if kind(&stat) == Kind::Directory => {}
-                        Some(_) => {
-                            dir.unlink(name)?;
-                            dir.mkdir(name)?;
-                        }
-                        None => drop(dir.mkdir(name)?),
-                    }
-                    let made = dir.child(name)?;
-                    if let Some(owner) = self.owner {
-                        made.give_to(owner.user, owner.group)?;
-                    }
-                    made.set_mode(*mode)?;
-                }
-                Op::Put(number, _) => {
-                    let from = number.to_string();
-                    let Ok(stage) = root.child(STAGE) else { continue };
-                    if stage.stat(&from)?.is_some() {
-                        // An empty directory may stand there: a file does not take its place by itself.
-                        let _ = rustix::fs::unlinkat(dir, name, rustix::fs::AtFlags::REMOVEDIR);
-                        rustix::fs::renameat(&stage, &from, dir, name)
-                            .map_err(at("replace", self.target.join(path)))?;
-                    }
-                }
-                Op::Remove(_) => dir.unlink(name)?,
-                Op::RemoveDirectory(_) => {
-                    // Somebody else has something in it: it stays.
-                    let _ = rustix::fs::unlinkat(dir, name, rustix::fs::AtFlags::REMOVEDIR);
-                }
-            }
-        }
-        if touched.len() > SYNC_EACH_MAX {
-            root.sync_file_system()?;
-        } else {
-            for dir in touched {
-                match dir.as_str() {
-                    "" => root.sync()?,
-                    dir => match root.child(dir) {
-                        Ok(dir) => dir.sync()?,
-                        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(error),
-                    },
-                }
-            }
-        }
-        if let Some((before, tree)) = read_version(&self.state_dir, LIVE)
-            && before != version
-        {
-            write_durably(&self.state_dir, PREVIOUS, &encode_version(before, &tree))?;
-        }
-        write_durably(&self.state_dir, LIVE, &encode_version(version, manifest))?;
-        self.state_dir.unlink(JOURNAL)?;
-        self.state_dir.sync()?;
-        root.remove_tree(STAGE)
-    }
-
-    fn read_journal(&self) -> Option<(u64, Manifest, Vec<Op>)> {
-        let bytes = read(&self.state_dir, JOURNAL)?;
-        let (head, rest) = bytes.split_at_checked(16)?;
-        let version = u64::from_le_bytes(head[..8].try_into().ok()?);
-        let length = usize::try_from(u64::from_le_bytes(head[8..].try_into().ok()?)).ok()?;
-        let (manifest, ops) = rest.split_at_checked(length)?;
-        let mut ops = ops.split(|byte| *byte == 0).filter(|op| !op.is_empty());
-        let ops = ops.try_fold(Vec::new(), |mut all, op| {
-            all.push(decode_op(std::str::from_utf8(op).ok()?)?);
-            Some(all)
-        })?;
-        Some((version, decode(manifest).ok()?, ops))
     }
 }
 

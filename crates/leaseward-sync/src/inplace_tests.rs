@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::dir::{Kind, kind};
 use crate::scan;
 
 struct Place {
@@ -114,7 +117,6 @@ type Touch = fn(&Path);
 
 #[test]
 fn whatever_was_touched_since_it_was_looked_at_is_looked_at_again_before_anything_is_replaced() {
-    use std::os::unix::fs::PermissionsExt as _;
     let same_size_and_time = |target: &Path| {
         let file = fs::File::options().write(true).open(target.join("a")).unwrap();
         let before = file.metadata().unwrap().modified().unwrap();
@@ -178,7 +180,6 @@ fn what_a_program_writes_itself_and_what_others_do_beside_holds_nothing_up() {
 
 #[test]
 fn what_was_changed_by_hand_is_put_aside_before_a_version_takes_its_place_unless_it_may_be_a_secret() {
-    use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();
     let mut open = place.open();
     place.apply(&mut open, 1, &published(&[("a", "1"), ("d/b", "1"), ("p", "1"), ("untouched", "1")])).unwrap();
@@ -220,7 +221,8 @@ fn after_a_death_at_any_step_the_set_is_whole_once_it_is_opened() {
         open.stage(2, &tree.0, &mut give, &place.cache()).unwrap();
         let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
         if taken > 0 {
-            write_durably(&open.state_dir, JOURNAL, &journal(version, &manifest, &ops)).unwrap();
+            let begun = Begun { version, manifest, ops: ops.clone() };
+            write_durably(&open.state_dir, JOURNAL, &journal(&begun)).unwrap();
             // As `play`, which a death ended after so many steps.
             let root = open.root().unwrap();
             for op in ops.iter().take(taken - 1) {
@@ -255,8 +257,7 @@ fn a_torn_journal_counts_as_none() {
     let mut open = place.open();
     place.apply(&mut open, 1, &published(&[("a", "1")])).unwrap();
     let tree = published(&[("a", "2")]);
-    let ops = [Op::Remove("a".into())];
-    let bytes = journal(2, &tree.0, &ops);
+    let bytes = journal(&Begun { version: 2, manifest: tree.0, ops: vec![Op::Remove("a".into())] });
     write_durably(&open.state_dir, JOURNAL, &bytes).unwrap();
     let path = place.dirs.state_dir.join(JOURNAL);
     let whole = fs::read(&path).unwrap();
@@ -284,7 +285,6 @@ fn what_is_staged_for_another_owner_is_forgotten() {
 
 #[test]
 fn what_only_its_owner_may_read_goes_back_and_is_copied_nowhere() {
-    use std::os::unix::fs::PermissionsExt as _;
     let private = |text: &str| {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("p"), text).unwrap();
@@ -322,7 +322,7 @@ fn a_version_whose_names_cannot_be_made_durable_is_not_reported_until_they_are()
             return;
         }
         outcome.expect_err("it is not durable");
-        assert_eq!(files.live().map(|live| live.version), Some(1), "sync {fails}");
+        assert_ne!(files.live().map(|live| live.version), Some(2), "sync {fails}");
         // Names that stand already are not believed after another sync: what bears them is made anew.
         let inode = |path: &str| {
             use std::os::unix::fs::MetadataExt as _;
@@ -341,5 +341,225 @@ fn a_version_whose_names_cannot_be_made_durable_is_not_reported_until_they_are()
         drop(files);
         assert_eq!(place.open().live().map(|live| live.version), Some(2), "sync {fails}");
         assert_eq!(place.files()["sub/b"], "2", "sync {fails}");
+    }
+}
+
+/// The path of a directory that stands in the way of a file: no step gets past it, not even root's.
+const SHUT: &str = "m";
+
+/// Puts something in the way of the file `m` after everything was looked at, as a disk that refuses a step would.
+fn shut(place: &Place) {
+    fs::create_dir_all(place.dirs.target.join(SHUT).join("in")).unwrap();
+}
+
+/// Lets a version fail at its second file.
+fn fails_halfway(place: &Place, open: &mut InPlace, version: u64, tree: &(Manifest, Chunks)) {
+    let mut give = |digest| tree.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+    open.stage(version, &tree.0, &mut give, &place.cache()).unwrap();
+    let ready = open.ready.as_mut().unwrap();
+    // What came after the last look.
+    ready.stood = Stood::default();
+    shut(place);
+    open.switch().unwrap_err();
+    assert_eq!(open.live(), None, "neither version is wholly there");
+}
+
+#[test]
+fn a_switch_that_failed_halfway_is_played_when_the_set_is_opened_and_nothing_else_was_staged() {
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1"), ("z", "1")])).unwrap();
+    let two = [("a", "2"), (SHUT, "2"), ("z", "2")];
+    fails_halfway(&place, &mut open, 2, &published(&two));
+    drop(open);
+    // Still in the way.
+    let open = place.open();
+    assert_eq!(open.live(), None, "it is half of it");
+    drop(open);
+    fs::remove_dir_all(place.dirs.target.join(SHUT)).unwrap();
+    let open = place.open();
+    assert_eq!(open.live().unwrap().version, 2);
+    place.has(&two);
+}
+
+#[test]
+fn what_is_staged_for_one_version_is_never_put_for_another_whoever_dies_in_between() {
+    for is_unstaged in [false, true] {
+        let place = Place::new();
+        let mut open = place.open();
+        place.apply(&mut open, 1, &published(&[("a", "1"), ("b", "1"), ("z", "1")])).unwrap();
+        let two = published(&[("a", "2"), ("b", "1"), ("half", "2"), (SHUT, "2"), ("z", "2")]);
+        fails_halfway(&place, &mut open, 2, &two);
+        assert_eq!(place.files()["half"], "2");
+        fs::remove_dir_all(place.dirs.target.join(SHUT)).unwrap();
+        // Other files by the same numbers.
+        let three = published(&[("b", "3"), ("c", "3"), ("d", "3"), ("z", "1")]);
+        let mut give = |digest| three.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        open.stage(3, &three.0, &mut give, &place.cache()).unwrap();
+        if is_unstaged {
+            open.unstage().unwrap();
+        }
+        drop(open);
+        let mut open = place.open();
+        assert_eq!(open.live(), None, "a version that is not there is said to be live: {:?}", place.files());
+        assert_eq!((place.files()["a"].as_str(), place.files()["z"].as_str()), ("2", "1"), "something was put");
+        // What was put halfway is known as ours, replaced and removed; also by the version that was there before.
+        if is_unstaged {
+            place.apply(&mut open, 1, &published(&[("a", "1"), ("b", "1"), ("z", "1")])).unwrap();
+            place.has(&[("a", "1"), ("b", "1"), ("z", "1")]);
+            assert_eq!(open.live().unwrap().version, 1);
+        } else {
+            place.apply(&mut open, 4, &published(&[("half", "4"), ("z", "1")])).unwrap();
+            place.has(&[("half", "4"), ("z", "1")]);
+        }
+        assert!(!place.dirs.state_dir.join(FOUND).exists(), "what was ours was taken for changed by hand");
+        drop(open);
+        let open = place.open();
+        assert!(open.live().is_some() && open.halves.is_empty() && open.doubted.is_empty());
+    }
+}
+
+#[test]
+fn what_somebody_put_where_a_failed_version_wanted_a_file_is_his() {
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1")])).unwrap();
+    fails_halfway(&place, &mut open, 2, &published(&[("a", "2"), (SHUT, "2"), ("z", "2")]));
+    fs::remove_dir_all(place.dirs.target.join(SHUT)).unwrap();
+    fs::write(place.dirs.target.join("z"), "mine").unwrap();
+    let three = published(&[("a", "3"), ("z", "3")]);
+    assert!(matches!(place.apply(&mut open, 3, &three), Err(Error::TargetNotOurs { .. })));
+    place.apply(&mut open, 4, &published(&[("a", "4")])).unwrap();
+    place.has(&[("a", "4"), ("z", "mine")]);
+}
+
+#[test]
+fn halves_are_bounded_however_often_it_is_tried() {
+    use crate::limits::HALVES_MAX;
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1"), ("z", "1")])).unwrap();
+    for version in 2..HALVES_MAX as u64 + 6 {
+        let text = version.to_string();
+        fails_halfway(&place, &mut open, version, &published(&[("a", &text), (SHUT, &text), ("z", &text)]));
+        fs::remove_dir_all(place.dirs.target.join(SHUT)).unwrap();
+        if version == 10 {
+            drop(open);
+            // Nobody plays it: it is a half by then.
+            shut(&place);
+            open = place.open();
+            fs::remove_dir_all(place.dirs.target.join(SHUT)).unwrap();
+        }
+    }
+    assert!(open.halves.len() <= HALVES_MAX + 1, "{}", open.halves.len());
+    place.apply(&mut open, 100, &published(&[("a", "100"), ("z", "100")])).unwrap();
+    place.has(&[("a", "100"), ("z", "100")]);
+    let left = fs::read_dir(&place.dirs.state_dir).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("half.")));
+}
+
+#[test]
+fn a_staged_file_that_a_power_cut_took_is_missed() {
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1"), ("b", "1")])).unwrap();
+    let two = published(&[("a", "2"), ("b", "2")]);
+    let mut give = |digest| two.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+    open.stage(2, &two.0, &mut give, &place.cache()).unwrap();
+    let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
+    write_durably(&open.state_dir, JOURNAL, &journal(&Begun { version, manifest, ops })).unwrap();
+    fs::remove_file(place.dirs.target.join(STAGE).join("1")).unwrap();
+    drop(open);
+    let mut open = place.open();
+    assert_eq!(open.live(), None, "{:?}", place.files());
+    place.apply(&mut open, 2, &two).unwrap();
+    place.has(&[("a", "2"), ("b", "2")]);
+}
+
+#[test]
+fn a_directory_becomes_a_file_and_a_file_a_directory_whenever_somebody_dies() {
+    let (dir, file) = ([("a/b", "1"), ("a/c/d", "1"), ("z", "1")], [("a", "2"), ("z", "2")]);
+    for (one, two) in [(&dir[..], &file[..]), (&file[..], &dir[..])] {
+        let place = Place::new();
+        let mut open = place.open();
+        place.apply(&mut open, 1, &published(one)).unwrap();
+        place.apply(&mut open, 2, &published(two)).unwrap();
+        place.has(two);
+        // The way back needs nobody.
+        let (live, manifest) = open.previous_manifest().unwrap();
+        let cache = place.cache();
+        open.stage(live.version, &manifest, &mut |digest| cache.get(digest), &cache).unwrap();
+        open.switch().unwrap();
+        place.has(one);
+
+        for steps in 0.. {
+            let place = Place::new();
+            let mut open = place.open();
+            place.apply(&mut open, 1, &published(one)).unwrap();
+            let tree = published(two);
+            let mut give = |digest| tree.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+            open.stage(2, &tree.0, &mut give, &place.cache()).unwrap();
+            let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
+            if steps > ops.len() {
+                break;
+            }
+            let root = open.root().unwrap();
+            let begun = Begun { version, manifest: manifest.clone(), ops };
+            write_durably(&open.state_dir, JOURNAL, &journal(&begun)).unwrap();
+            Play::new(&root, &manifest, open.live.as_ref().map(|(_, tree)| tree), None)
+                .run(&begun.ops[..steps])
+                .unwrap();
+            drop(open);
+            assert_eq!(place.open().live().unwrap().version, 2, "after {steps} steps");
+            place.has(two);
+        }
+    }
+    // What somebody has in it keeps it.
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&dir)).unwrap();
+    fs::write(place.dirs.target.join("a/c/theirs"), "theirs").unwrap();
+    assert!(matches!(place.apply(&mut open, 2, &published(&file)), Err(Error::TargetNotOurs { .. })));
+    place.has(&[("a/b", "1"), ("a/c/d", "1"), ("a/c/theirs", "theirs"), ("z", "1")]);
+}
+
+#[test]
+fn directories_that_their_owner_may_not_write_to_are_filled_changed_and_emptied() {
+    let with_mode = |mode: u32, files: &[(&str, &str)]| {
+        let (mut manifest, chunks) = published(files);
+        for entry in &mut manifest.entries {
+            if let ManifestNode::Directory { mode: of } = &mut entry.node {
+                *of = mode;
+            }
+        }
+        (manifest, chunks)
+    };
+    let mode =
+        |place: &Place, path: &str| fs::metadata(place.dirs.target.join(path)).unwrap().permissions().mode() & 0o777;
+    for shut in [0o555, 0o500] {
+        let place = Place::new();
+        let mut open = place.open();
+        place.apply(&mut open, 1, &with_mode(shut, &[("ro/deep/a", "1"), ("ro/b", "1")])).unwrap();
+        assert_eq!((mode(&place, "ro"), mode(&place, "ro/deep")), (shut, shut));
+        place.apply(&mut open, 2, &with_mode(shut, &[("ro/deep/a", "2"), ("ro/c", "2")])).unwrap();
+        place.has(&[("ro/deep/a", "2"), ("ro/c", "2")]);
+        assert_eq!((mode(&place, "ro"), mode(&place, "ro/deep")), (shut, shut));
+        // A death in the middle leaves one that is open.
+        let three = with_mode(shut, &[("ro/deep/a", "3"), ("ro/c", "2")]);
+        let mut give = |digest| three.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        open.stage(3, &three.0, &mut give, &place.cache()).unwrap();
+        let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
+        write_durably(&open.state_dir, JOURNAL, &journal(&Begun { version, manifest, ops })).unwrap();
+        fs::set_permissions(place.dirs.target.join("ro"), fs::Permissions::from_mode(shut | 0o700)).unwrap();
+        drop(open);
+        let mut open = place.open();
+        place.has(&[("ro/deep/a", "3"), ("ro/c", "2")]);
+        assert_eq!((mode(&place, "ro"), mode(&place, "ro/deep")), (shut, shut));
+        place.apply(&mut open, 4, &with_mode(0o755, &[("ro/d", "4")])).unwrap();
+        place.has(&[("ro/d", "4")]);
+        assert_eq!(mode(&place, "ro"), 0o755);
+        place.apply(&mut open, 5, &with_mode(shut, &[("ro/d", "4")])).unwrap();
+        place.apply(&mut open, 6, &with_mode(shut, &[("x", "6")])).unwrap();
+        place.has(&[("x", "6")]);
     }
 }

@@ -161,6 +161,9 @@ pub const OUTPUT_BYTES_MAX: usize = 1024;
 /// Bytes of files that are filled in or decrypted in one version: they are held in memory.
 pub const RENDERED_BYTES_MAX: u64 = 256 << 20;
 
+/// Switches of single files that could not be ended and are remembered besides the last one, until a version is wholly there.
+pub const HALVES_MAX: usize = 16;
+
 /// Directories of one set that are watched; beyond it only the scan sees changes. The kernel counts 1 KiB for each.
 pub const WATCHES_MAX: usize = 8192;
 

@@ -39,12 +39,12 @@ pub(super) fn encode_version(version: u64, manifest: &Manifest) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn journal(version: u64, manifest: &Manifest, ops: &[Op]) -> Vec<u8> {
-    let tree = encode(manifest);
-    let mut bytes = version.to_le_bytes().to_vec();
+pub(super) fn journal(begun: &Begun) -> Vec<u8> {
+    let tree = encode(&begun.manifest);
+    let mut bytes = begun.version.to_le_bytes().to_vec();
     bytes.extend((tree.len() as u64).to_le_bytes());
     bytes.extend(tree);
-    for op in ops {
+    for op in &begun.ops {
         // A path holds no NUL byte.
         let text = match op {
             Op::Directory(path, mode) => format!("d{mode} {path}\0"),
@@ -57,7 +57,30 @@ pub(super) fn journal(version: u64, manifest: &Manifest, ops: &[Op]) -> Vec<u8> 
     bytes
 }
 
-pub(super) fn decode_op(text: &str) -> Option<Op> {
+/// A switch as it was written down before its first step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub(super) version: u64,
+    pub(super) manifest: Manifest,
+    pub(super) ops: Vec<Op>,
+}
+
+/// Reads a journal.
+pub(super) fn read_journal(dir: &Dir, name: &str) -> Option<Begun> {
+    let bytes = read(dir, name)?;
+    let (head, rest) = bytes.split_at_checked(16)?;
+    let version = u64::from_le_bytes(head[..8].try_into().ok()?);
+    let length = usize::try_from(u64::from_le_bytes(head[8..].try_into().ok()?)).ok()?;
+    let (manifest, ops) = rest.split_at_checked(length)?;
+    let mut ops = ops.split(|byte| *byte == 0).filter(|op| !op.is_empty());
+    let ops = ops.try_fold(Vec::new(), |mut all, op| {
+        all.push(decode_op(std::str::from_utf8(op).ok()?)?);
+        Some(all)
+    })?;
+    Some(Begun { version, manifest: decode(manifest).ok()?, ops })
+}
+
+fn decode_op(text: &str) -> Option<Op> {
     let (head, path) = text.split_once(' ')?;
     let path = path.to_owned();
     Some(match head.split_at_checked(1)? {
@@ -84,7 +107,7 @@ pub(super) fn write_durably(dir: &Dir, name: &str, body: &[u8]) -> Result<()> {
     dir.sync()
 }
 
-pub(super) fn read(dir: &Dir, name: &str) -> Option<Vec<u8>> {
+fn read(dir: &Dir, name: &str) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(dir.path().join(name)).ok()?;
     let body = bytes.len().checked_sub(4)?;
     let crc = bytes.split_off(body);

@@ -95,9 +95,11 @@ pub(crate) fn open_tree(dirs: &SetDirs, ignore: &Patterns) -> Result<Applier> {
     if !dirs.state_dir.join(LIVE).exists() {
         return Applier::open(dirs);
     }
-    // An interrupted switch is played to its end.
-    let files = InPlace::open(dirs)?;
+    // An interrupted switch is played to its end. What one left that could not be is changed by hand, for whole trees.
+    let mut files = InPlace::open(dirs)?;
     let live = files.live.clone();
+    files.clear_stage()?;
+    files.forget_halves()?;
     drop(files);
     let mut applier = Applier::open(dirs)?;
     if let Some((version, manifest)) = live {

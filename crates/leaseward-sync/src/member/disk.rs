@@ -65,6 +65,15 @@ impl Disk {
         }
     }
 
+    /// Returns the version that is live with its manifest.
+    pub(crate) fn whole(&self) -> Option<(Live, Arc<Manifest>)> {
+        let manifest = match self {
+            Self::Tree(disk) => disk.live_manifest(),
+            Self::Files(disk) => disk.live_manifest().map(Arc::new),
+        };
+        self.live().zip(manifest)
+    }
+
     pub(crate) fn previous_manifest(&self) -> Option<(Live, Arc<Manifest>)> {
         match self {
             Self::Tree(disk) => disk.previous_manifest(),

@@ -82,8 +82,8 @@ pub(crate) struct Now {
     settled: Option<WantedVersion>,
     /// The operator's attempt that was made last.
     attempt: Option<u64>,
-    /// The version whose reload failed here, in which attempt.
-    refused: Option<(WantedVersion, u64)>,
+    /// The version whose reload failed here, in which attempt, and why.
+    refused: Option<(WantedVersion, u64, String)>,
     last: Option<Report>,
     /// The last attempt failed: what this machine was said to hold may have been the reason.
     has_failed: bool,
@@ -284,9 +284,11 @@ impl SetTask {
         if !render::is_needed(&want.spec) && self.now.live == Some(plain) {
             return self.settle(want, goal, opened).await;
         }
-        if self.now.refused == Some((goal, want.attempt)) && !asked {
-            let why = self.now.said.clone().unwrap_or_default();
-            return Err(Error::ReloadFailed { why }.into());
+        if let Some((refused, attempt, why)) = &self.now.refused
+            && (*refused, *attempt) == (goal, want.attempt)
+            && !asked
+        {
+            return Err(Error::ReloadFailed { why: why.clone(), stays: false }.into());
         }
         let Some(prepared) = self.fetch(want, goal, opened).await? else { return Ok(Outcome::Superseded) };
         if self.now.live == Some(prepared.wanted) {

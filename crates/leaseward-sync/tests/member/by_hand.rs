@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use leaseward_state::config::SyncState;
 use leaseward_state::config::spec::{DriftRule, Layout};
+use leaseward_sync::member::Report;
 
 use super::{hook, script};
 use crate::world::*;
@@ -312,4 +313,38 @@ async fn a_set_that_was_forgotten_and_made_anew_is_spoken_of_again() {
     world.want("app", one);
     world.applied("app", 1).await;
     assert_eq!(world.read("app/a"), "1");
+}
+
+#[tokio::test]
+async fn what_was_put_right_stays_though_its_reload_fails_and_is_loaded_once_that_works() {
+    for layout in [Layout::Tree, Layout::Files] {
+        let mut world = World::new();
+        let broken = world.temp.path().join("broken");
+        let reload = script(&format!("! test -e {} || {{ echo it is broken; exit 1; }}", broken.display()));
+        world.keep("app", |spec| (spec.layout, spec.reload, spec.scan_each_ms) = (layout, reload.clone(), 100));
+        world.want("app", world.voter.publish(1, &[("a", "1"), ("b", "same")]));
+        world.applied("app", 1).await;
+        world.want("app", world.voter.publish(2, &[("a", "2"), ("b", "same")]));
+        world.applied("app", 2).await;
+
+        fs::write(&broken, "").unwrap();
+        fs::write(world.path("app/a"), "by hand").unwrap();
+        world.keep("app", |spec| spec.drift = DriftRule::Repair);
+        let is_said = |report: &Report| matches!(&report.state, SyncState::Rejected { version: 2, why } if why.contains("it is broken"));
+        let report = world.until(is_said).await;
+        assert_eq!((report.applied, world.read("app/a")), (2, "2".into()), "{layout:?}: an older version came back");
+        // Also for whoever comes after a death.
+        world.stop().await;
+        world.start();
+        let report = world.until(is_said).await;
+        assert_eq!((report.applied, world.read("app/a")), (2, "2".into()), "{layout:?}: an older version came back");
+        fs::remove_file(&broken).unwrap();
+        world.applied("app", 2).await;
+
+        // A version that is refused goes back to what was live, and not beyond.
+        world.keep("app", |spec| spec.reload = script("! grep -q bad $LEASEWARD_TARGET/a"));
+        world.want("app", world.voter.publish(3, &[("a", "bad"), ("b", "same")]));
+        let report = world.until(|report| matches!(&report.state, SyncState::Rejected { version: 3, .. })).await;
+        assert_eq!((report.applied, world.read("app/a")), (2, "2".into()), "{layout:?}");
+    }
 }

@@ -1,14 +1,15 @@
 //! What is staged becomes live and is loaded; or it is taken back.
 //!
-//! Must stay true: a version whose reload fails does not stay live; a reload that somebody died in is done again.
+//! Must stay true: a version whose reload fails does not stay live, unless it is the one that was loaded before; a reload that
+//! somebody died in is done again. The way back leads to what was live before, never to an older one.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
-use leaseward_state::config::SetStep;
+use leaseward_state::config::{Manifest, SetStep};
 
 use super::due::Due;
 use super::{Opened, Outcome, SetTask};
-use crate::apply::Given;
+use crate::apply::{Given, Live};
 use crate::error::{Error, Result};
 use crate::member::cache::Cache;
 use crate::member::disk::Disk;
@@ -39,16 +40,16 @@ impl SetTask {
 
     /// Makes what is staged live and has it loaded; takes it back if that fails.
     async fn switch(&mut self, want: &WantedSet, goal: WantedVersion, opened: &Opened) -> Result<(), Failure> {
-        self.load(want, goal, opened, |disk| disk.switch().map(drop)).await
+        self.load(want, goal, opened, true).await
     }
 
-    /// Has a version loaded once it is live, and takes it back if that fails.
+    /// Has a version loaded once it is live, and takes it back if that fails. `switches`: what is staged becomes live first.
     async fn load(
         &mut self,
         want: &WantedSet,
         goal: WantedVersion,
         opened: &Opened,
-        make_live: impl FnOnce(&mut Disk) -> Result<()> + Send + 'static,
+        switches: bool,
     ) -> Result<(), Failure> {
         let (member, working, due) = (self.member(want), opened.clone(), Due::of(&self.dirs));
         let running = member.running.clone();
@@ -56,26 +57,36 @@ impl SetTask {
         let done = blocking(move || {
             let mut disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
             let reloads = member.spec.reload.is_some();
-            if reloads {
-                due.note()?;
+            let was =
+                if switches { disk.whole().or_else(|| disk.previous_manifest()) } else { was_loaded(&disk, &due) };
+            if switches {
+                if reloads {
+                    due.note(was.as_ref().map(|(live, _)| *live))?;
+                }
+                disk.switch()?;
             }
-            make_live(&mut disk)?;
-            let loaded = load(&member, &disk, goal.number, before);
-            let is_done = loaded.is_ok() || go_back(&member, &mut disk, &working.cache, goal.number);
-            if reloads && is_done {
+            let Err(why) = load(&member, &disk, goal.number, before) else {
+                return if reloads { due.forget().map(|()| Ok(())) } else { Ok(Ok(())) };
+            };
+            let stays = was.as_ref().is_some_and(|(live, _)| disk.live() == Some(*live));
+            let back = was.filter(|_| !stays);
+            if back.is_some_and(|back| go_back(&member, &mut disk, &working.cache, goal.number, back)) {
                 due.forget()?;
             }
-            Ok(loaded)
+            Ok(Err(Error::ReloadFailed { why, stays }))
         });
         let done = self.telling(&running, goal.number, done).await;
         // What could be switched and what not is the disk's to say.
         let live = opened.with(|disk| Ok(disk.live())).await?;
         self.now.live = live;
-        let Err(why) = done? else { return Ok(()) };
-        self.now.refused = Some((goal, want.attempt));
+        let Err(error) = done? else { return Ok(()) };
+        // What stays is loaded once more; what was taken back is tried again when somebody asks for it.
+        if let Error::ReloadFailed { why, stays: false } = &error {
+            self.now.refused = Some((goal, want.attempt, why.clone()));
+        }
         self.now.settled = None;
         self.finish(opened, None).await;
-        Err(Failure::Local(Error::ReloadFailed { why }))
+        Err(Failure::Local(error))
     }
 
     /// Takes what is live for settled. Whoever died before the reload was done left it to be done.
@@ -87,7 +98,7 @@ impl SetTask {
     ) -> Result<Outcome, Failure> {
         if want.spec.reload.is_some() && Due::of(&self.dirs).is_noted() {
             tracing::info!(set = %self.set, version = goal.number, "its reload was not done to its end: once more");
-            self.load(want, goal, opened, |_| Ok(())).await?;
+            self.load(want, goal, opened, false).await?;
         }
         self.now.settled = Some(goal);
         self.listen(opened).await;
@@ -104,10 +115,23 @@ fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), S
     Run { hook, environment, target: &target, tree: &target, state_dir: &member.state_dir, is_secret }.to_end()
 }
 
+/// Returns the version that was loaded before the reload that is due.
+fn was_loaded(disk: &Disk, due: &Due) -> Option<(Live, Arc<Manifest>)> {
+    match due.before() {
+        Some(before) => disk.whole().into_iter().chain(disk.previous_manifest()).find(|(live, _)| *live == before),
+        None => disk.previous_manifest(),
+    }
+}
+
 /// Makes the version from before live again, as it was, and returns whether it is loaded. What is left of the attempt is said
 /// in the log only: the report names the reason why it was needed.
-fn go_back(member: &Member, disk: &mut Disk, cache: &Cache, failed: u64) -> bool {
-    let Some((before, manifest)) = disk.previous_manifest() else { return false };
+fn go_back(
+    member: &Member,
+    disk: &mut Disk,
+    cache: &Cache,
+    failed: u64,
+    (before, manifest): (Live, Arc<Manifest>),
+) -> bool {
     let back = disk
         .stage(before, &manifest, &mut |digest| cache.get(digest).map(Given::Proven), cache)
         .and_then(|()| disk.switch())
