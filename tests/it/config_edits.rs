@@ -6,12 +6,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use leaseward_raft::limits::PRINTED_WITHIN;
-use leaseward_tests::{Lab, Plan};
+use leaseward_tests::{Lab, Plan, eventually};
 use rustix::fs::XattrFlags;
 use serde_json::Value;
 use tokio::time::Instant;
+
+/// What a member needs to hear of a change by hand and to put it right, with much room.
+const PUT_RIGHT_WITHIN: Duration = Duration::from_secs(3);
 
 async fn lab(machines: usize) -> Lab {
     Lab::start(Plan { machines, ..Plan::default() }).await
@@ -214,6 +218,43 @@ async fn a_set_or_machine_that_was_forgotten_and_is_there_again_is_spoken_of_aga
     lab.until("nobody knows it", async |lab| members(lab, "app").await, all_at(1, 1)).await;
     lab.signal_agent(1, rustix::process::Signal::CONT);
     lab.until("it is there again", async |lab| members(lab, "app").await, all_at(1, 2)).await;
+}
+
+#[tokio::test]
+async fn the_files_of_a_set_that_was_removed_are_put_right_by_nobody() {
+    let lab = lab(1).await;
+    lab.works(&["config", "policy", "app", "drift=repair"]);
+    lab.works(&["config", "put", "app", "app.conf", "--text", "published"]);
+    lab.until("it has it", async |lab| members(lab, "app").await, all_at(1, 1)).await;
+    let file = lab.set_dir(0, "app").join("app.conf");
+    fs::write(&file, "by hand").expect("written");
+    lab.until("it is put right", async |lab| Some(here(lab, 0, "app.conf")), "published".to_owned()).await;
+    lab.works(&["config", "rm", "app"]);
+    // Nothing else changes, by which it could hear of it.
+    let mut round = 0;
+    let is_left_alone = async || {
+        round += 1;
+        let mine = format!("by hand {round}");
+        fs::write(&file, &mine).expect("written");
+        let put_right = Instant::now() + PUT_RIGHT_WITHIN;
+        while Instant::now() < put_right && here(&lab, 0, "app.conf") == mine {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        here(&lab, 0, "app.conf") == mine
+    };
+    eventually("its files are nobody's", is_left_alone).await;
+}
+
+#[tokio::test]
+async fn a_link_that_leads_out_by_way_of_another_is_refused_when_it_is_published() {
+    let lab = lab(0).await;
+    let from = lab.dir().join("from");
+    fs::create_dir_all(from.join("sub")).expect("directories");
+    std::os::unix::fs::symlink(".", from.join("sub/d")).expect("a link");
+    std::os::unix::fs::symlink("d/../../outside", from.join("sub/l")).expect("a link");
+    let (code, _, why) = lab.run(&["config", "publish", "app", "--from", text(&from)]);
+    assert!(code != Some(0) && why.contains("LW0804") && why.contains("sub/l"), "{why}");
+    assert!(!lab.works(&["config", "ls", "-o", "json"]).contains("\"newest\""), "it was published");
 }
 
 fn xattr(path: &Path) -> Option<Vec<u8>> {

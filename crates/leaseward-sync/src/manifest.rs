@@ -224,6 +224,52 @@ fn decode_chunks(text: &str, size: u64, digest: Digest) -> Result<Vec<Chunk>, &'
     }
 }
 
+/// Links that a path may lead through, as kernels have it.
+const LINKS_FOLLOWED_MAX: usize = 40;
+
+/// Returns whether no link of the tree leads out of it, also by way of others: each by itself may stay inside and both
+/// together not. Asked of what is published; members take what was published before this was asked.
+///
+/// # Errors
+/// [`Error::IllegalTree`] with the first one that does.
+pub fn check_links(manifest: &Manifest) -> Result<()> {
+    let links = manifest.entries.iter().filter_map(|entry| match &entry.node {
+        ManifestNode::Symlink { target } => Some((entry.path.as_str(), target.as_str())),
+        _ => None,
+    });
+    let links: BTreeMap<&str, &str> = links.collect();
+    links.iter().try_for_each(|(path, target)| {
+        follow(&links, path, target)
+            .map_err(|why| Error::illegal(path, format!("it is a link to `{target}`, and {why}")))
+    })
+}
+
+/// Goes where a link leads, as far as that is in the tree.
+fn follow(links: &BTreeMap<&str, &str>, path: &str, target: &str) -> Result<(), &'static str> {
+    let mut at: Vec<&str> = path.split('/').collect();
+    at.pop();
+    let mut left: Vec<&str> = target.split('/').rev().collect();
+    let mut followed = 0;
+    while let Some(part) = left.pop() {
+        match part {
+            "" | "." => {}
+            ".." => drop(at.pop().ok_or("that leads out of the tree")?),
+            name => {
+                at.push(name);
+                let Some(target) = links.get(at.join("/").as_str()) else { continue };
+                followed += 1;
+                if followed > LINKS_FOLLOWED_MAX {
+                    // In a circle: nobody gets anywhere by it.
+                    return Ok(());
+                }
+                at.pop();
+                left.extend(target.split('/').rev());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Returns whether this machine would put `manifest` on its disk.
 ///
 /// # Errors

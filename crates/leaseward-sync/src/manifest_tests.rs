@@ -1,9 +1,11 @@
 //! The text form of a manifest: golden bytes, hostile bytes.
 
+use std::collections::BTreeMap;
+
 use expect_test::expect;
 use leaseward_state::config::{Chunk, Manifest, ManifestEntry, ManifestNode};
 
-use super::{check, decode, encode, encode_entry, octal};
+use super::{check, check_links, decode, encode, encode_entry, octal};
 use crate::{Error, digest_of};
 
 fn entry(path: &str, node: ManifestNode) -> ManifestEntry {
@@ -149,4 +151,30 @@ fn modes_and_sizes_are_spelled_as_formatting_spells_them() {
         encode_entry(&mut text, &entry("a", node(vec![chunk, chunk])));
         assert_eq!(text, format!("f 644 {size} {digest} {digest}:{piece},{digest}:{piece} a\n"));
     }
+}
+
+#[test]
+fn links_that_lead_out_only_by_way_of_others_are_refused_when_they_are_published() {
+    let tree = |links: &[(&str, &str)]| {
+        let mut entries: BTreeMap<String, ManifestNode> =
+            BTreeMap::from(["sub", "sub/in"].map(|path| (path.to_owned(), ManifestNode::Directory { mode: 0o755 })));
+        let link = |target: &str| ManifestNode::Symlink { target: target.to_owned() };
+        entries.extend(links.iter().map(|(path, target)| ((*path).to_owned(), link(target))));
+        let entries = entries.into_iter().map(|(path, node)| ManifestEntry { path, node }).collect();
+        Manifest { entries, xattrs: None }
+    };
+    for out in [
+        &[("sub/d", "."), ("sub/l", "d/../../outside")][..],
+        &[("sub/in/a", "../.."), ("sub/b", "in/a/../x")],
+        &[("a", "sub/in/up"), ("sub/in/up", "../.."), ("z", "a/../x")],
+    ] {
+        let tree = tree(out);
+        assert!(check(&tree).is_ok(), "each of them stays inside: {out:?}");
+        assert!(check_links(&tree).unwrap_err().to_string().contains("leads out"), "{out:?}");
+    }
+    // Where it leads need not be there, a circle leads nowhere, and a link to the top of the tree is one that stays.
+    check_links(&tree(&[("a", "b"), ("b", "a")])).unwrap();
+    let fine =
+        [("current", "sub/in"), ("sub/d", "."), ("sub/in/a", "../.."), ("sub/l", "d/in/../none"), ("x", "none/y")];
+    check_links(&tree(&fine)).unwrap();
 }

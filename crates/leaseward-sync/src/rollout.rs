@@ -75,7 +75,7 @@ pub fn next(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout, q
         }
         _ => rollout.released.is_empty(),
     };
-    if members.has_lost_canary(rule, rollout) {
+    if members.has_lost_canary(rule) {
         return Next::Wait(None);
     }
     let canaries = members.canaries(rule);
@@ -96,7 +96,7 @@ pub fn next(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout, q
         let nobody = rollout.released.is_empty();
         return if done && !nobody { Next::Step(RolloutStep::Finish) } else { Next::Wait(None) };
     }
-    let only_canaries = rollout.released.len() <= rule.canaries as usize && !rollout.released.is_empty();
+    let only_canaries = members.are_only_canaries(rule) && !rollout.released.is_empty();
     if !proven && (only_canaries || rule.bake_ms > 0) {
         return Next::Wait(None);
     }
@@ -155,10 +155,15 @@ impl<'a> Members<'a> {
         self.all.iter().filter(|member| member.released && member.connected && member.far < Far::Live).count()
     }
 
+    /// Returns whether nobody but canaries has had his turn. Who is no member any more counts for nothing: another one is the
+    /// canary in his place.
+    fn are_only_canaries(&self, rule: &RolloutRule) -> bool {
+        self.all.iter().filter(|member| member.released).count() <= rule.canaries as usize
+    }
+
     /// Returns whether a canary went away after its turn, while nobody else had his: perhaps it is the version that took it away.
-    fn has_lost_canary(&self, rule: &RolloutRule, rollout: &Rollout) -> bool {
-        rollout.released.len() <= rule.canaries as usize
-            && self.all.iter().any(|member| member.released && !member.connected)
+    fn has_lost_canary(&self, rule: &RolloutRule) -> bool {
+        self.are_only_canaries(rule) && self.all.iter().any(|member| member.released && !member.connected)
     }
 
     fn canaries(&self, rule: &RolloutRule) -> Vec<MachineName> {
@@ -194,7 +199,7 @@ fn far(sync: Option<&MemberSync>, version: u64) -> Far {
 #[must_use]
 pub fn waits_for(state: &State, name: &SetName, set: &ConfigSet, rollout: &Rollout) -> BTreeSet<MachineName> {
     let members = Members::of(state, name, set, rollout);
-    let lost = members.has_lost_canary(&set.spec.rollout, rollout);
+    let lost = members.has_lost_canary(&set.spec.rollout);
     let is_late = |member: &&Member<'_>| if member.connected { member.far < Far::Live } else { lost };
     let late = members.all.iter().filter(|member| member.released).filter(is_late);
     late.map(|member| member.name.clone()).collect()

@@ -120,6 +120,25 @@ impl Cluster {
 }
 
 #[test]
+fn who_is_canary_in_place_of_one_that_was_removed_is_waited_for_like_the_first() {
+    for bake_ms in [0, 100] {
+        let rule = RolloutRule { canaries: 1, bake_ms, ..RolloutRule::default() };
+        let mut cluster = Cluster::new(&["m1", "m2", "m3", "m4"], rule);
+        assert_eq!(cluster.step(0), "m1");
+        cluster.lose("m1");
+        assert_eq!(cluster.step(500), "wait", "perhaps it is the version that took it away");
+        cluster.done(Command::RemoveMachine { machine: name("m1") });
+        assert_eq!(cluster.step(500), "m2");
+        assert_eq!(cluster.step(500), "wait", "the canary is on its way, bake {bake_ms}");
+        cluster.lose("m2");
+        assert_eq!(cluster.step(500), "wait", "the canary is away, bake {bake_ms}");
+        cluster.open("m2");
+        cluster.applied(&["m2"], 2);
+        assert_eq!(cluster.step(500), "m3 m4");
+    }
+}
+
+#[test]
 fn canaries_come_first_prove_themselves_and_then_batches() {
     let canary_labels = BTreeMap::from([("role".into(), "canary".into())]);
     let rule = RolloutRule { canaries: 1, canary_labels, max_unavailable: 2, bake_ms: 100, ..RolloutRule::default() };

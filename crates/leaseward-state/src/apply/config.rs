@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Outcome;
+use super::feature::REMOVALS_ARE_HEARD;
 use super::machine::not_found as no_machine;
 use crate::command::{PublishSet, Reply};
 use crate::config::{MemberSync, SyncState, Version};
@@ -153,6 +154,12 @@ impl State {
 
     pub(super) fn remove_set(&mut self, name: &SetName, events: &mut Vec<Event>) -> Outcome {
         let set = self.sets.remove(name).ok_or_else(|| no_set(name))?;
+        if self.feature_level >= REMOVALS_ARE_HEARD {
+            let members: Vec<_> = self.members_of(&set).map(|(machine, _)| machine.clone()).collect();
+            for machine in members {
+                self.orders_changed(&machine);
+            }
+        }
         self.config_bytes -= set.bytes();
         self.touched.insert(RecordKey::Set(name.clone()));
         self.touched.extend(set.versions.keys().map(|number| RecordKey::Version(name.clone(), *number)));

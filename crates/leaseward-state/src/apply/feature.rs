@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::state::State;
 
 /// The level that this build can read. A new cluster begins with it.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// From this level on an agent's session is superseded, and its sweep believed, by those that come after the last one only
 /// ([`crate::session::Incarnation::follows`]). Earlier releases drew their instances by lot.
@@ -25,6 +25,10 @@ pub(crate) const OLDEST_ANSWERS_GO: u32 = 2;
 /// From this level on a version that is live everywhere is what the next one goes back to, also if it was still to prove itself
 /// ([`State::is_live_everywhere`]). Earlier releases went back to what was before both.
 pub(super) const LIVE_IS_GOOD: u32 = 2;
+
+/// From this level on the members of a set that is removed hear of it. Earlier releases left them with it until something else
+/// changed: they went on putting its files right.
+pub(super) const REMOVALS_ARE_HEARD: u32 = 3;
 
 impl Command {
     /// Returns the feature level that this command came with.

@@ -50,6 +50,8 @@ pub(crate) struct Follow {
     set: SetName,
     path: String,
     known: Revision,
+    /// The newest that was ever known: of a set that is gone nothing is, and a voter that is behind still has it.
+    newest: Revision,
     /// The manifest that was looked at last, and what it has: a set changes more often than its content.
     looked_at: Option<(Digest, Found)>,
 }
@@ -57,7 +59,7 @@ pub(crate) struct Follow {
 impl Follow {
     pub(crate) fn new(client: Client, set: SetName, path: String) -> Self {
         let source = FromVoters::of(&client);
-        Self { client, source, set, path, known: Revision(0), looked_at: None }
+        Self { client, source, set, path, known: Revision(0), newest: Revision(0), looked_at: None }
     }
 
     /// Returns the set as it is now.
@@ -88,11 +90,15 @@ impl Follow {
             match answer {
                 Ok(Answer::Set(view)) => {
                     // A voter that is behind must not take us back; a set that is gone has no revision.
-                    if view.revision > self.known || (view.revision == Revision(0) && self.known > Revision(0)) {
+                    if is_news(view.revision, self.known, self.newest) {
                         return Ok(view);
                     }
-                    pause = CONFIG_RETRY.0;
-                    continue;
+                    if view.revision <= self.known {
+                        pause = CONFIG_RETRY.0;
+                        continue;
+                    }
+                    debug!(set = %self.set, "a voter has not heard that the set is gone");
+                    self.client.rotate().await;
                 }
                 // It speaks another protocol, and will tomorrow. Other refusals are those of a node that stops.
                 Err(CallError::Refused { code, why }) if code == "LW0703" => return Err(Error::Failed { code, why }),
@@ -110,6 +116,7 @@ impl Follow {
     /// Says that a view has been dealt with: the next news are later ones.
     pub(crate) fn done(&mut self, view: &SetView) {
         self.known = view.revision;
+        self.newest = self.newest.max(view.revision);
     }
 
     /// Waits until the client speaks with another node than it did.
@@ -245,6 +252,12 @@ fn look(tree: &Manifest, path: &str) -> Found {
     }
 }
 
+/// Returns whether a view of this revision says something later than what is `known`: zero of a set that is gone.
+fn is_news(revision: Revision, known: Revision, newest: Revision) -> bool {
+    let is_gone = revision == Revision(0) && known > Revision(0);
+    is_gone || revision > newest
+}
+
 #[cfg(test)]
 mod tests {
     use leaseward_state::config::ManifestEntry;
@@ -294,5 +307,14 @@ mod tests {
         for blob in [frame(), Blob::Plain(b"right".to_vec()), Blob::Frame(vec![1, 2, 3].into())] {
             assert_eq!(opened(wrong, blob).unwrap_err().code(), "LW0802");
         }
+    }
+
+    #[test]
+    fn after_a_removal_a_voter_that_is_behind_takes_nobody_back() {
+        let [none, five, six] = [0, 5, 6].map(Revision);
+        assert!(is_news(five, none, none) && is_news(six, five, five) && !is_news(five, five, five));
+        assert!(is_news(none, five, five), "it is gone");
+        assert!(!is_news(none, none, five) && !is_news(five, none, five), "what was removed is heard of again");
+        assert!(is_news(six, none, five), "it was made anew");
     }
 }

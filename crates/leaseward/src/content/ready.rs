@@ -38,6 +38,7 @@ impl QuorumContent {
     /// manifest; [`Error::Unavailable`](crate::Error::Unavailable) if no quorum keeps them.
     pub async fn ready(&self, base: Option<Option<(u64, Digest)>>, manifest: Digest) -> Result<Ready> {
         let next = self.manifest(manifest).await?;
+        leaseward_sync::manifest::check_links(&next).map_err(super::failed)?;
         let (files, bytes) = next.totals();
         if let Some(base) = base
             && self.can_be_built_upon(base).await
