@@ -1,9 +1,10 @@
 //! What is mounted here, by the kernel's own table; and who keeps a mount busy.
 //!
 //! Must stay true: a mount counts as gone only when neither our mount table nor, where it says so, that of another
-//! process has it. Nothing is ever unmounted lazily. A file system is told from another by its device, however the
-//! operator wrote it: by path, by link, by label, or as the file behind a loop device. Reading a table touches no
-//! file system that is mounted, so a dead server of a remote one does not hang us here.
+//! process has it. Nothing is ever unmounted lazily. Before it is mounted, a file system is told from another by its
+//! device, however the operator wrote it: by path, by link, by label, or as the file behind a loop device. From then on
+//! by what the kernel calls it: names lead elsewhere when a path to a disk is lost. Reading a table touches no file
+//! system that is mounted, so a dead server of a remote one does not hang us here.
 
 mod holders;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use leaseward_state::server::Mount;
 use nix::mount::MsFlags;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 pub(crate) use holders::{holders, mounted_elsewhere};
@@ -25,8 +27,33 @@ pub(crate) use holders::{holders, mounted_elsewhere};
 pub(crate) struct Mounted {
     pub(crate) point: PathBuf,
     pub(crate) source: String,
+    /// The kernel's number of the file system, `major:minor`.
+    number: String,
     /// Whether what is mounted below it is also mounted in copies of it in other mount namespaces.
     shared: bool,
+}
+
+/// What the kernel calls a file system for as long as it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    number: String,
+    source: String,
+}
+
+impl Mounted {
+    pub(crate) fn identity(&self) -> Identity {
+        Identity { number: self.number.clone(), source: self.source.clone() }
+    }
+
+    /// Returns whether it may be what was seen before. One of the two is enough: btrfs changes its source when another
+    /// path to its disk comes up.
+    pub(crate) fn may_be(&self, seen: &Identity) -> bool {
+        self.has_number_of(seen) || self.source == seen.source
+    }
+
+    fn has_number_of(&self, seen: &Identity) -> bool {
+        self.number == seen.number
+    }
 }
 
 /// Reads this process's mount table, in the order of mounting: of several at one place the last one is on top.
@@ -38,10 +65,11 @@ fn parse(text: &str) -> Vec<Mounted> {
     let line = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let mut left = left.split(' ');
-        let point = PathBuf::from(unescape(left.nth(4)?));
+        let number = left.nth(2)?.to_owned();
+        let point = PathBuf::from(unescape(left.nth(1)?));
         let shared = left.skip(1).any(|tag| tag.starts_with("shared:"));
         let source = unescape(right.split(' ').nth(1)?).to_string_lossy().into_owned();
-        Some(Mounted { point, source, shared })
+        Some(Mounted { point, source, number, shared })
     };
     text.lines().filter_map(line).collect()
 }
@@ -133,11 +161,18 @@ mod tests {
         let text = "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
                     30 27 0:30 /x /a\\040b rw - tmpfs none rw\n\
                     31 27 0:31 / /c rw shared:2 master:1 - nfs host:/e rw\nnonsense\n";
-        let line = |point: &str, source: &str, shared| Mounted { point: point.into(), source: source.into(), shared };
-        assert_eq!(
-            parse(text),
-            [line("/", "/dev/vda", true), line("/a b", "none", false), line("/c", "host:/e", true)]
-        );
+        let line = |point: &str, source: &str, number: &str, shared| Mounted {
+            point: point.into(),
+            source: source.into(),
+            number: number.into(),
+            shared,
+        };
+        let [root, plain, remote] = [
+            line("/", "/dev/vda", "254:0", true),
+            line("/a b", "none", "0:30", false),
+            line("/c", "host:/e", "0:31", true),
+        ];
+        assert_eq!(parse(text), [root, plain, remote]);
     }
 
     #[test]
@@ -146,7 +181,8 @@ mod tests {
         let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
         fs::write(&disk, "").unwrap();
         std::os::unix::fs::symlink(&disk, &link).unwrap();
-        let found = |source: &str| Mounted { point: "/x".into(), source: source.into(), shared: false };
+        let found =
+            |source: &str| Mounted { point: "/x".into(), source: source.into(), number: "8:1".into(), shared: false };
         let mount = |device: &str| Mount {
             device: device.into(),
             at: "/x".into(),

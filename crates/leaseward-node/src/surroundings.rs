@@ -29,6 +29,7 @@ use crate::files::{self, Files};
 use crate::hook::{HookOutcome, Program, end_left_over};
 use crate::protocol::{Order, Work};
 use crate::shim::{DEFAULT_PATH, marks};
+use mounts::Begun;
 
 /// Until when what is done for a server may go on: its deadline, as far as it is extended; zero calls it off.
 pub(crate) type Until = watch::Receiver<BootInstant>;
@@ -48,6 +49,9 @@ pub(crate) struct Record {
     reached: Reached,
     /// Whether `post_start` was run, or need not be.
     greeted: bool,
+    /// Those of its mounts that were begun. None in a record of an agent that did not note them.
+    #[serde(default)]
+    mounts: Option<Vec<Begun>>,
 }
 
 /// A step that failed.
@@ -105,20 +109,23 @@ impl Surroundings {
         if !is_surrounded(&self.spec) {
             return Ok(None);
         }
-        let stands = self
-            .record()?
+        let before = self.record()?;
+        let stands = before
+            .as_ref()
             .is_some_and(|record| record.order.token == self.order.token && record.reached == Reached::PreStart);
+        let mounts = before.map_or(Some(Vec::new()), |record| record.mounts);
+        let mut record = Record { order: self.order.clone(), reached: Reached::Mounts, greeted: false, mounts };
         if !stands {
-            self.note(Reached::Mounts)?;
+            self.note(&mut record, Reached::Mounts)?;
         }
         let limited = cgroup::limit(&self.order.server, &self.spec.limits);
         let cgroup = limited.map_err(|why| Failure { outcome: HookOutcome::WrongHere, ..Failure::launch(why) })?;
         if !stands {
-            self.mount_all(until).await?;
-            self.note(Reached::Addresses)?;
+            self.mount_all(&mut record, until).await?;
+            self.note(&mut record, Reached::Addresses)?;
             self.claim_addresses(until).await?;
         }
-        self.note(Reached::PreStart)?;
+        self.note(&mut record, Reached::PreStart)?;
         self.hook_if_any(HookStep::PreStart, Some(until)).await?;
         Ok(cgroup)
     }
@@ -142,7 +149,7 @@ impl Surroundings {
             self.release_addresses().await?;
             self.lower(&mut record, Reached::Mounts)?;
         }
-        self.unmount_all().await?;
+        self.unmount_all(&record).await?;
         cgroup::remove(&self.order.server).await;
         let path = self.files.around();
         let gone = std::fs::remove_file(&path);
@@ -170,8 +177,9 @@ impl Surroundings {
         Ok(())
     }
 
-    fn note(&self, reached: Reached) -> Result<(), Failure> {
-        self.write(&Record { order: self.order.clone(), reached, greeted: false }).map_err(Failure::launch)
+    fn note(&self, record: &mut Record, reached: Reached) -> Result<(), Failure> {
+        record.reached = reached;
+        self.write(record).map_err(Failure::launch)
     }
 
     fn lower(&self, record: &mut Record, reached: Reached) -> Result<(), Failure> {

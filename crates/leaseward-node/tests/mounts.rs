@@ -33,6 +33,30 @@ impl Drop for Squatter {
     }
 }
 
+/// A disk with a file system, behind a loop device; detached when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn new(stage: &Stage) -> Option<Self> {
+        let image = stage.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+        let image = image.to_str().unwrap();
+        run("mkfs.ext4", &["-q", "-F", image]);
+        let attached = Command::new("losetup").args(["-f", "--show", image]).output();
+        let Some(attached) = attached.ok().filter(|attached| attached.status.success()) else {
+            println!("LEFT OUT: this machine has no loop devices");
+            return None;
+        };
+        Some(Self(String::from_utf8(attached.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).output();
+    }
+}
+
 fn needs_root() -> bool {
     if !is_root() {
         println!("LEFT OUT: mounts need root");
@@ -150,6 +174,81 @@ async fn a_disk_goes_with_its_server_although_later_servers_copied_its_mount() {
     assert!(why.contains("foreign is mounted there"), "{why}");
     assert_eq!(mounted(&at).len(), 1);
     supervisor.stop(&other, TOKEN, StopMode::Force).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mount_whose_device_lost_its_name_is_unmounted_all_the_same() {
+    let _alone = alone_async().await;
+    if needs_root() {
+        return;
+    }
+    let stage = Stage::new(None);
+    let ground = Ground::new(stage.path());
+    std::fs::create_dir(stage.path().join("ground/origin")).unwrap();
+    let (at, origin, moved) = (ground.at("data"), ground.at("origin"), ground.at("moved"));
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    let mut story = async |device: &str, options: &[&str], lose: &dyn Fn()| {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mount = Mount { device: device.to_owned(), at: at.clone(), fs_type: String::new(), options };
+        let spec = ServerSpec { mounts: vec![mount], ..shell("exec sleep 60") };
+        supervisor.start(order(spec)).await.unwrap();
+        assert_eq!(mounted(&at).len(), 1);
+        lose();
+        timeout(PATIENCE, supervisor.stop(&pay(), TOKEN, StopMode::Force)).await.unwrap().unwrap();
+        assert_eq!((mounted(&at), exited(&mut events).await), (vec![], Exit::Signal(9)), "{device}");
+    };
+    story(&origin, &["bind"], &|| std::fs::rename(&origin, &moved).unwrap()).await;
+
+    let Some(disk) = Loop::new(&stage) else { return };
+    let link = stage.path().join("by-id");
+    let device = link.to_str().unwrap();
+    std::os::unix::fs::symlink(&disk.0, &link).unwrap();
+    story(device, &[], &|| std::fs::remove_file(&link).unwrap()).await;
+    std::os::unix::fs::symlink(&disk.0, &link).unwrap();
+    story(device, &[], &|| {
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_may_be_a_mount_that_nobody_noted_keeps_the_stop_waiting() {
+    let _alone = alone_async().await;
+    if needs_root() {
+        return;
+    }
+    let stage = Stage::new(None);
+    let ground = Ground::new(stage.path());
+    let (at, origin, moved) = (ground.at("data"), ground.at("origin"), ground.at("moved"));
+    let mount =
+        Mount { device: origin.clone(), at: at.clone(), fs_type: String::new(), options: vec!["bind".to_owned()] };
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    let record = stage.path().join("run/pay-0.around");
+    // As an agent of an earlier release left it; and one that died while the mount was made.
+    let old = |record: &mut serde_json::Value| drop(record.as_object_mut().unwrap().remove("mounts").unwrap());
+    let died = |record: &mut serde_json::Value| record["mounts"][0]["seen"] = serde_json::Value::Null;
+    for forget in [&old as &dyn Fn(&mut serde_json::Value), &died] {
+        std::fs::create_dir(&origin).unwrap();
+        supervisor.start(order(ServerSpec { mounts: vec![mount.clone()], ..shell("exec sleep 60") })).await.unwrap();
+        words(&mut events, "ready").await;
+        let mut noted = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        forget(&mut noted);
+        std::fs::write(&record, serde_json::to_vec(&noted).unwrap()).unwrap();
+        std::fs::rename(&origin, &moved).unwrap();
+        let name = pay();
+        let stop = supervisor.stop(&name, TOKEN, StopMode::Force);
+        tokio::pin!(stop);
+        assert!(timeout(Duration::from_millis(400), &mut stop).await.is_err(), "told while it was mounted");
+        let (_, Happened::Stuck { step: HookStep::Unmount, why }) = next(&mut events).await else {
+            panic!("not stuck")
+        };
+        assert!(why.contains(&format!("may be {origin}")) && mounted(&at).len() == 1, "{why}");
+        run("umount", &[&at]);
+        timeout(PATIENCE, stop).await.unwrap().unwrap();
+        exited(&mut events).await;
+        std::fs::remove_dir(&moved).unwrap();
+    }
 }
 
 #[tokio::test]

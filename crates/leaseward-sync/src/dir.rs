@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use leaseward_state::config::Digest;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, at};
@@ -59,6 +59,15 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// One file or directory, whatever it is named. When it was made tells it from a later one with the same number, where the
+/// file system keeps that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inode {
+    device: (u32, u32),
+    number: u64,
+    born: (i64, u32),
 }
 
 /// What a directory entry is.
@@ -123,6 +132,20 @@ impl Dir {
         }
     }
 
+    /// Returns which inode stands at `name`, one part, if any does.
+    pub(crate) fn inode(&self, name: impl AsRef<OsStr>) -> Result<Option<Inode>> {
+        let name = Path::new(name.as_ref());
+        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        match rustix::fs::statx(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
+            Ok(stat) => {
+                let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+                Ok(Some(Inode { device: (stat.stx_dev_major, stat.stx_dev_minor), number: stat.stx_ino, born }))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io("look at", self.path.join(name), error)),
+        }
+    }
+
     /// Returns the names in this directory, in ascending order.
     pub(crate) fn names(&self) -> Result<Vec<OsString>> {
         let mut names = Vec::new();
@@ -170,6 +193,20 @@ impl Dir {
             .map_err(at("exchange", self.path.join(other)))
     }
 
+    /// Makes `name` here and `theirs` in `other` change places in one step.
+    pub(crate) fn exchange_with(&self, name: impl AsRef<OsStr>, other: &Self, theirs: &str) -> Result<()> {
+        let name = Path::new(name.as_ref());
+        rustix::fs::renameat_with(&self.fd, name, &other.fd, theirs, RenameFlags::EXCHANGE)
+            .map_err(at("exchange", self.path.join(name)))
+    }
+
+    /// Renames `name` here to `to` in `other`, where nothing may stand.
+    pub(crate) fn move_to(&self, name: impl AsRef<OsStr>, other: &Self, to: impl AsRef<OsStr>) -> Result<()> {
+        let (name, to) = (Path::new(name.as_ref()), Path::new(to.as_ref()));
+        rustix::fs::renameat_with(&self.fd, name, &other.fd, to, RenameFlags::NOREPLACE)
+            .map_err(at("rename", self.path.join(name)))
+    }
+
     pub(crate) fn set_mode(&self, mode: u32) -> Result<()> {
         rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode)).map_err(at("set the mode of", &self.path))
     }
@@ -210,6 +247,15 @@ impl Dir {
     pub(crate) fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
         match rustix::fs::unlinkat(&self.fd, Path::new(name.as_ref()), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(Error::io("remove", self.path.join(name.as_ref()), error)),
+        }
+    }
+
+    /// Removes the directory `name`, if it is there and empty; returns whether it is gone.
+    pub(crate) fn remove_empty(&self, name: impl AsRef<OsStr>) -> Result<bool> {
+        match rustix::fs::unlinkat(&self.fd, Path::new(name.as_ref()), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
             Err(error) => Err(Error::io("remove", self.path.join(name.as_ref()), error)),
         }
     }

@@ -192,3 +192,11 @@ pub const PROGRESS_EACH: Duration = Duration::from_secs(1);
 /// Of what a member says of a version that it refuses, so many characters are kept with the rollout that stops for it; the
 /// member's own report has the rest.
 pub const REASON_CHARS: usize = 300;
+
+/// How often after a switch it is looked what programs did in the old tree: the second look finds nothing, unless somebody
+/// stands in that tree and writes on.
+pub const CARRY_PASSES_MAX: usize = 8;
+
+/// How often a path is given back to a program that puts a newer file there at the same moment: it would have to hit some
+/// microseconds each time.
+pub const CARRY_SWAPS_MAX: usize = 8;

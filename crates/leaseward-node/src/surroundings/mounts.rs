@@ -1,28 +1,81 @@
 //! A server's mounts, in their order and back, by the system's own `mount` and `umount`.
 //!
 //! Must stay true: what is mounted already from the right device is done; a place where something else is mounted is
-//! refused and left alone. Unmounting is done when the mount table says so, whatever a program or a hook said.
+//! refused and left alone. Unmounting is done when the mount table says so, whatever a program or a hook said, and
+//! whatever has become of the device's name since: it goes by what was noted of the mount. Where nothing was noted,
+//! what stands at the place and cannot be told from ours keeps the server from ending.
+
+use std::path::{Path, PathBuf};
 
 use leaseward_state::server::{HookStep, Mount};
+use serde::{Deserialize, Serialize};
 
-use super::{Failure, Surroundings, Until};
+use super::{Failure, Record, Surroundings, Until, transient};
 use crate::hook::HookOutcome;
 use crate::limits::MOUNTS_STACKED_MAX;
-use crate::mount::{Mounted, holders, is_from, let_unmounts_spread, mounted_elsewhere, place, table};
+use crate::mount::{Identity, Mounted, holders, is_from, let_unmounts_spread, mounted_elsewhere, place, table};
+
+/// A mount that may stand. While its program runs, and after an agent that died meanwhile, it is not known as what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Begun {
+    /// As the server's specification has it.
+    at: String,
+    /// Where the mount table had it, and as what. Both outlive the names that led there.
+    seen: Option<(PathBuf, Identity)>,
+}
+
+/// What is to be unmounted at one place, and how it is told from what others mounted there.
+struct Leaving<'a> {
+    mount: &'a Mount,
+    point: PathBuf,
+    seen: Option<&'a Identity>,
+    /// Whatever stands there is ours.
+    any: bool,
+    /// What stands there and is not known may be ours.
+    unsure: bool,
+}
+
+impl<'a> Leaving<'a> {
+    /// `record` is what was noted of the server's mounts.
+    fn of(mount: &'a Mount, record: &'a Record, any: bool) -> Self {
+        let begun = record.mounts.as_ref().map(|all| all.iter().rfind(|begun| begun.at == mount.at));
+        let unsure = begun.is_none_or(|begun| begun.is_some_and(|begun| begun.seen.is_none()));
+        match begun.flatten().and_then(|begun| begun.seen.as_ref()) {
+            Some((point, seen)) => Self { mount, point: point.clone(), seen: Some(seen), any, unsure },
+            None => Self { mount, point: place(&mount.at), seen: None, any, unsure },
+        }
+    }
+
+    fn is_ours(&self, found: &Mounted) -> bool {
+        found.point == self.point
+            && (self.any || self.seen.is_some_and(|seen| found.may_be(seen)) || is_from(found, self.mount))
+    }
+}
 
 impl Surroundings {
-    /// Mounts everything: the hook `mount`, or ours.
-    pub(super) async fn mount_all(&self, until: &Until) -> Result<(), Failure> {
-        if self.hook_if_any(HookStep::Mount, Some(until)).await? {
+    /// Mounts everything: the hook `mount`, or ours. Each is noted in `record` before it begins and when it stands.
+    pub(super) async fn mount_all(&self, record: &mut Record, until: &Until) -> Result<(), Failure> {
+        if self.hook(HookStep::Mount).is_some() {
+            for mount in &self.spec.mounts {
+                self.note_mount(record, mount, None)?;
+            }
+            self.hook_if_any(HookStep::Mount, Some(until)).await?;
+            let table = table().map_err(|e| transient(HookStep::Mount, format!("read the mount table: {e}")))?;
+            for mount in &self.spec.mounts {
+                let at = place(&mount.at);
+                if let Some(found) = table.iter().rfind(|found| found.point == at) {
+                    self.note_mount(record, mount, Some(found))?;
+                }
+            }
             return Ok(());
         }
         for mount in &self.spec.mounts {
-            self.mount(mount, until).await?;
+            self.mount(record, mount, until).await?;
         }
         Ok(())
     }
 
-    async fn mount(&self, mount: &Mount, until: &Until) -> Result<(), Failure> {
+    async fn mount(&self, record: &mut Record, mount: &Mount, until: &Until) -> Result<(), Failure> {
         let failed = |outcome, why: String| Failure::of(HookStep::Mount, outcome, format!("{}: {why}", mount.at));
         let transient = |why: String| failed(HookOutcome::Transient, why);
         let read = || table().map_err(|e| transient(format!("read the mount table: {e}")));
@@ -35,65 +88,80 @@ impl Surroundings {
         let before = read()?;
         if let Some(found) = before.iter().rfind(|found| found.point == at) {
             if is_from(found, mount) {
-                return Ok(());
+                return self.note_mount(record, mount, Some(found));
             }
             return Err(failed(HookOutcome::WrongHere, format!("{} is mounted there", found.source)));
         }
         let_unmounts_spread(&before, &at);
+        self.note_mount(record, mount, None)?;
         self.run_builtin(HookStep::Mount, mount_command(mount), Some(until)).await?;
-        if read()?.iter().any(|found| found.point == at) {
-            return Ok(());
+        if let Some(found) = read()?.iter().rfind(|found| found.point == at) {
+            return self.note_mount(record, mount, Some(found));
         }
         Err(failed(HookOutcome::Unknown, format!("mounted, but {} is not in the mount table", at.display())))
     }
 
+    fn note_mount(&self, record: &mut Record, mount: &Mount, found: Option<&Mounted>) -> Result<(), Failure> {
+        if let Some(mounts) = &mut record.mounts {
+            mounts.retain(|begun| begun.at != mount.at);
+            let seen = found.map(|found| (found.point.clone(), found.identity()));
+            mounts.push(Begun { at: mount.at.clone(), seen });
+        }
+        self.write(record).map_err(|why| transient(HookStep::Mount, format!("{}: {why}", mount.at)))
+    }
+
     /// Unmounts everything, in reverse order: the hook `unmount`, or ours. Waits until the mount table proves it.
-    pub(super) async fn unmount_all(&self) -> Result<(), Failure> {
+    pub(super) async fn unmount_all(&self, record: &Record) -> Result<(), Failure> {
         let by_hook = self.hook_if_any(HookStep::Unmount, None).await?;
+        // A hook that mounts may do so from any device.
+        let any = by_hook || self.hook(HookStep::Mount).is_some();
         for mount in self.spec.mounts.iter().rev() {
-            self.unmount(mount, by_hook).await?;
+            self.unmount(&Leaving::of(mount, record, any), by_hook).await?;
         }
         Ok(())
     }
 
-    async fn unmount(&self, mount: &Mount, by_hook: bool) -> Result<(), Failure> {
-        let at = place(&mount.at);
+    async fn unmount(&self, leaving: &Leaving<'_>, by_hook: bool) -> Result<(), Failure> {
+        let at = &leaving.point;
         let stuck =
             |why: String| Failure::of(HookStep::Unmount, HookOutcome::NeedsFence, format!("{}: {why}", at.display()));
-        // A hook that mounts may do so from any device.
-        let any = by_hook || self.hook(HookStep::Mount).is_some();
-        let ours = |found: &Mounted| found.point == at && (any || is_from(found, mount));
         let mut left = MOUNTS_STACKED_MAX;
         loop {
             let found = table().map_err(|e| stuck(format!("read the mount table: {e}")))?;
-            let Some(mounted) = found.iter().rfind(|found| ours(found)) else { break };
-            let top = found.iter().rfind(|found| found.point == at).unwrap_or(mounted);
+            let top = found.iter().rfind(|found| found.point == *at);
+            let Some(mounted) = found.iter().rfind(|found| leaving.is_ours(found)) else {
+                let Some(top) = top.filter(|_| leaving.unsure) else { break };
+                let why =
+                    format!("{} is mounted there and may be {}; unmount it by hand", top.source, leaving.mount.device);
+                return Err(stuck(why));
+            };
+            let top = top.unwrap_or(mounted);
             if top != mounted {
                 return Err(stuck(format!("{} is mounted over it", top.source)));
             }
             if by_hook || left == 0 {
-                return Err(stuck(format!("{} is still mounted; {}", mounted.source, self.holders(mount).await)));
+                return Err(stuck(format!("{} is still mounted; {}", mounted.source, holders_of(at).await)));
             }
             left -= 1;
             let command = vec!["umount".to_owned(), at.to_string_lossy().into_owned()];
             if let Err(failure) = self.run_builtin(HookStep::Unmount, command, None).await {
-                return Err(stuck(format!("{}; {}", failure.why, self.holders(mount).await)));
+                return Err(stuck(format!("{}; {}", failure.why, holders_of(at).await)));
             }
         }
-        let (mount, point) = (mount.clone(), at.clone());
-        let elsewhere = tokio::task::spawn_blocking(move || mounted_elsewhere(&mount, &point)).await;
+        let (mount, seen, point) = (leaving.mount.clone(), leaving.seen.cloned(), at.clone());
+        let elsewhere = tokio::task::spawn_blocking(move || mounted_elsewhere(&mount, seen.as_ref(), &point)).await;
         match elsewhere {
             Ok(None) => Ok(()),
             Ok(Some(why)) => Err(stuck(why)),
             Err(error) => Err(stuck(error.to_string())),
         }
     }
+}
 
-    async fn holders(&self, mount: &Mount) -> String {
-        let at = place(&mount.at);
-        let said = tokio::task::spawn_blocking(move || holders(&at)).await.unwrap_or_default();
-        if said.is_empty() { "nobody is seen to hold it".to_owned() } else { said }
-    }
+async fn holders_of(point: &Path) -> String {
+    let point = point.to_owned();
+    let said = tokio::task::spawn_blocking(move || holders(&point)).await.unwrap_or_default();
+    if said.is_empty() { "nobody is seen to hold it".to_owned() } else { said }
 }
 
 fn mount_command(mount: &Mount) -> Vec<String> {

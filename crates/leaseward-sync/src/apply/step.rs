@@ -22,6 +22,7 @@ pub(crate) enum Step {
     Stamp,
     SaveRecord,
     Switch,
+    Carry,
     SyncParent,
     KeepPrevious,
     DropRecords,

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use leaseward_state::config::Manifest;
 
+use super::carry::{Carried, Trees};
 use super::record::{self, Record, Stamp, check_tree, settle_stamps, unlink_shared};
 use super::slot::{Phase, Standing, State, root_id};
 use super::step::Step;
-use super::{Applied, Applier, Ready, carry};
+use super::{Applied, Applier, Ready};
 use crate::dir::Dir;
 #[cfg(test)]
 use crate::error::Error;
@@ -27,8 +28,11 @@ impl Applier {
         };
         let before = *self.slots.state();
         let root = self.parent.child(&self.names.next)?;
+        let mut carried = None;
         if exists {
-            carry::carry(&self.parent.child(&self.names.live)?, &root, &manifest, &self.ignore)?;
+            let from = self.parent.child(&self.names.live)?;
+            let trees = Trees { from: &from, to: &root, aside: (&self.parent, &self.names.gone) };
+            carried = Some(Carried::begin(trees, &manifest, &self.ignore, &mut self.steps)?);
         }
         self.steps.before(Step::Check)?;
         let stamps = check_tree(&root, &manifest, &expected, self.owner)?;
@@ -36,9 +40,11 @@ impl Applier {
         let next = Standing { version: wanted.version, manifest: wanted.manifest, root: next };
         self.write_state(State { phase: Phase::Staged, next: Some(next), ..before })?;
         self.exchange(exists)?;
-        if exists {
-            // What a program wrote between the first look and the switch.
-            carry::carry(&self.parent.child(&self.names.next)?, &root, &manifest, &self.ignore)?;
+        if let Some(carried) = carried {
+            // What programs did between the first look and the switch.
+            let from = self.parent.child(&self.names.next)?;
+            let trees = Trees { from: &from, to: &root, aside: (&self.parent, &self.names.gone) };
+            carried.follow(trees, &manifest, &self.ignore, &mut self.steps)?;
         }
         self.put_aside_previous()?;
         let displaced = root_id(&self.parent, &self.names.next)?;

@@ -1,6 +1,7 @@
 //! Stories of applying versions on real directories.
 
 mod ahead;
+mod carried;
 mod death;
 mod full;
 mod hostile;
