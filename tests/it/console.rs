@@ -1,21 +1,20 @@
 //! The console in a real browser: it shows what the cluster does while it does it, and nothing that is secret.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use leaseward_tests::{Lab, Plan};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
+
+use crate::browser::Browser;
 
 /// What the file of each secret says.
 const SECRET: &str = "hunter2-and-more";
 
 /// What the pages' own words are for what no small lab shows. True, or what is wrong.
-const WORDS: &str = r#"import("/console/words.js").then(({ howFar, lines, counts, hidden, quoted }) => {
+const WORDS: &str = r#"Promise.all([import("/console/words.js"), import("/console/lines.js")]).then(([{ howFar, counts, hidden, quoted }, { lines }]) => {
   const is = (found, wanted) => JSON.stringify(found) === JSON.stringify(wanted) ? [] : [{ found, wanted }];
   const brief = (rows) => rows.map((row) => row && ({ same: " ", minus: "-", plus: "+" }[row.kind] + row.text));
   const far = (member) => howFar({ connected: true, applied: 2, ...member });
@@ -39,123 +38,6 @@ const WORDS: &str = r#"import("/console/words.js").then(({ howFar, lines, counts
   return wrong.length === 0 || JSON.stringify(wrong);
 }).catch((error) => String(error))"#;
 
-/// A browser without a screen, spoken to over its pipes. It ends with this value.
-struct Browser {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-    session: Value,
-    asked: u64,
-    /// What pages complained of.
-    complaints: Vec<String>,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    /// Starts it, if there is one on this machine.
-    fn start(url: &str) -> Option<Self> {
-        let profile = tempfile::tempdir().expect("a directory");
-        // It reads questions from 3 and writes answers to 4.
-        let script = "exec chromium --headless --no-sandbox --disable-gpu --window-size=1280,720 --no-first-run --disable-dev-shm-usage \
-                      --remote-debugging-pipe --user-data-dir=\"$1\" 3<&0 4>&1 0</dev/null 1>/dev/null";
-        let found = Command::new("sh").args(["-c", "command -v chromium"]).output().expect("a shell");
-        if !found.status.success() {
-            eprintln!("left out: there is no chromium here to look at the console with");
-            return None;
-        }
-        let mut child = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(profile.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a shell");
-        let to = child.stdin.take().expect("it is piped");
-        let from = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (session, complaints) = (Value::Null, Vec::new());
-        let mut browser = Self { child, to, from, session, asked: 0, complaints, _profile: profile };
-        let target = browser.ask("Target.createTarget", &json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        browser.session = browser.ask("Target.attachToTarget", &attach)["sessionId"].clone();
-        for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
-            browser.ask(domain, &json!({}));
-        }
-        browser.ask("Page.navigate", &json!({ "url": url }));
-        Some(browser)
-    }
-
-    /// Asks the browser, and notes what pages complain of meanwhile.
-    fn ask(&mut self, method: &str, params: &Value) -> Value {
-        self.asked += 1;
-        let mut question = json!({ "id": self.asked, "method": method, "params": params });
-        if !self.session.is_null() {
-            question["sessionId"] = self.session.clone();
-        }
-        self.to.write_all(format!("{question}\0").as_bytes()).expect("the browser listens");
-        loop {
-            let mut message = Vec::new();
-            self.from.read_until(0, &mut message).expect("the browser speaks");
-            assert_eq!(message.pop(), Some(0), "the browser ended");
-            let message: Value = serde_json::from_slice(&message).expect("it speaks JSON");
-            match message["method"].as_str() {
-                Some("Runtime.exceptionThrown") => self.complaints.push(message["params"].to_string()),
-                Some("Log.entryAdded") if message["params"]["entry"]["level"] == "error" => {
-                    self.complaints.push(message["params"]["entry"].to_string());
-                }
-                _ => {}
-            }
-            if message["id"] == self.asked {
-                assert!(message["error"].is_null(), "{method}: {message}");
-                return message["result"].clone();
-            }
-        }
-    }
-
-    fn evaluate(&mut self, script: &str) -> Value {
-        let ask = json!({ "expression": script, "returnByValue": true, "awaitPromise": true });
-        let answer = self.ask("Runtime.evaluate", &ask);
-        assert!(answer["exceptionDetails"].is_null(), "{answer}");
-        answer["result"]["value"].clone()
-    }
-
-    /// Opens another page of the console, as a link does.
-    fn open(&mut self, hash: &str) {
-        self.evaluate(&format!("location.hash = {}", json!(hash)));
-    }
-
-    fn text(&mut self) -> String {
-        self.evaluate("document.body?.innerText ?? ''").as_str().unwrap_or_default().to_owned()
-    }
-
-    /// Waits until the page has all of this, and returns its text.
-    async fn until(&mut self, lab: &Lab, words: &[&str]) -> String {
-        let browser = std::sync::Mutex::new(self);
-        let look = async |_: &Lab| {
-            let text = browser.lock().expect("nobody panics").text();
-            words.iter().all(|word| text.contains(word)).then_some(text)
-        };
-        let seen = tokio::time::timeout(leaseward_tests::PATIENCE / 2, lab.until_some("the page", look)).await;
-        seen.unwrap_or_else(|_| panic!("never {words:?} in:\n{}", browser.into_inner().expect("nobody panics").text()))
-    }
-
-    /// Keeps a picture of the page where `LEASEWARD_SCREENSHOTS` says.
-    fn picture(&mut self, name: &str) {
-        if let Some(dir) = std::env::var_os("LEASEWARD_SCREENSHOTS") {
-            let shot = self.ask("Page.captureScreenshot", &json!({ "captureBeyondViewport": true }));
-            let bytes = BASE64_STANDARD.decode(shot["data"].as_str().expect("a picture")).expect("it is base64");
-            fs::write(Path::new(&dir).join(format!("{name}.png")), bytes).expect("written");
-        }
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 fn publish(lab: &Lab, set: &str, files: &[(&str, u32, &str)], more: &[&str]) {
     let from = lab.dir().join(format!("from-{set}"));
     fs::remove_dir_all(&from).ok();
@@ -172,7 +54,7 @@ fn publish(lab: &Lab, set: &str, files: &[(&str, u32, &str)], more: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_console_shows_sets_members_and_differences_as_they_come_and_no_secret() {
     // Long enough that a stopped agent is only behind for a while.
-    let lab = Lab::start(Plan { machines: 3, ttl: "5s", ..Plan::default() }).await;
+    let mut lab = Lab::start(Plan { machines: 3, ttl: "5s", ..Plan::default() }).await;
     let Some(mut browser) = Browser::start(&format!("http://{}/", lab.api(0))) else { return };
     browser.until(&lab, &["Config sets", "There is none yet"]).await;
 
@@ -225,6 +107,22 @@ async fn the_console_shows_sets_members_and_differences_as_they_come_and_no_secr
     assert!(!html.contains("hunter2"), "{html}");
     assert_eq!(browser.evaluate(WORDS), json!(true), "words");
 
+    // It hears what moves, and is told when its voter is gone and is back; a cluster at rest is asked nothing.
+    browser.open("#/config/app");
+    browser.until(&lab, &["config/app v2", "● applied 3"]).await;
+    let began = browser.requests.len();
+    lab.kill_voter(0);
+    browser.until(&lab, &["✖ ", "config/app v2"]).await;
+    lab.start_voter(0);
+    let from = lab.dir().join("from-app");
+    fs::write(from.join("limits.toml"), "max_sessions = 900\n").expect("written");
+    lab.works(&["config", "publish", "app", "--from", from.to_str().expect("text"), "-m", "again"]);
+    browser.until(&lab, &["config/app v3", "● applied 3", "n1 · revision"]).await;
+    assert!(browser.requests[began..].iter().any(|url| url.contains("revisions=")), "{:?}", browser.requests);
+    let before = &browser.requests[..began];
+    assert_eq!(before.iter().filter(|url| url.contains("revisions=")).count(), 1, "one connection: {before:?}");
+    browser.until_it_writes_the_time_and_asks_nothing(&lab).await;
+
     // What happened stands with the set; who has no token is asked for one, and the page goes on with it.
     browser.open("#/config/app");
     browser.until(&lab, &["What happened", "app on m2: ", "leaseward events --for config/app"]).await;
@@ -240,6 +138,8 @@ async fn the_console_shows_sets_members_and_differences_as_they_come_and_no_secr
     browser.evaluate("document.querySelector('main button').click()");
     browser.until(&lab, &["Config sets", "vault"]).await;
     // A browser notes each refusal; nothing else went wrong.
-    browser.complaints.retain(|complaint| !complaint.contains("status of 401"));
+    browser
+        .complaints
+        .retain(|complaint| !["status of 401", "net::ERR_"].iter().any(|known| complaint.contains(known)));
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

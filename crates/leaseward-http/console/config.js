@@ -1,9 +1,10 @@
 // @ts-check
-// Config sets: all of them, one with its members as they are now, and what two versions differ in.
+// Config sets: all of them, and one with its members as they are now.
 
-import { again, ask, fetched } from "./console.js";
+import { again } from "./console.js";
 import { h, same, table } from "./dom.js";
-import { ago, counts, hidden, howFar, isSealed, lines, phaseOf, quoted, size } from "./words.js";
+import { all, ask } from "./voter.js";
+import { ago, counts, howFar, phaseOf, quoted, size } from "./words.js";
 
 const STALE = "consistency=stale";
 
@@ -13,9 +14,6 @@ const MEMBERS_LISTED = 200;
 /** Events of a set below its members. */
 const EVENTS_LISTED = 12;
 
-/** Bytes of a file whose difference is shown. */
-const SHOWN_BYTES_MAX = 256 << 10;
-
 /** Which state is asked for, by set. @type {Map<string, string>} */
 const filters = new Map();
 
@@ -23,18 +21,6 @@ const filters = new Map();
 const at = (set) => `#/config/${encodeURIComponent(set)}`;
 /** @param {string} set */
 const api = (set) => `/v1/configs/${encodeURIComponent(set)}`;
-
-/** Returns all items of a list, page after page. @param {string} path */
-async function all(path) {
-  const first = await ask(`${path}&limit=1000`);
-  let page = first.next_page;
-  while (page) {
-    const more = await ask(`${path}&limit=1000&page=${encodeURIComponent(page)}`);
-    first.items.push(...more.items);
-    page = more.next_page;
-  }
-  return first;
-}
 
 /** @param {string} word */
 function state(word) {
@@ -173,79 +159,4 @@ function versions(name, set, items) {
     ]), "History"),
     same(`leaseward config history ${quoted(name)}`),
   ];
-}
-
-/** Versions never change: what was fetched for one stays. @type {Map<string, Promise<any>>} */
-const kept = new Map();
-
-/** @param {string} name @param {string} from @param {string} to */
-export async function difference(name, from, to) {
-  const key = `${name}/${from}/${to}`;
-  if (!kept.has(key)) {
-    kept.clear();
-    kept.set(key, read(name, from, to));
-    // What could not be read is asked for again.
-    kept.get(key)?.catch(() => kept.delete(key));
-  }
-  const found = await kept.get(key);
-  return [
-    h("h1", {}, h("a", { href: at(name) }, `config/${name}`), from === "0" ? ` v${to}` : ` v${from} → v${to}`),
-    h("p", { class: "dim" }, found.length === 0 ? "Nothing differs." : `${found.length} ${found.length === 1 ? "path differs" : "paths differ"}`),
-    found.map(file),
-    from !== "0" && same(`leaseward config diff ${quoted(name)} ${from} ${to}`),
-    from !== "0" && Number(from) < Number(to) && same(`leaseward config rollback ${quoted(name)} --to ${from} -m 'why'`, "go back with"),
-  ];
-}
-
-/** @param {string} name @param {string} from @param {string} to */
-async function read(name, from, to) {
-  const [{ policy }, { files }] = await Promise.all([ask(`${api(name)}?${STALE}`), ask(`${api(name)}/diff?from=${from}&to=${to}`)]);
-  const shown = [];
-  for (const changed of files) {
-    const why = hidden(changed.old, policy) ?? hidden(changed.new, policy) ?? unreadable(changed);
-    if (why) shown.push({ changed, why });
-    else {
-      const [old, next] = await Promise.all([text(name, from, changed.old), text(name, to, changed.new)]);
-      const bad = old.why ?? next.why;
-      shown.push(bad ? { changed, why: bad } : { changed, rows: lines(old.text ?? "", next.text ?? "") });
-    }
-  }
-  return shown;
-}
-
-/** @param {any} changed */
-function unreadable(changed) {
-  const both = [changed.old, changed.new].filter(Boolean);
-  if (both.every((entry) => entry.kind !== "file")) return both.map((entry) => (entry.target ? `link to ${entry.target}` : entry.kind)).join(" → ");
-  if (both.some((entry) => (entry.size ?? 0) > SHOWN_BYTES_MAX)) return both.map((entry) => size(entry.size ?? 0)).join(" → ");
-  if (both.length === 2 && both[0].digest === both[1].digest) return "the content is the same";
-  return null;
-}
-
-/** @param {string} name @param {string} version @param {any} entry @returns {Promise<{ text?: string, why?: string }>} */
-async function text(name, version, entry) {
-  if (entry?.kind !== "file") return { text: "" };
-  const path = entry.path.split("/").map(encodeURIComponent).join("/");
-  const answer = await fetched(`${api(name)}/versions/${version}/files/${path}`);
-  if (!answer.ok) throw new Error(`v${version} ${entry.path}: ${answer.status}`);
-  const bytes = new Uint8Array(await answer.arrayBuffer());
-  if (isSealed(bytes)) return { why: "encrypted: it is not shown" };
-  try {
-    const found = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    return found.includes("\0") ? { why: "it is not text" } : { text: found };
-  } catch {
-    return { why: "it is not text" };
-  }
-}
-
-/** @param {any} shown */
-function file({ changed, why, rows }) {
-  const letter = /** @type {Record<string, string>} */ ({ added: "A added", removed: "D removed", changed: "M changed" })[changed.kind];
-  const modes = changed.old?.mode !== changed.new?.mode && changed.old && changed.new ? ` · mode ${changed.old.mode ?? "–"} → ${changed.new.mode ?? "–"}` : "";
-  return h("section", {},
-    h("h2", { class: "mono" }, changed.path, " ", h("span", { class: "dim" }, letter, modes)),
-    why ? h("p", { class: "dim" }, why) : h("div", { class: "diff mono" }, h("table", { "aria-label": changed.path }, h("tbody", {}, rows.map((/** @type {any} */ row) =>
-      row === null
-        ? h("tr", {}, h("td", { class: "at" }, "⋯"), h("td", { class: "at" }), h("td", {}))
-        : h("tr", { class: `line-${row.kind}` }, h("td", { class: "at" }, row.old ?? ""), h("td", { class: "at" }, row.new ?? ""), h("td", {}, `${{ same: " ", minus: "-", plus: "+" }[/** @type {"same"} */ (row.kind)]} ${row.text}`)))))));
 }

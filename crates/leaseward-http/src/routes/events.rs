@@ -2,7 +2,8 @@
 //!
 //! Must stay true: a stream that is resumed at its last id misses nothing and may repeat a part of one entry: the id
 //! stands at the last event of an entry. Who is too far behind is told so. A slow reader costs no memory: events are
-//! taken from the state when there is room for them.
+//! taken from the state when there is room for them. A stream of revisions tells of every entry, event or not, and has
+//! nothing to resume: whoever reads the state again when it says so has missed nothing.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,7 +19,7 @@ use leaseward_state::event::Recorded;
 use leaseward_state::{Revision, State as Clustered};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,7 +28,7 @@ use crate::answer::{At, Fault};
 use crate::api::Api;
 use crate::ask::{Consistency, Fresh, Params, wait};
 use crate::describe::describe;
-use crate::limits::{PAGE_MAX, PAGE_USUAL, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
+use crate::limits::{PAGE_MAX, PAGE_USUAL, REVISIONS_EACH_MIN, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
 use crate::model::{Compacted, Duration, EventList, Snapshot, Wide};
 use crate::problem::{self, Code};
 use crate::suggest;
@@ -57,6 +58,10 @@ struct EventParams {
     /// Events in one answer, 200 if not given, at most 1000. Not for a stream.
     #[serde(default)]
     limit: Option<u32>,
+    /// Only for a stream: instead of events, say which revision it is, at once and whenever that has moved, but never more
+    /// often than this. Reports of members move it too, and are no events.
+    #[serde(default)]
+    revisions: Option<Duration>,
 }
 
 /// Which events.
@@ -77,6 +82,10 @@ impl Filter {
         Ok(Self { kinds, prefix: params.prefix.clone() })
     }
 
+    fn takes_all(&self) -> bool {
+        self.kinds.is_empty() && self.prefix.is_empty()
+    }
+
     fn takes(&self, recorded: &Recorded) -> bool {
         let kind = recorded.event.kind();
         (self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))
@@ -86,7 +95,7 @@ impl Filter {
 
 /// What happened. With `Accept: text/event-stream` a stream: `event: snapshot` says from which revision on changes
 /// follow, `event: change` is an event, its `id` the revision to resume at, `event: compacted` says that some are gone, or
-/// that the revision to resume at is of an earlier life of the cluster.
+/// that the revision to resume at is of an earlier life of the cluster. With `revisions` it has `event: revision` only.
 /// Otherwise a list, which may wait for something to come.
 #[utoipa::path(
     get, path = "/v1/events",
@@ -103,10 +112,27 @@ async fn events(
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let state = api.read(&fresh).await?;
     if !header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
+        if params.revisions.is_some() {
+            return Err(
+                problem::of(Code::Invalid, "`revisions` is for streams: ask with Accept: text/event-stream").into()
+            );
+        }
         return Ok(list(&api, &fresh, &filter, &params).await?.into_response());
     }
     if params.wait.is_some() || params.limit.is_some() {
         return Err(problem::of(Code::Invalid, "`wait` and `limit` are not for streams").into());
+    }
+    let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
+    if let Some(each) = params.revisions {
+        if !filter.takes_all() || params.after.is_some() {
+            return Err(problem::of(
+                Code::Invalid,
+                "`kinds`, `prefix` and `after` choose events: `revisions` has none",
+            )
+            .into());
+        }
+        let moves = Moves { published: api.replica.published(), each: wait(each)?.max(REVISIONS_EACH_MIN), said: None };
+        return Ok(Sse::new(revisions(moves)).keep_alive(keep_alive).into_response());
     }
     let resumed = match headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.parse().ok())) {
         Some(None) => return Err(problem::of(Code::Invalid, "Last-Event-ID is a revision").into()),
@@ -126,7 +152,6 @@ async fn events(
     if fresh.consistency() != Consistency::Stale && follow.after > state.revision() {
         follow.begin_anew(&state);
     }
-    let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
     Ok(Sse::new(lines(follow)).keep_alive(keep_alive).into_response())
 }
 
@@ -241,6 +266,31 @@ impl Follow {
         self.waiting.extend([line("compacted", &gone), snapshot(state)]);
         self.after = state.revision();
     }
+}
+
+/// A stream of revisions on its way.
+struct Moves {
+    published: watch::Receiver<Published>,
+    each: std::time::Duration,
+    /// What was said last, and when.
+    said: Option<(Revision, Instant)>,
+}
+
+fn revisions(moves: Moves) -> impl Stream<Item = Result<Line, Infallible>> {
+    stream::unfold(moves, |mut moves| async move {
+        if let Some((_, at)) = moves.said {
+            sleep_until(at + moves.each).await;
+        }
+        loop {
+            let revision = moves.published.borrow_and_update().state.revision();
+            if moves.said.is_none_or(|(said, _)| said != revision) {
+                moves.said = Some((revision, Instant::now()));
+                let said = line("revision", &Snapshot { revision: revision.into() });
+                return Some((Ok(said.id(revision.to_string())), moves));
+            }
+            moves.published.changed().await.ok()?;
+        }
+    })
 }
 
 #[cfg(test)]
