@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
 use leaseward_raft::Published;
 use leaseward_state::event::Recorded;
-use leaseward_state::{Revision, State as Clustered};
+use leaseward_state::{Revision, State as Clustered, UnixMillis};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -29,7 +29,7 @@ use crate::api::Api;
 use crate::ask::{Consistency, Fresh, Params, wait};
 use crate::describe::describe;
 use crate::limits::{PAGE_MAX, PAGE_USUAL, REVISIONS_EACH_MIN, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
-use crate::model::{Compacted, Duration, EventList, Snapshot, Wide};
+use crate::model::{Compacted, Duration, EventList, Snapshot, Time, Wide};
 use crate::problem::{self, Code};
 use crate::suggest;
 
@@ -37,13 +37,13 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(events))
 }
 
-const KINDS: [&str; 5] = ["session", "lease", "machine", "server", "config"];
+const KINDS: [&str; 7] = ["session", "lease", "machine", "server", "config", "token", "cluster"];
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct EventParams {
-    /// Only these kinds, with commas: `session`, `lease`, `machine`, `server`, `config`.
+    /// Only these kinds, with commas: `session`, `lease`, `machine`, `server`, `config`, `token`, `cluster`.
     #[serde(default)]
     kinds: Option<String>,
     /// Only objects whose names begin so.
@@ -52,10 +52,19 @@ struct EventParams {
     /// Only what came after this revision. Without it a stream begins now, and a question gets the newest ones.
     #[serde(default)]
     after: Option<Wide>,
+    /// The newest ones that came before this revision, to go back from the oldest of an answer. Not for a stream.
+    #[serde(default)]
+    before: Option<Wide>,
+    /// Only what happened at this time or later, by the clocks of those who proposed it. Not for a stream.
+    #[serde(default)]
+    since: Option<Time>,
+    /// Only what happened before this time. Not for a stream.
+    #[serde(default)]
+    until: Option<Time>,
     /// Wait so long for something to come, if there is nothing. Not for a stream.
     #[serde(default)]
     wait: Option<Duration>,
-    /// Events in one answer, 200 if not given, at most 1000. Not for a stream.
+    /// Events in one answer, 200 if not given, at most 1000, and what else the last entry made. Not for a stream.
     #[serde(default)]
     limit: Option<u32>,
     /// Only for a stream: instead of events, say which revision it is, at once and whenever that has moved, but never more
@@ -69,6 +78,8 @@ struct EventParams {
 struct Filter {
     kinds: Vec<String>,
     prefix: String,
+    since: Option<UnixMillis>,
+    until: Option<UnixMillis>,
 }
 
 impl Filter {
@@ -79,7 +90,8 @@ impl Filter {
         if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
             return Err(suggest::unknown_word("kind of event", unknown, &KINDS).into());
         }
-        Ok(Self { kinds, prefix: params.prefix.clone() })
+        let (since, until) = (params.since.map(Into::into), params.until.map(Into::into));
+        Ok(Self { kinds, prefix: params.prefix.clone(), since, until })
     }
 
     fn takes_all(&self) -> bool {
@@ -89,6 +101,8 @@ impl Filter {
     fn takes(&self, recorded: &Recorded) -> bool {
         let kind = recorded.event.kind();
         (self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))
+            && self.since.is_none_or(|since| recorded.at >= since)
+            && self.until.is_none_or(|until| recorded.at < until)
             && (self.prefix.is_empty() || recorded.event.subject().starts_with(&self.prefix))
     }
 }
@@ -119,8 +133,10 @@ async fn events(
         }
         return Ok(list(&api, &fresh, &filter, &params).await?.into_response());
     }
-    if params.wait.is_some() || params.limit.is_some() {
-        return Err(problem::of(Code::Invalid, "`wait` and `limit` are not for streams").into());
+    let is_list = params.wait.is_some() || params.limit.is_some() || params.before.is_some();
+    if is_list || params.since.is_some() || params.until.is_some() {
+        let why = "`wait`, `limit`, `before`, `since` and `until` are not for streams";
+        return Err(problem::of(Code::Invalid, why).into());
     }
     let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
     if let Some(each) = params.revisions {
@@ -160,6 +176,9 @@ async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -
     if limit == 0 || limit > PAGE_MAX {
         return Err(problem::of(Code::Invalid, format!("`limit` is 1 to {PAGE_MAX}")).into());
     }
+    if params.before.is_some() && params.after.is_some() {
+        return Err(problem::of(Code::Invalid, "`after` goes forward and `before` back: give one of them").into());
+    }
     let deadline = Instant::now() + params.wait.map(wait).transpose()?.unwrap_or_default();
     let mut published = api.replica.published();
     let mut waited = false;
@@ -170,7 +189,7 @@ async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -
         let state = std::sync::Arc::clone(&published.borrow_and_update().state);
         let (items, revision) = match params.after {
             Some(after) => after_revision(&state, filter, after.into(), limit)?,
-            None => (newest(&state, filter, limit), state.revision()),
+            None => (newest(&state, filter, params.before.map(Into::into), limit), state.revision()),
         };
         let is_late = Instant::now() >= deadline;
         if !items.is_empty() || is_late || timeout_at(deadline, published.changed()).await.is_err() {
@@ -202,8 +221,16 @@ fn after_revision<'a>(
     Ok((items, state.revision().max(after)))
 }
 
-fn newest<'a>(state: &'a Clustered, filter: &Filter, limit: usize) -> Vec<&'a Recorded> {
-    let mut items: Vec<_> = state.ledger().rev().filter(|recorded| filter.takes(recorded)).take(limit).collect();
+/// Returns whole entries only, so that the oldest one is a place to go back from.
+fn newest<'a>(state: &'a Clustered, filter: &Filter, before: Option<Revision>, limit: usize) -> Vec<&'a Recorded> {
+    let mut items: Vec<&Recorded> = Vec::new();
+    let known = state.ledger().rev().skip_while(|recorded| before.is_some_and(|before| recorded.revision >= before));
+    for recorded in known.filter(|recorded| filter.takes(recorded)) {
+        if items.len() >= limit && items.last().map(|last| last.revision) != Some(recorded.revision) {
+            break;
+        }
+        items.push(recorded);
+    }
     items.reverse();
     items
 }
