@@ -116,6 +116,34 @@ impl Browser {
         seen.unwrap_or_else(|_| panic!("never {words:?} in:\n{}", browser.into_inner().expect("nobody panics").text()))
     }
 
+    /// Waits until an expression of the page is true.
+    pub(crate) async fn until_true(&mut self, lab: &Lab, expression: &str) {
+        let browser = std::sync::Mutex::new(self);
+        let look = async |_: &Lab| (browser.lock().expect("nobody panics").evaluate(expression) == true).then_some(());
+        lab.until_some(expression, look).await;
+    }
+
+    /// Types where the cursor is.
+    pub(crate) fn types(&mut self, text: &str) {
+        self.ask("Input.insertText", &json!({ "text": text }));
+    }
+
+    /// Presses a key.
+    pub(crate) fn key(&mut self, key: &str) {
+        let mut event = json!({ "type": "keyDown", "key": key });
+        if key.chars().count() == 1 {
+            event["text"] = json!(key);
+        }
+        self.ask("Input.dispatchKeyEvent", &event);
+        self.ask("Input.dispatchKeyEvent", &json!({ "type": "keyUp", "key": key }));
+    }
+
+    /// Gives the page so many pixels.
+    pub(crate) fn resize(&mut self, width: u32, height: u32) {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.ask("Emulation.setDeviceMetricsOverride", &size);
+    }
+
     /// Waits until times on the page went on and it asked nobody for that.
     pub(crate) async fn until_it_writes_the_time_and_asks_nothing(&mut self, lab: &Lab) {
         let browser = std::sync::Mutex::new((String::new(), 0, self));

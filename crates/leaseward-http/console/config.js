@@ -1,8 +1,9 @@
 // @ts-check
 // Config sets: all of them, and one with its members as they are now.
 
-import { again } from "./console.js";
-import { h, same, table } from "./dom.js";
+import { choose } from "./address.js";
+import { field, h, pressed, same, table } from "./dom.js";
+import { share, state } from "./state.js";
 import { all, ask } from "./voter.js";
 import { ago, counts, howFar, phaseOf, quoted, size } from "./words.js";
 
@@ -14,28 +15,27 @@ const MEMBERS_LISTED = 200;
 /** Events of a set below its members. */
 const EVENTS_LISTED = 12;
 
-/** Which state is asked for, by set. @type {Map<string, string>} */
-const filters = new Map();
-
 /** @param {string} set */
 const at = (set) => `#/config/${encodeURIComponent(set)}`;
+/** @param {string} set @param {string} machine */
+const memberAt = (set, machine) => `${at(set)}/${encodeURIComponent(machine)}`;
 /** @param {string} set */
 const api = (set) => `/v1/configs/${encodeURIComponent(set)}`;
 
-/** @param {string} word */
-function state(word) {
-  const phase = phaseOf(word);
-  return h("span", { class: `state ${phase.mood}`, title: phase.means }, `${phase.sign} ${phase.word}`);
+/** Whether something is meant by what somebody typed. @param {URLSearchParams} chosen @param {...(string | undefined)} words */
+function meant(chosen, ...words) {
+  const typed = (chosen.get("q") ?? "").toLowerCase();
+  return words.some((word) => word?.toLowerCase().includes(typed));
 }
 
-/** @param {number} done @param {number} total */
-function share(done, total) {
-  return [h("progress", { max: Math.max(1, total), value: done, "aria-label": `${done} of ${total}` }), ` ${done}/${total}`];
-}
+/** @param {URLSearchParams} chosen */
+const filter = (chosen) => h("div", { class: "fields" }, field("filter", "filter", chosen.get("q"), (q) => choose({ q }), { "data-filter": true }));
 
-export async function configs() {
+/** @param {string[]} _ @param {URLSearchParams} chosen */
+export async function configs(_, chosen) {
   const { items } = await all(`/v1/configs?${STALE}`);
-  const rows = items.map((/** @type {any} */ set) => [
+  const some = items.filter((/** @type {any} */ set) => meant(chosen, set.name, set.newest?.author, set.newest?.message));
+  const rows = some.map((/** @type {any} */ set) => [
     h("a", { href: at(set.name), "data-key": `set-${set.name}` }, set.name),
     set.version ? `v${set.version}` : "–",
     set.newest ? String(set.newest.files) : "–",
@@ -47,7 +47,8 @@ export async function configs() {
   ]);
   return [
     h("h1", {}, "Config sets"),
-    rows.length === 0
+    items.length > 0 && filter(chosen),
+    items.length === 0
       ? [h("p", {}, "There is none yet."), same("leaseward config publish app --from ./etc/app -m 'first'", "begin with")]
       : table([["set"], ["version", "number"], ["files", "number"], ["size", "number"], ["members in sync"], ["author"], ["published"], ["message", "text"]], rows, "Config sets"),
     same("leaseward config ls"),
@@ -56,12 +57,11 @@ export async function configs() {
 
 /** @param {any} rollout */
 function rolloutState(rollout) {
-  const [sign, mood] = rollout.halted ? ["✖ halted", "bad"] : ["◐ rolling out", "moving"];
-  return h("span", { class: `state ${mood}` }, sign);
+  return state(rollout.halted ? { sign: "✖", word: "halted", mood: "bad", means: rollout.halted } : { sign: "◐", word: "rolling out", mood: "moving", means: "it goes to its members in steps" });
 }
 
-/** @param {string} name */
-export async function one(name) {
+/** @param {string} name @param {URLSearchParams} chosen */
+export async function one(name, chosen) {
   const [set, members, history, events] = await Promise.all([
     ask(`${api(name)}?${STALE}`),
     all(`${api(name)}/members?${STALE}`),
@@ -72,7 +72,7 @@ export async function one(name) {
     h("h1", {}, `config/${name} `, h("span", { class: "dim" }, set.version ? `v${set.version}` : "no version yet")),
     set.rollout && rolling(name, set.rollout),
     set.pins?.length > 0 && h("p", { class: "notice" }, "Kept at a version: ", set.pins.map((/** @type {any} */ pin) => `${pin.machine ?? "all members"} at v${pin.version}`).join(", ")),
-    monitor(name, members),
+    monitor(name, members, chosen),
     programs(members.programs ?? []),
     happened(name, events.items),
     versions(name, set, history.items),
@@ -87,31 +87,27 @@ function rolling(name, rollout) {
     rollout.halted && [h("div", {}, rollout.halted), same(`leaseward config rollout ${quoted(name)} resume`, "go on with"), same(`leaseward config rollout ${quoted(name)} abort`, "go back with")]);
 }
 
-/** @param {string} name @param {any} members */
-function monitor(name, members) {
-  const filter = filters.get(name);
+/** @param {string} name @param {any} members @param {URLSearchParams} chosen */
+function monitor(name, members, chosen) {
+  const asked = chosen.get("state");
   const found = counts(members.items);
-  const choose = (/** @type {string | undefined} */ phase) => () => {
-    if (phase) filters.set(name, phase);
-    else filters.delete(name);
-    again();
-  };
-  const some = members.items.filter((/** @type {any} */ member) => !filter || member.phase === filter);
+  const some = members.items.filter((/** @type {any} */ member) => (!asked || member.phase === asked) && meant(chosen, member.machine, howFar(member)));
   const first = ["bad", "moving", "idle", "good"];
   const order = (/** @type {any} */ member) => first.indexOf(phaseOf(member.phase).mood);
   const listed = [...some].sort((one, other) => order(one) - order(other)).slice(0, MEMBERS_LISTED);
   return [
     h("h2", {}, "Members ", h("span", { class: "dim" }, String(members.items.length))),
     h("div", { class: "counts", role: "group", "aria-label": "States" },
-      h("button", { type: "button", "data-key": "state-all", "aria-pressed": String(!filter), onclick: choose(undefined) }, "all"),
-      found.map(([phase, count]) => h("button", { type: "button", "data-key": `state-${phase}`, "data-state": phase, "aria-pressed": String(filter === phase), onclick: choose(phase) }, state(phase), ` ${count}`))),
+      pressed("state-all", !asked, () => choose({ state: null }), "all"),
+      found.map(([phase, count]) => pressed(`state-${phase}`, asked === phase, () => choose({ state: phase }), state(phaseOf(phase)), ` ${count}`))),
+    filter(chosen),
     members.items.length > 12 && h("div", { class: "grid", "aria-hidden": "true" }, some.map((/** @type {any} */ member) => {
       const phase = phaseOf(member.phase);
-      return h("span", { class: `cell ${phase.mood}`, title: `${member.machine}: ${phase.word}. ${howFar(member)}` }, phase.sign);
+      return h("a", { href: memberAt(name, member.machine), tabindex: "-1", class: `cell ${phase.mood}`, title: `${member.machine}: ${phase.word}. ${howFar(member)}` }, phase.sign);
     })),
     table([["member"], ["state"], ["live", "number"], ["how far", "text"], ["reported"]], listed.map((member) => [
-      member.machine,
-      state(member.phase),
+      h("a", { href: memberAt(name, member.machine), "data-key": `member-${member.machine}` }, member.machine),
+      state(phaseOf(member.phase)),
       member.applied ? `v${member.applied}` : "–",
       [member.phase === "fetching" && member.total > 0 && [h("progress", { max: member.total, value: member.done ?? 0, "aria-label": "fetched" }), " "], howFar(member)],
       member.at ? ago(member.at, Date.now()) : "never",
@@ -128,7 +124,7 @@ function programs(programs) {
   return [
     h("h2", {}, "Programs that follow files"),
     table([["program"], ["file"], ["state"], ["works with", "number"], ["why", "text"], ["said"]], programs.map((program) => [
-      program.name, h("span", { class: "mono" }, program.file), state(program.phase), program.applied ? `v${program.applied}` : "–",
+      program.name, h("span", { class: "mono" }, program.file), state(phaseOf(program.phase)), program.applied ? `v${program.applied}` : "–",
       program.why ? `v${program.version}: ${program.why}` : "", ago(program.at, Date.now()),
     ]), "Programs"),
   ];

@@ -7,6 +7,11 @@
 import { configs, one } from "./config.js";
 import { difference } from "./difference.js";
 import { h, same, show } from "./dom.js";
+import { events } from "./events.js";
+import { listenToKeys } from "./keys.js";
+import { member } from "./member.js";
+import { overview } from "./overview.js";
+import { operation, strip } from "./running.js";
 import { Unknown, listen, moved, note, useToken } from "./voter.js";
 
 /** Times are written anew so often, in milliseconds. Nobody is asked for that. */
@@ -17,9 +22,13 @@ const AGAIN_AFTER_FAULT = 2000;
 
 /** @type {[RegExp, Page][]} */
 const PAGES = [
-  [/^#\/config\/([^/]+)\/diff\/(\d+)\/(\d+)$/, ([set, from, to]) => difference(set, from, to)],
-  [/^#\/config\/([^/]+)$/, ([set]) => one(set)],
+  [/^#\/config\/([^/]+)\/diff\/(\d+)\/(\d+)$/, ([set, from, to], chosen) => difference(set, from, to, chosen)],
+  [/^#\/config\/([^/]+)\/([^/]+)$/, ([set, machine]) => member(set, machine)],
+  [/^#\/config\/([^/]+)$/, ([set], chosen) => one(set, chosen)],
   [/^#\/config$/, configs],
+  [/^#\/events$/, events],
+  [/^#\/operation\/(\d+)$/, ([id]) => operation(id)],
+  [/^#\/overview$/, overview],
 ];
 
 let turn = 0;
@@ -46,17 +55,17 @@ async function go() {
   const [path, query] = location.hash.split("?", 2);
   const found = PAGES.map(([pattern, render]) => ({ parts: pattern.exec(path), render })).find(({ parts }) => parts);
   if (!found?.parts) {
-    location.replace("#/config");
+    location.replace("#/overview");
     return;
   }
   const parts = found.parts.slice(1).map(decodeURIComponent);
-  document.title = `${parts[0] ? `config/${parts[0]}` : "Config"} · Leaseward`;
   for (let first = true; mine === turn; first = false) {
     let pause = EACH;
     try {
-      const made = await found.render(parts, new URLSearchParams(query));
+      const [made] = await Promise.all([found.render(parts, new URLSearchParams(query)), strip()]);
       if (mine !== turn) return;
       show(page, made);
+      document.title = `${page.querySelector("h1")?.textContent ?? ""} · Leaseward`;
     } catch (error) {
       if (mine !== turn) return;
       const why = error instanceof Error ? error.message : String(error);
@@ -75,10 +84,11 @@ async function go() {
 }
 
 /** Looks at once, as after a click. */
-export function again() {
+function again() {
   void go();
 }
 
+listenToKeys();
 addEventListener("hashchange", () => void go());
 void listen();
 void go();

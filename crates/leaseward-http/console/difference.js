@@ -3,8 +3,9 @@
 //
 // Must stay true: what is encrypted, or for its owner alone, is not shown.
 
-import { h, same } from "./dom.js";
-import { lines } from "./lines.js";
+import { choose } from "./address.js";
+import { h, pressed, same } from "./dom.js";
+import { lines, pairs } from "./lines.js";
 import { ask, fetched } from "./voter.js";
 import { hidden, isSealed, quoted, size } from "./words.js";
 
@@ -17,8 +18,8 @@ const api = (set) => `/v1/configs/${encodeURIComponent(set)}`;
 /** Versions never change: what was fetched for one stays. @type {Map<string, Promise<any>>} */
 const kept = new Map();
 
-/** @param {string} name @param {string} from @param {string} to */
-export async function difference(name, from, to) {
+/** @param {string} name @param {string} from @param {string} to @param {URLSearchParams} chosen */
+export async function difference(name, from, to, chosen) {
   const key = `${name}/${from}/${to}`;
   if (!kept.has(key)) {
     kept.clear();
@@ -27,10 +28,14 @@ export async function difference(name, from, to) {
     kept.get(key)?.catch(() => kept.delete(key));
   }
   const found = await kept.get(key);
+  const split = chosen.get("view") === "split";
   return [
     h("h1", {}, h("a", { href: `#/config/${encodeURIComponent(name)}` }, `config/${name}`), from === "0" ? ` v${to}` : ` v${from} → v${to}`),
     h("p", { class: "dim" }, found.length === 0 ? "Nothing differs." : `${found.length} ${found.length === 1 ? "path differs" : "paths differ"}`),
-    found.map(file),
+    h("div", { class: "counts", role: "group", "aria-label": "View" },
+      pressed("view-one", !split, () => choose({ view: null }), "one below the other"),
+      pressed("view-split", split, () => choose({ view: "split" }), "side by side")),
+    found.map((/** @type {any} */ shown) => file(shown, split)),
     from !== "0" && same(`leaseward config diff ${quoted(name)} ${from} ${to}`),
     from !== "0" && Number(from) < Number(to) && same(`leaseward config rollback ${quoted(name)} --to ${from} -m 'why'`, "go back with"),
   ];
@@ -77,14 +82,28 @@ async function text(name, version, entry) {
   }
 }
 
-/** @param {any} shown */
-function file({ changed, why, rows }) {
+/** @param {any} shown @param {boolean} split */
+function file({ changed, why, rows }, split) {
   const letter = /** @type {Record<string, string>} */ ({ added: "A added", removed: "D removed", changed: "M changed" })[changed.kind];
   const modes = changed.old?.mode !== changed.new?.mode && changed.old && changed.new ? ` · mode ${changed.old.mode ?? "–"} → ${changed.new.mode ?? "–"}` : "";
+  const body = () => (split ? pairs(rows).map(beside) : rows.map(below));
   return h("section", {},
     h("h2", { class: "mono" }, changed.path, " ", h("span", { class: "dim" }, letter, modes)),
-    why ? h("p", { class: "dim" }, why) : h("div", { class: "diff mono" }, h("table", { "aria-label": changed.path }, h("tbody", {}, rows.map((/** @type {any} */ row) =>
-      row === null
-        ? h("tr", {}, h("td", { class: "at" }, "⋯"), h("td", { class: "at" }), h("td", {}))
-        : h("tr", { class: `line-${row.kind}` }, h("td", { class: "at" }, row.old ?? ""), h("td", { class: "at" }, row.new ?? ""), h("td", {}, `${{ same: " ", minus: "-", plus: "+" }[/** @type {"same"} */ (row.kind)]} ${row.text}`)))))));
+    why ? h("p", { class: "dim" }, why) : h("div", { class: `diff mono ${split ? "split" : ""}` }, h("table", { "aria-label": changed.path }, h("tbody", {}, body()))));
+}
+
+/** A line is never known by its colour alone. @param {import("./lines.js").Row} row */
+const signed = (row) => `${{ same: " ", minus: "-", plus: "+" }[row.kind]} ${row.text}`;
+
+/** @param {import("./lines.js").Row | null} row */
+function below(row) {
+  if (row === null) return h("tr", {}, h("td", { class: "at" }, "⋯"), h("td", { class: "at" }), h("td", {}));
+  return h("tr", { class: `line-${row.kind}` }, h("td", { class: "at" }, row.old ?? ""), h("td", { class: "at" }, row.new ?? ""), h("td", {}, signed(row)));
+}
+
+/** @param {[import("./lines.js").Row | null, import("./lines.js").Row | null] | null} pair */
+function beside(pair) {
+  if (pair === null) return h("tr", {}, h("td", { class: "at" }, "⋯"), h("td", {}), h("td", { class: "at" }, "⋯"), h("td", {}));
+  const half = (/** @type {import("./lines.js").Row | null} */ row, /** @type {"old" | "new"} */ side) => [h("td", { class: "at" }, row?.[side] ?? ""), h("td", { class: row ? `line-${row.kind}` : "none" }, row ? signed(row) : "")];
+  return h("tr", {}, half(pair[0], "old"), half(pair[1], "new"));
 }

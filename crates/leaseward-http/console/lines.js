@@ -70,3 +70,24 @@ function near(rows, around) {
   });
   return found;
 }
+
+/** What stands side by side: each line that went next to one that came in its place. @param {(Row | null)[]} rows @returns {([Row | null, Row | null] | null)[]} */
+export function pairs(rows) {
+  /** @type {([Row | null, Row | null] | null)[]} */
+  const found = [];
+  /** @type {{ minus: Row[], plus: Row[] }} */
+  let changed = { minus: [], plus: [] };
+  const flush = () => {
+    for (let i = 0; i < Math.max(changed.minus.length, changed.plus.length); i += 1) found.push([changed.minus[i] ?? null, changed.plus[i] ?? null]);
+    changed = { minus: [], plus: [] };
+  };
+  for (const row of rows) {
+    if (row?.kind === "minus" || row?.kind === "plus") changed[row.kind].push(row);
+    else {
+      flush();
+      found.push(row && [row, row]);
+    }
+  }
+  flush();
+  return found;
+}

@@ -60,6 +60,26 @@ export function howFar(member) {
   return said.join(" · ");
 }
 
+/** Since when a member is so: from the first event of those that say the same up to now. @param {any[]} events its own, oldest first @param {string} phase */
+export function since(events, phase) {
+  const said = events.filter((event) => event.data.event === "synced");
+  let at = null;
+  for (const event of said.reverse()) {
+    if (event.data.phase !== phase) break;
+    at = event.at;
+  }
+  return at;
+}
+
+/** What the agent of a member answers a load balancer for this set, as far as its reports tell. @param {any} member @param {any} policy */
+export function balancer(member, policy) {
+  if (!member.connected) return { word: "?", why: "its agent is not connected: what it answers is not known here" };
+  if (member.phase === "draining") return { word: "drain", why: "it leaves before it applies, and comes back when that is done" };
+  if (policy.drain !== "never" && member.applied === 0) return { word: "drain", why: "it has no version yet" };
+  if (policy.drain === "always" && member.running?.what === "reload") return { word: "drain", why: "until its reload is done" };
+  return { word: "ready", why: policy.drain === "never" ? "this set takes nobody out (drain = never)" : `drain = ${policy.drain}` };
+}
+
 /** @param {any[]} members @returns {[string, number][]} */
 export function counts(members) {
   const found = new Map(Object.keys(PHASES).map((phase) => [phase, 0]));
