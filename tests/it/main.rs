@@ -3,6 +3,7 @@
 mod access;
 mod backup;
 mod bad_input;
+mod browser;
 mod care;
 mod chaos;
 mod config;

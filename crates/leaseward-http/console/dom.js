@@ -13,16 +13,36 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Puts new children in place of the old ones, unless they look the same: what is selected or focused stays. @param {Element} parent @param {...any} children */
+/** Puts new children in place of the old ones, unless they look the same: what is selected, focused or typed stays. @param {Element} parent @param {...any} children */
 export function show(parent, ...children) {
   const next = h("div", {}, ...children);
   if (next.innerHTML === parent.innerHTML) return;
-  const focused = document.activeElement?.getAttribute("data-key");
-  parent.replaceChildren(...next.childNodes);
-  if (focused) {
-    const again = parent.querySelector(`[data-key="${CSS.escape(focused)}"]`);
-    if (again instanceof HTMLElement) again.focus();
+  const active = parent.contains(document.activeElement) ? document.activeElement : null;
+  const key = active?.getAttribute("data-key");
+  const again = key ? next.querySelector(`[data-key="${CSS.escape(key)}"]`) : null;
+  if (active instanceof HTMLInputElement && again instanceof HTMLInputElement) {
+    const [start, end] = [active.selectionStart, active.selectionEnd];
+    active.setAttribute("value", again.getAttribute("value") ?? "");
+    again.replaceWith(active);
+    parent.replaceChildren(...next.childNodes);
+    active.focus();
+    active.setSelectionRange(start, end);
+    return;
   }
+  parent.replaceChildren(...next.childNodes);
+  if (again instanceof HTMLElement) again.focus();
+}
+
+/** A line to type in. What is typed is used at once, or `late`: when it is whole. @param {string} key @param {string} label @param {string | null} value @param {(value: string) => void} use @param {Record<string, any>} [more] */
+export function field(key, label, value, use, { late, ...more } = {}) {
+  const input = /** @type {HTMLInputElement} */ (h("input", { type: "text", id: `field-${key}`, "data-key": key, autocomplete: "off", spellcheck: "false", value: value ?? "", ...more }));
+  input.addEventListener(late ? "change" : "input", () => use(input.value.trim()));
+  return h("label", { for: `field-${key}` }, `${label} `, input);
+}
+
+/** One of several to choose. @param {string} key @param {boolean} on @param {() => void} choose @param {...any} words */
+export function pressed(key, on, choose, ...words) {
+  return h("button", { type: "button", "data-key": key, "aria-pressed": String(on), onclick: choose }, words);
 }
 
 /** @param {[string, string?][]} heads name and class @param {any[][]} rows @param {string} [label] */
@@ -30,7 +50,7 @@ export function table(heads, rows, label) {
   return h("div", { class: "scroll" },
     h("table", { "aria-label": label },
       h("thead", {}, h("tr", {}, heads.map(([name, kind]) => h("th", { class: kind, scope: "col" }, name)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", { class: heads[i][1] }, cell)))))));
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", { class: heads[i][1], "data-head": heads[i][0] }, cell)))))));
 }
 
 /** The same in a shell. @param {string} command @param {string} [what] */

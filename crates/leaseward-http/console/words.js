@@ -60,6 +60,26 @@ export function howFar(member) {
   return said.join(" · ");
 }
 
+/** Since when a member is so: from the first event of those that say the same up to now. @param {any[]} events its own, oldest first @param {string} phase */
+export function since(events, phase) {
+  const said = events.filter((event) => event.data.event === "synced");
+  let at = null;
+  for (const event of said.reverse()) {
+    if (event.data.phase !== phase) break;
+    at = event.at;
+  }
+  return at;
+}
+
+/** What the agent of a member answers a load balancer for this set, as far as its reports tell. @param {any} member @param {any} policy */
+export function balancer(member, policy) {
+  if (!member.connected) return { word: "?", why: "its agent is not connected: what it answers is not known here" };
+  if (member.phase === "draining") return { word: "drain", why: "it leaves before it applies, and comes back when that is done" };
+  if (policy.drain !== "never" && member.applied === 0) return { word: "drain", why: "it has no version yet" };
+  if (policy.drain === "always" && member.running?.what === "reload") return { word: "drain", why: "until its reload is done" };
+  return { word: "ready", why: policy.drain === "never" ? "this set takes nobody out (drain = never)" : `drain = ${policy.drain}` };
+}
+
 /** @param {any[]} members @returns {[string, number][]} */
 export function counts(members) {
   const found = new Map(Object.keys(PHASES).map((phase) => [phase, 0]));
@@ -85,74 +105,4 @@ export function hidden(entry, policy) {
   if (policy?.key) return "encrypted: it is not shown";
   if (entry?.mode && (parseInt(entry.mode, 8) & 0o077) === 0) return `mode ${entry.mode}: only its owner may read it, so it is not shown`;
   return null;
-}
-
-/** @typedef {{ kind: "same" | "minus" | "plus", old?: number, new?: number, text: string }} Row */
-
-const CELLS_MAX = 4_000_000;
-
-/** Lines of two texts side by side, with `around` equal ones about each difference. @param {string} before @param {string} after @returns {(Row | null)[]} */
-export function lines(before, after, around = 3) {
-  const [a, b] = [split(before), split(after)];
-  let start = 0;
-  while (start < a.length && start < b.length && a[start] === b[start]) start += 1;
-  let end = 0;
-  while (end < a.length - start && end < b.length - start && a[a.length - 1 - end] === b[b.length - 1 - end]) end += 1;
-  /** @type {Row[]} */
-  const rows = [];
-  for (let i = 0; i < start; i += 1) rows.push({ kind: "same", old: i + 1, new: i + 1, text: a[i] });
-  middle(a.slice(start, a.length - end), b.slice(start, b.length - end), start, rows);
-  for (let i = end; i > 0; i -= 1) rows.push({ kind: "same", old: a.length - i + 1, new: b.length - i + 1, text: a[a.length - i] });
-  return near(rows, around);
-}
-
-/** @param {string} text */
-function split(text) {
-  const found = text.split("\n");
-  if (found.at(-1) === "") found.pop();
-  return found;
-}
-
-/** The longest common part of what is left. @param {string[]} a @param {string[]} b @param {number} start @param {Row[]} rows */
-function middle(a, b, start, rows) {
-  const wide = b.length + 1;
-  const plain = a.length * b.length > CELLS_MAX;
-  const length = new Uint32Array(plain ? 0 : (a.length + 1) * wide);
-  if (!plain) {
-    for (let i = a.length - 1; i >= 0; i -= 1) {
-      for (let j = b.length - 1; j >= 0; j -= 1) {
-        const at = i * wide + j;
-        length[at] = a[i] === b[j] ? length[at + wide + 1] + 1 : Math.max(length[at + wide], length[at + 1]);
-      }
-    }
-  }
-  let [i, j] = [0, 0];
-  while (i < a.length || j < b.length) {
-    if (!plain && i < a.length && j < b.length && a[i] === b[j]) {
-      rows.push({ kind: "same", old: start + i + 1, new: start + j + 1, text: a[i] });
-      i += 1;
-      j += 1;
-    } else if (i < a.length && (plain || j >= b.length || length[(i + 1) * wide + j] >= length[i * wide + j + 1])) {
-      rows.push({ kind: "minus", old: start + i + 1, text: a[i] });
-      i += 1;
-    } else {
-      rows.push({ kind: "plus", new: start + j + 1, text: b[j] });
-      j += 1;
-    }
-  }
-}
-
-/** Leaves out what is far from any difference; `null` stands where something is left out. @param {Row[]} rows @param {number} around */
-function near(rows, around) {
-  const shown = new Set();
-  rows.forEach((row, i) => {
-    if (row.kind !== "same") for (let k = i - around; k <= i + around; k += 1) shown.add(k);
-  });
-  /** @type {(Row | null)[]} */
-  const found = [];
-  rows.forEach((row, i) => {
-    if (shown.has(i)) found.push(row);
-    else if (found.at(-1) !== null) found.push(null);
-  });
-  return found;
 }

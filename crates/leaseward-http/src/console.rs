@@ -28,13 +28,24 @@ type File = (&'static str, &'static str, &'static str);
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// All of it. The first one is the page.
-const FILES: [File; 7] = [
+const FILES: [File; 18] = [
     ("", "text/html; charset=utf-8", include_str!("../console/index.html")),
     ("console.css", "text/css; charset=utf-8", include_str!("../console/console.css")),
     ("icon.svg", "image/svg+xml", include_str!("../console/icon.svg")),
     ("console.js", SCRIPT, include_str!("../console/console.js")),
+    ("address.js", SCRIPT, include_str!("../console/address.js")),
     ("config.js", SCRIPT, include_str!("../console/config.js")),
+    ("difference.js", SCRIPT, include_str!("../console/difference.js")),
     ("dom.js", SCRIPT, include_str!("../console/dom.js")),
+    ("events.js", SCRIPT, include_str!("../console/events.js")),
+    ("keys.js", SCRIPT, include_str!("../console/keys.js")),
+    ("lines.js", SCRIPT, include_str!("../console/lines.js")),
+    ("member.js", SCRIPT, include_str!("../console/member.js")),
+    ("overview.js", SCRIPT, include_str!("../console/overview.js")),
+    ("quorum.js", SCRIPT, include_str!("../console/quorum.js")),
+    ("running.js", SCRIPT, include_str!("../console/running.js")),
+    ("state.js", SCRIPT, include_str!("../console/state.js")),
+    ("voter.js", SCRIPT, include_str!("../console/voter.js")),
     ("words.js", SCRIPT, include_str!("../console/words.js")),
 ];
 

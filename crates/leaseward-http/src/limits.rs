@@ -42,6 +42,9 @@ pub const STREAM_COMMENT: Duration = Duration::from_secs(10);
 /// Events that are taken from the state at once for one stream.
 pub const STREAM_EVENTS_AT_ONCE: usize = 256;
 
+/// A stream of revisions says no more of them than this, whoever asks for more: each is a reason to read everything again.
+pub const REVISIONS_EACH_MIN: Duration = Duration::from_millis(100);
+
 /// How long another node has to say how it is.
 pub const STATUS_WITHIN: Duration = Duration::from_millis(500);
 

@@ -107,6 +107,14 @@ pub(crate) fn find(state: &State, id: Revision) -> Option<Operation> {
     })
 }
 
+/// Returns whether an operation goes on. What is as it was asked to be is not looked at any further.
+pub(crate) fn runs(state: &State, id: Revision) -> bool {
+    let Some(kept) = id.0.checked_sub(1).and_then(|before| state.events_after(Revision(before))) else { return false };
+    let asked = kept.take_while(|recorded| recorded.revision == id).find_map(|recorded| Asked::of(&recorded.event));
+    asked.is_some_and(|asked| !is_so(state, asked))
+        && find(state, id).is_some_and(|operation| operation.phase == OperationPhase::Running)
+}
+
 /// Returns the ids of all operations that the ledger remembers, ascending.
 pub(crate) fn ids(state: &State) -> impl Iterator<Item = Revision> {
     let mut last = Revision(0);

@@ -36,7 +36,7 @@ pub struct EventList {
     pub items: Vec<EventRecord>,
 }
 
-/// The data of `event: snapshot`: changes follow from here.
+/// The data of `event: snapshot`: changes follow from here; and of `event: revision`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Snapshot {
     /// List now, at this revision or later, and nothing is missed.

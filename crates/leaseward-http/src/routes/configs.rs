@@ -12,6 +12,8 @@ use futures_util::{StreamExt, stream};
 use leaseward_state::command::Condition;
 use leaseward_state::config::{Chunk, ManifestNode, Version, check_path};
 use leaseward_state::{Command, SetName, State as Clustered};
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -35,15 +37,35 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(members))
 }
 
+/// Which sets.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SetParams {
+    /// Only names that begin so.
+    #[serde(default)]
+    prefix: String,
+    /// Objects on a page, 200 if not given, at most 1000.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// The `next_page` of the page before.
+    #[serde(default)]
+    page: Option<String>,
+    /// Only those whose newest version is on its way to their members in steps.
+    #[serde(default)]
+    rolling: bool,
+}
+
 /// Lists config sets.
-#[utoipa::path(get, path = "/v1/configs", params(ListParams), responses((status = 200, body = ConfigSetList)))]
+#[utoipa::path(get, path = "/v1/configs", params(SetParams), responses((status = 200, body = ConfigSetList)))]
 async fn list(
     State(api): State<Api>,
     fresh: Fresh,
-    Params(params): Params<ListParams>,
+    Params(params): Params<SetParams>,
 ) -> Result<At<Json<ConfigSetList>>, Fault> {
     let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
     let all = page.state.sets().filter(|(name, _)| name.as_str().starts_with(&params.prefix));
+    let all = all.filter(|(_, set)| !params.rolling || set.rollout.is_some());
     let (sets, next_page) = page.take(&api, all, |(name, _)| name.to_string());
     let items = sets.into_iter().map(|(name, set)| view::set(&page.state, name, set)).collect();
     Ok(At(page.revision, Json(ConfigSetList { revision: page.revision.into(), items, next_page })))

@@ -2,7 +2,8 @@
 //!
 //! Must stay true: a stream that is resumed at its last id misses nothing and may repeat a part of one entry: the id
 //! stands at the last event of an entry. Who is too far behind is told so. A slow reader costs no memory: events are
-//! taken from the state when there is room for them.
+//! taken from the state when there is room for them. A stream of revisions tells of every entry, event or not, and has
+//! nothing to resume: whoever reads the state again when it says so has missed nothing.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,10 +16,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
 use leaseward_raft::Published;
 use leaseward_state::event::Recorded;
-use leaseward_state::{Revision, State as Clustered};
+use leaseward_state::{Revision, State as Clustered, UnixMillis};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,8 +28,8 @@ use crate::answer::{At, Fault};
 use crate::api::Api;
 use crate::ask::{Consistency, Fresh, Params, wait};
 use crate::describe::describe;
-use crate::limits::{PAGE_MAX, PAGE_USUAL, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
-use crate::model::{Compacted, Duration, EventList, Snapshot, Wide};
+use crate::limits::{PAGE_MAX, PAGE_USUAL, REVISIONS_EACH_MIN, STREAM_COMMENT, STREAM_EVENTS_AT_ONCE};
+use crate::model::{Compacted, Duration, EventList, Snapshot, Time, Wide};
 use crate::problem::{self, Code};
 use crate::suggest;
 
@@ -36,13 +37,13 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(events))
 }
 
-const KINDS: [&str; 5] = ["session", "lease", "machine", "server", "config"];
+const KINDS: [&str; 7] = ["session", "lease", "machine", "server", "config", "token", "cluster"];
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct EventParams {
-    /// Only these kinds, with commas: `session`, `lease`, `machine`, `server`, `config`.
+    /// Only these kinds, with commas: `session`, `lease`, `machine`, `server`, `config`, `token`, `cluster`.
     #[serde(default)]
     kinds: Option<String>,
     /// Only objects whose names begin so.
@@ -51,12 +52,25 @@ struct EventParams {
     /// Only what came after this revision. Without it a stream begins now, and a question gets the newest ones.
     #[serde(default)]
     after: Option<Wide>,
+    /// The newest ones that came before this revision, to go back from the oldest of an answer. Not for a stream.
+    #[serde(default)]
+    before: Option<Wide>,
+    /// Only what happened at this time or later, by the clocks of those who proposed it. Not for a stream.
+    #[serde(default)]
+    since: Option<Time>,
+    /// Only what happened before this time. Not for a stream.
+    #[serde(default)]
+    until: Option<Time>,
     /// Wait so long for something to come, if there is nothing. Not for a stream.
     #[serde(default)]
     wait: Option<Duration>,
-    /// Events in one answer, 200 if not given, at most 1000. Not for a stream.
+    /// Events in one answer, 200 if not given, at most 1000, and what else the last entry made. Not for a stream.
     #[serde(default)]
     limit: Option<u32>,
+    /// Only for a stream: instead of events, say which revision it is, at once and whenever that has moved, but never more
+    /// often than this. Reports of members move it too, and are no events.
+    #[serde(default)]
+    revisions: Option<Duration>,
 }
 
 /// Which events.
@@ -64,6 +78,8 @@ struct EventParams {
 struct Filter {
     kinds: Vec<String>,
     prefix: String,
+    since: Option<UnixMillis>,
+    until: Option<UnixMillis>,
 }
 
 impl Filter {
@@ -74,19 +90,26 @@ impl Filter {
         if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
             return Err(suggest::unknown_word("kind of event", unknown, &KINDS).into());
         }
-        Ok(Self { kinds, prefix: params.prefix.clone() })
+        let (since, until) = (params.since.map(Into::into), params.until.map(Into::into));
+        Ok(Self { kinds, prefix: params.prefix.clone(), since, until })
+    }
+
+    fn takes_all(&self) -> bool {
+        self.kinds.is_empty() && self.prefix.is_empty()
     }
 
     fn takes(&self, recorded: &Recorded) -> bool {
         let kind = recorded.event.kind();
         (self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))
+            && self.since.is_none_or(|since| recorded.at >= since)
+            && self.until.is_none_or(|until| recorded.at < until)
             && (self.prefix.is_empty() || recorded.event.subject().starts_with(&self.prefix))
     }
 }
 
 /// What happened. With `Accept: text/event-stream` a stream: `event: snapshot` says from which revision on changes
 /// follow, `event: change` is an event, its `id` the revision to resume at, `event: compacted` says that some are gone, or
-/// that the revision to resume at is of an earlier life of the cluster.
+/// that the revision to resume at is of an earlier life of the cluster. With `revisions` it has `event: revision` only.
 /// Otherwise a list, which may wait for something to come.
 #[utoipa::path(
     get, path = "/v1/events",
@@ -103,10 +126,29 @@ async fn events(
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let state = api.read(&fresh).await?;
     if !header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
+        if params.revisions.is_some() {
+            return Err(
+                problem::of(Code::Invalid, "`revisions` is for streams: ask with Accept: text/event-stream").into()
+            );
+        }
         return Ok(list(&api, &fresh, &filter, &params).await?.into_response());
     }
-    if params.wait.is_some() || params.limit.is_some() {
-        return Err(problem::of(Code::Invalid, "`wait` and `limit` are not for streams").into());
+    let is_list = params.wait.is_some() || params.limit.is_some() || params.before.is_some();
+    if is_list || params.since.is_some() || params.until.is_some() {
+        let why = "`wait`, `limit`, `before`, `since` and `until` are not for streams";
+        return Err(problem::of(Code::Invalid, why).into());
+    }
+    let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
+    if let Some(each) = params.revisions {
+        if !filter.takes_all() || params.after.is_some() {
+            return Err(problem::of(
+                Code::Invalid,
+                "`kinds`, `prefix` and `after` choose events: `revisions` has none",
+            )
+            .into());
+        }
+        let moves = Moves { published: api.replica.published(), each: wait(each)?.max(REVISIONS_EACH_MIN), said: None };
+        return Ok(Sse::new(revisions(moves)).keep_alive(keep_alive).into_response());
     }
     let resumed = match headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.parse().ok())) {
         Some(None) => return Err(problem::of(Code::Invalid, "Last-Event-ID is a revision").into()),
@@ -126,7 +168,6 @@ async fn events(
     if fresh.consistency() != Consistency::Stale && follow.after > state.revision() {
         follow.begin_anew(&state);
     }
-    let keep_alive = KeepAlive::new().interval(STREAM_COMMENT).text("");
     Ok(Sse::new(lines(follow)).keep_alive(keep_alive).into_response())
 }
 
@@ -134,6 +175,9 @@ async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -
     let limit = params.limit.map_or(PAGE_USUAL, |limit| limit as usize);
     if limit == 0 || limit > PAGE_MAX {
         return Err(problem::of(Code::Invalid, format!("`limit` is 1 to {PAGE_MAX}")).into());
+    }
+    if params.before.is_some() && params.after.is_some() {
+        return Err(problem::of(Code::Invalid, "`after` goes forward and `before` back: give one of them").into());
     }
     let deadline = Instant::now() + params.wait.map(wait).transpose()?.unwrap_or_default();
     let mut published = api.replica.published();
@@ -145,7 +189,7 @@ async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -
         let state = std::sync::Arc::clone(&published.borrow_and_update().state);
         let (items, revision) = match params.after {
             Some(after) => after_revision(&state, filter, after.into(), limit)?,
-            None => (newest(&state, filter, limit), state.revision()),
+            None => (newest(&state, filter, params.before.map(Into::into), limit), state.revision()),
         };
         let is_late = Instant::now() >= deadline;
         if !items.is_empty() || is_late || timeout_at(deadline, published.changed()).await.is_err() {
@@ -177,8 +221,16 @@ fn after_revision<'a>(
     Ok((items, state.revision().max(after)))
 }
 
-fn newest<'a>(state: &'a Clustered, filter: &Filter, limit: usize) -> Vec<&'a Recorded> {
-    let mut items: Vec<_> = state.ledger().rev().filter(|recorded| filter.takes(recorded)).take(limit).collect();
+/// Returns whole entries only, so that the oldest one is a place to go back from.
+fn newest<'a>(state: &'a Clustered, filter: &Filter, before: Option<Revision>, limit: usize) -> Vec<&'a Recorded> {
+    let mut items: Vec<&Recorded> = Vec::new();
+    let known = state.ledger().rev().skip_while(|recorded| before.is_some_and(|before| recorded.revision >= before));
+    for recorded in known.filter(|recorded| filter.takes(recorded)) {
+        if items.len() >= limit && items.last().map(|last| last.revision) != Some(recorded.revision) {
+            break;
+        }
+        items.push(recorded);
+    }
     items.reverse();
     items
 }
@@ -241,6 +293,31 @@ impl Follow {
         self.waiting.extend([line("compacted", &gone), snapshot(state)]);
         self.after = state.revision();
     }
+}
+
+/// A stream of revisions on its way.
+struct Moves {
+    published: watch::Receiver<Published>,
+    each: std::time::Duration,
+    /// What was said last, and when.
+    said: Option<(Revision, Instant)>,
+}
+
+fn revisions(moves: Moves) -> impl Stream<Item = Result<Line, Infallible>> {
+    stream::unfold(moves, |mut moves| async move {
+        if let Some((_, at)) = moves.said {
+            sleep_until(at + moves.each).await;
+        }
+        loop {
+            let revision = moves.published.borrow_and_update().state.revision();
+            if moves.said.is_none_or(|(said, _)| said != revision) {
+                moves.said = Some((revision, Instant::now()));
+                let said = line("revision", &Snapshot { revision: revision.into() });
+                return Some((Ok(said.id(revision.to_string())), moves));
+            }
+            moves.published.changed().await.ok()?;
+        }
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ struct OperationParams {
     /// The `next_page` of the page before.
     #[serde(default)]
     page: Option<String>,
+    /// Only those that go on.
+    #[serde(default)]
+    running: bool,
 }
 
 /// Lists the operations that the ledger remembers.
@@ -51,7 +54,8 @@ async fn list(
     Params(params): Params<OperationParams>,
 ) -> Result<At<Json<OperationList>>, Fault> {
     let page = Page::open(&api, &fresh, params.limit, params.page.as_deref()).await?;
-    let (ids, next_page) = page.take(&api, operation::ids(&page.state), |id| number_key(id.0));
+    let asked = operation::ids(&page.state).filter(|id| !params.running || operation::runs(&page.state, *id));
+    let (ids, next_page) = page.take(&api, asked, |id| number_key(id.0));
     let items = ids.into_iter().filter_map(|id| operation::find(&page.state, id)).collect();
     Ok(At(page.revision, Json(OperationList { revision: page.revision.into(), items, next_page })))
 }

@@ -422,6 +422,8 @@ async fn policies_pins_and_rollouts_are_kept_and_shown() {
     publish(&cluster, b"two\n", "second").await;
     let set = cluster.get("/v1/configs/app").await.ok(200);
     assert_eq!((&set["rollout"]["version"], &set["rollout"]["base"]), (&2.into(), &1.into()));
+    let rolling = async || cluster.get("/v1/configs?rolling=true").await.ok(200)["items"].clone();
+    assert_eq!(rolling().await[0]["name"], "app");
     let halted = cluster.post("/v1/configs/app/rollout", json!({ "action": "halt", "by": "ann" })).await.ok(200);
     assert_eq!(halted["rollout"]["halted"], "halted by ann");
     let back = cluster.post("/v1/configs/app/rollout", json!({ "action": "abort", "by": "ann" })).await.ok(200);
@@ -429,6 +431,7 @@ async fn policies_pins_and_rollouts_are_kept_and_shown() {
         (&back["version"], &back["rollout"], &back["newest"]["author"]),
         (&3.into(), &json!(null), &"ann".into())
     );
+    assert_eq!(rolling().await, json!([]));
     cluster.post("/v1/configs/app/rollout", json!({ "action": "halt" })).await.problem(409, "LW0206");
 
     let pinned = json!({ "machine": "m1", "version": 1, "by": "ann", "why": "old" });

@@ -41,7 +41,7 @@ async fn the_console_is_served_at_the_top_and_may_do_nothing_but_ask_its_voter()
     let top = ask(cluster.request("GET", "/")).await;
     assert!(top.status == 200 && top.text.contains("console.js"), "{top:?}");
     assert!(top.header("content-type").starts_with("text/html"), "{top:?}");
-    for file in ["console.js", "config.js", "dom.js", "words.js", "console.css", "icon.svg"] {
+    for file in ["console.js", "config.js", "voter.js", "words.js", "console.css", "icon.svg"] {
         let answer = ask(cluster.request("GET", &format!("/console/{file}"))).await;
         assert!(answer.status == 200 && !answer.header("leaseward-served-by").is_empty(), "{answer:?}");
         let policy = answer.header("content-security-policy");

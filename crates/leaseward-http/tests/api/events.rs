@@ -31,6 +31,11 @@ impl Stream {
     }
 
     async fn next(&mut self) -> Line {
+        // All of it: comments come for ever.
+        timeout(PATIENCE, self.read()).await.expect("in time")
+    }
+
+    async fn read(&mut self) -> Line {
         loop {
             if let Some((block, rest)) = self.read.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
@@ -44,7 +49,7 @@ impl Stream {
                 }
                 continue;
             }
-            let more = timeout(PATIENCE, self.answer.chunk()).await.expect("in time").unwrap().expect("it goes on");
+            let more = self.answer.chunk().await.unwrap().expect("it goes on");
             self.read.push_str(std::str::from_utf8(&more).unwrap());
         }
     }
@@ -97,6 +102,41 @@ async fn who_saw_more_than_ever_happened_here_begins_anew() {
     assert_eq!((snapshot.event.as_str(), snapshot.id.as_deref()), ("snapshot", snapshot.data["revision"].as_str()));
     let session = cluster.session("job").await;
     assert_eq!(stream.next().await.data["subject"], session, "and hears what comes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_revisions_tells_of_entries_that_are_no_events() {
+    let cluster = Cluster::of(1).await;
+    let mut stream = Stream::open(&cluster, "?revisions=100ms", Some("1000000")).await;
+    let number = |line: &Line| line.data["revision"].as_str().and_then(|text| text.parse::<u64>().ok()).unwrap();
+    let first = stream.next().await;
+    assert_eq!((first.event.as_str(), first.id.clone()), ("revision", Some(number(&first).to_string())));
+
+    let (one, other) = (cluster.session("one").await, cluster.session("other").await);
+    cluster.put("/v1/leases/a", json!({ "session": one, "holder": "h" })).await.ok(200);
+    let before: u64 = cluster.get("/v1/events").await.ok(200)["revision"].as_str().unwrap().parse().unwrap();
+    // The lease is held: an entry that changes nothing, and nothing happened.
+    let held = cluster.request("PUT", "/v1/leases/a").json(&json!({ "session": other, "holder": "h" }));
+    assert!(ask(held).await.status.is_client_error());
+    while number(&stream.next().await) <= before {}
+    let events = cluster.get(&format!("/v1/events?after={before}")).await.ok(200);
+    assert_eq!(events["items"], json!([]));
+
+    for wrong in
+        ["?revisions=1s&kinds=lease", "?revisions=1s&prefix=a", "?revisions=1s&after=1", "?revisions=1s&limit=1"]
+    {
+        let stream = cluster.request("GET", &format!("/v1/events{wrong}")).header("accept", "text/event-stream");
+        ask(stream).await.problem(422, "LW0101");
+    }
+    for wrong in ["?before=9", "?since=2026-01-01T00:00:00Z", "?until=2026-01-01T00:00:00Z"] {
+        let stream = cluster.request("GET", &format!("/v1/events{wrong}")).header("accept", "text/event-stream");
+        ask(stream).await.problem(422, "LW0101");
+    }
+    cluster.get("/v1/events?before=9&after=1").await.problem(422, "LW0101");
+    cluster.get("/v1/events?since=yesterday").await.problem(422, "LW0101");
+    let long_ago = cluster.get("/v1/events?kinds=cluster,token,session&until=2001-01-01T00:00:00Z").await.ok(200);
+    assert_eq!(long_ago["items"], json!([]));
+    cluster.get("/v1/events?revisions=1s").await.problem(422, "LW0101");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

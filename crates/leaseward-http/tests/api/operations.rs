@@ -108,7 +108,10 @@ async fn a_move_is_followed_from_the_request_to_the_first_good_check() {
     assert!(moved["out_of_service"].is_string() && moved["ended"].is_string(), "{moved}");
 
     let stop = play.asks("stop").await;
+    let running = async || play.cluster.get("/v1/operations?running=true").await.ok(200)["items"].clone();
+    assert_eq!(running().await[0]["id"], stop["id"], "and nothing else goes on");
     play.dies(next).await;
+    assert_eq!(running().await, json!([]));
     let stopped = play.follow(&stop).await;
     assert_eq!((&stopped["phase"], &stopped["sentence"]), (&"done".into(), &"pay is stopped".into()));
     let all = play.cluster.get("/v1/operations").await.ok(200);
