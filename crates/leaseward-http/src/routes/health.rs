@@ -1,13 +1,16 @@
 //! What probes, load balancers and Prometheus ask. All of it is answered from this node's own knowledge.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use leaseward_state::config::SyncState;
 use leaseward_state::propose::Propose;
-use leaseward_state::{ServerName, State as Clustered};
+use leaseward_state::state::ConfigSet;
+use leaseward_state::{MachineName, ServerName, SetName, State as Clustered};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -125,6 +128,24 @@ fn of_state(page: &mut Exposition, state: &Clustered) {
         }
     }
     page.gauge("leaseward_config_members", "Members of each config set by what they do", members);
+    let slowest = state.sets().filter_map(|(name, set)| {
+        let took = synced_within(state, name, set)?;
+        Some((format!("{{set=\"{name}\"}}"), took.as_secs_f64()))
+    });
+    let help =
+        "From the newest version to the last member so far that has it, by the clocks of those who wrote both down";
+    page.gauge("leaseward_config_sync_seconds", help, slowest);
+}
+
+/// Returns how long the slowest member took that has the newest version; `None` while nobody has it.
+fn synced_within(state: &Clustered, name: &SetName, set: &ConfigSet) -> Option<Duration> {
+    let newest = set.newest()?;
+    let took = |machine: &MachineName| {
+        let sync = state.sync(name, machine)?;
+        let is_there = sync.applied == newest.number && matches!(sync.state, SyncState::Applied);
+        is_there.then(|| Duration::from_millis(sync.at.0.saturating_sub(newest.at.0)))
+    };
+    state.members_of(set).filter_map(|(machine, _)| took(machine)).max()
 }
 
 /// Prometheus' text form.
@@ -132,7 +153,7 @@ fn of_state(page: &mut Exposition, state: &Clustered) {
 struct Exposition(String);
 
 impl Exposition {
-    fn gauge<L: AsRef<str>>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, u64)>) {
+    fn gauge<L: AsRef<str>, V: Display>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, V)>) {
         self.head(name, help, "gauge");
         for (labels, value) in values {
             // Writing to a string cannot fail.

@@ -281,6 +281,11 @@ async fn the_monitor_shows_every_member() {
         let line = format!("leaseward_config_members{{set=\"app\",state=\"{state}\"}} {count}");
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
+    let took = |metrics: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix("leaseward_config_sync_seconds{set=\"app\"} "))?;
+        line.parse::<f64>().ok()
+    };
+    assert!(took(&metrics).is_some_and(|took| (0.0..60.0).contains(&took)), "{metrics}");
     let status = cluster.get("/v1/cluster").await.ok(200);
     assert_eq!(status["warnings"].as_array().unwrap().len(), 1, "{status}");
     assert_eq!((&status["health"], &status["in_sync"]), (&"degraded".into(), &json!({ "of": 1, "all": 2 })));
@@ -288,6 +293,7 @@ async fn the_monitor_shows_every_member() {
     publish(&cluster, b"max = 800\n", "second").await;
     let members = cluster.get("/v1/configs/app/members?prefix=m1").await.ok(200);
     assert_eq!(members["items"][0]["phase"], "behind", "it has not heard of the newest version yet");
+    assert_eq!(took(&cluster.get("/metrics").await.text), None, "nobody has the newest version");
     let end = Command::EndSession { session };
     cluster.nodes[0].propose(end.into()).await.unwrap();
     let members = cluster.get("/v1/configs/app/members?consistency=linearizable").await.ok(200);
