@@ -23,7 +23,7 @@ use tracing::debug;
 
 use crate::error::{Error, Result};
 use crate::known::Known;
-use crate::limits::{ATTEMPT, CONNECT_STAGGER, RETRY_PAUSE, WRITE_WITHIN};
+use crate::limits::{ATTEMPT, CONNECT_STAGGER, LAST_ATTEMPT_MIN, RETRY_PAUSE, WRITE_WITHIN};
 
 /// A client of a cluster. Clones share its connection.
 #[derive(Clone)]
@@ -261,7 +261,7 @@ impl Client {
                 Err(CallError::Refused { code, why }) => return Err(Error::Failed { code, why }),
                 Err(CallError::Broken(_) | CallError::Timeout | CallError::Silent) => maybe_applied = true,
             }
-            if Instant::now() + RETRY_PAUSE >= deadline {
+            if Instant::now() + RETRY_PAUSE + LAST_ATTEMPT_MIN >= deadline {
                 return Err(if maybe_applied { Error::Unknown } else { nothing_done });
             }
             sleep(RETRY_PAUSE).await;

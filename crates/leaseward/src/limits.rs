@@ -17,6 +17,10 @@ pub const ATTEMPT: Duration = Duration::from_millis(1_500);
 /// Pause before the same nodes are asked again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// No further attempt at a write begins with less time than this: it would be cut off, and nobody would know whether it was
+/// applied, though it is known of all before it that they were not.
+pub const LAST_ATTEMPT_MIN: Duration = Duration::from_millis(100);
+
 /// A write is given up after this; its outcome may be unknown then.
 pub const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
