@@ -348,9 +348,14 @@ impl Api {
 
     /// Returns the events after a revision, once there is one, or after `wait`.
     pub(crate) async fn events_after(&self, after: u64, wait: Duration) -> Result<EventList, Diagnostic> {
+        self.events(Route::from("/v1/events"), after, wait).await
+    }
+
+    /// As [`Api::events_after`], of those that the route chooses.
+    pub(crate) async fn events(&self, route: Route, after: u64, wait: Duration) -> Result<EventList, Diagnostic> {
         let wait = wait.min(self.target.timeout / 2).as_millis();
-        let route = Route::from("/v1/events").with("after", after).with("wait", format!("{wait}ms"));
-        self.send(Method::GET, route.with("limit", PAGE_MAX), None::<&()>, &[]).await
+        let route = route.with("after", after).with("wait", format!("{wait}ms")).with("limit", PAGE_MAX);
+        self.send(Method::GET, route, None::<&()>, &[]).await
     }
 }
 

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use leaseward_http::model::Time;
 
 pub(crate) use self::backup::BackupCommand;
 pub(crate) use self::config::{ConfigCommand, PublishArguments, PutArguments, RolloutAction};
@@ -93,7 +94,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  leaseward doctor\n  leaseward doctor --fence --trials 1 --budget 5m")]
     Doctor(DoctorArguments),
     /// Shows what happened.
-    #[command(after_help = "Examples:\n  leaseward events\n  leaseward events -f --for server/pay-1")]
+    #[command(after_help = "Examples:\n  leaseward events --since 10m\n  leaseward events -f --for server/pay-1")]
     Events(EventsArguments),
     /// Explains an error code, or how something is and why.
     #[command(after_help = "Examples:\n  leaseward explain LW0412\n  leaseward explain server/pay-1")]
@@ -303,6 +304,12 @@ pub(crate) struct EventsArguments {
     /// Only after this revision.
     #[arg(long)]
     pub(crate) after: Option<u64>,
+    /// Only what happened since then: so long ago, such as 10m, or a time such as 2026-11-21T14:02:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::moment::parse)]
+    pub(crate) since: Option<Time>,
+    /// Only what happened before then, given like --since
+    #[arg(long, value_name = "TIME", value_parser = crate::moment::parse, conflicts_with = "follow")]
+    pub(crate) until: Option<Time>,
 }
 
 #[derive(Debug, Args)]

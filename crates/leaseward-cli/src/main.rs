@@ -14,6 +14,7 @@ mod content;
 mod demo_server;
 mod diagnostic;
 mod duration;
+mod moment;
 mod printer;
 mod publish;
 mod route;

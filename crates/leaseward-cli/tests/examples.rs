@@ -6,6 +6,8 @@ mod args;
 #[path = "../src/duration.rs"]
 #[allow(dead_code, reason = "as above")]
 mod duration;
+#[path = "../src/moment.rs"]
+mod moment;
 mod stage;
 
 use clap::{Command, CommandFactory};

@@ -29,6 +29,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("context_ls", "leaseward context ls"),
     ("status", "leaseward status"),
     ("events", "leaseward events --for lease/batch/nightly"),
+    ("events_since", "leaseward events --for lease/batch/nightly --since 1h"),
     ("explain_server", "leaseward explain server/pay-1"),
     ("explain_lease", "leaseward explain lease/batch/nightly"),
     ("explain_node", "leaseward explain node/n2"),
@@ -99,6 +100,8 @@ const DONE: &[&str] = &[
     "leaseward explain LW9998",
     "leaseward wait nonsense",
     "leaseward events -o xml",
+    "leaseward events --until 1h",
+    "leaseward events --since yesterday",
     "leaseward man no such",
 ];
 

@@ -15,10 +15,15 @@ const TRIES: usize = 5;
 
 pub(crate) async fn run(session: &Session, arguments: EventsArguments) -> Result<(), Diagnostic> {
     let mut after = arguments.after.unwrap_or(0);
+    let window = [("since", arguments.since), ("until", arguments.until)];
+    let chosen = window.into_iter().fold(Route::from("/v1/events"), |route, (key, time)| match time {
+        Some(time) => route.with(key, time),
+        None => route,
+    });
     let (mut first, mut behind) = (true, 0);
     loop {
         let wait = if first { Duration::ZERO } else { Duration::from_secs(30) };
-        let mut list = match session.api.events_after(after, wait).await {
+        let mut list = match session.api.events(chosen.clone(), after, wait).await {
             // Too far back: the oldest that are kept come next. They may be gone too by the time they are asked for.
             Err(error) if error.code == "LW0207" && behind < TRIES => {
                 behind += 1;
