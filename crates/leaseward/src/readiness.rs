@@ -1,7 +1,8 @@
 //! Whether this machine should get requests, as load balancers ask: HAProxy's agent check and an HTTP probe, on one port.
 //!
-//! Must stay true: a machine says `drain` from the moment that a set asks it to leave until that set lets it come back;
-//! who waits for its sessions to end begins to count only after each load balancer that asks has heard of it.
+//! Must stay true: a machine says `drain` from the moment that a set asks it to leave until that set lets it come back, or
+//! is none of this machine's any more; who waits for its sessions to end begins to count only after each load balancer
+//! that asks has heard of it.
 //! Left out on purpose: which sets ask for it, and when (`leaseward-sync`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,9 +70,12 @@ impl Readiness {
         (!out.is_empty()).then(|| format!("config is on its way: {}", out.join(", ")))
     }
 
-    /// Says which sets this machine is to have from now on.
+    /// Says which sets this machine is to have from now on. Others keep it out no longer.
     pub fn has<'a>(&self, sets: impl Iterator<Item = &'a SetName>) {
-        self.now().known = Some(sets.cloned().collect());
+        let known: BTreeSet<SetName> = sets.cloned().collect();
+        let mut now = self.now();
+        now.out.retain(|set| known.contains(set));
+        now.known = Some(known);
     }
 
     /// Returns whether a load balancer may ask for a set.
@@ -246,8 +250,8 @@ mod tests {
         assert!(ask(checks, "GET /readyz?set=app HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.1 503"));
         assert!(ask(checks, "GET /readyz?set=other HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
         assert!(ask(checks, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.1 404"));
-        // As soon as it is known which sets there are, a typo is none of them. One that is on its way out is gone for good later.
-        readiness.has([SetName::new("third").unwrap()].iter());
+        // As soon as it is known which sets there are, a typo is none of them.
+        readiness.has([set.clone(), SetName::new("third").unwrap()].iter());
         for (name, status) in [("app", "503"), ("third", "200"), ("other", "404")] {
             let answer = ask(checks, &format!("GET /readyz?set={name} HTTP/1.0\r\n\r\n")).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{name}: {answer}");
@@ -257,6 +261,11 @@ mod tests {
         timeout(Duration::from_secs(20), leaving).await.expect("its sessions ended").unwrap();
         assert!(readiness.why_not(None).is_some(), "it stays out until the set lets it come back");
         readiness.come_back(&set);
+        assert_eq!(ask(checks, "").await, "ready up\n");
+        // One that is removed lets nobody wait for it.
+        readiness.leave(&set, Duration::ZERO).await;
+        assert_eq!(ask(checks, "").await, "drain\n");
+        readiness.has([SetName::new("third").unwrap()].iter());
         assert_eq!(ask(checks, "").await, "ready up\n");
         serving.abort();
     }

@@ -1,6 +1,7 @@
 //! `leaseward backup …`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 
@@ -28,7 +29,7 @@ pub(crate) enum BackupCommand {
     },
     /// Makes the data directory of the first voter of a new life of the cluster. Stop the old one first, everywhere.
     #[command(
-        after_help = "Examples:\n  leaseward backup restore app.lwb --to restored\n  leaseward backup restore app.lwb --to restored-too -o json"
+        after_help = "Examples:\n  leaseward backup restore app.lwb --to restored\n  leaseward backup restore app.lwb --to restored-too --wait 6s"
     )]
     Restore {
         /// The file.
@@ -36,5 +37,9 @@ pub(crate) enum BackupCommand {
         /// The directory: `node.data` of the voter's settings. It must be empty.
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
+        /// Waits at least this long, until no server of the old cluster can run. By itself it waits as the backup says; a
+        /// machine that came later with a longer `timing.lease_ttl`, or a server with a longer `grace`, is not in it.
+        #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::duration::parse)]
+        wait: Duration,
     },
 }

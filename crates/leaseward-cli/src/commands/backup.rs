@@ -56,9 +56,9 @@ pub(crate) async fn offline(output: &Output, command: BackupCommand) -> Result<(
     match command {
         BackupCommand::Create { .. } => Ok(()),
         BackupCommand::Verify { file } => show(output, &shown(&check(file).await?)),
-        BackupCommand::Restore { file, to } => {
+        BackupCommand::Restore { file, to, wait } => {
             note!("reading {}; then waiting until no server of the old cluster can run any more", file.display());
-            let restored = restore(file, to.clone()).await.map_err(of_backup)?;
+            let restored = restore(file, to.clone(), wait).await.map_err(of_backup)?;
             let mut shown = shown(&restored.contents);
             shown["cluster"] = json!(format!("{:032x}", restored.cluster));
             shown["generation"] = json!(restored.generation.0);

@@ -102,6 +102,8 @@ pub(crate) struct Now {
     owner: Option<String>,
     /// Somebody else is named since: what belongs to the one before is nobody's change by hand.
     is_given_away: bool,
+    /// The set asked its machine to leave the load balancer, and has not let it come back since.
+    is_out: bool,
 }
 
 enum Outcome {
@@ -136,6 +138,7 @@ impl SetTask {
             if want.is_none() {
                 // Who forgot the set forgot what was said of it, too, and nobody looks at it until it is wanted again.
                 (self.now.last, self.now.settled, self.now.astray) = (None, None, true);
+                self.come_back();
             }
             if let Some(want) = &want {
                 match self.attempt(want).await {
@@ -229,10 +232,16 @@ impl SetTask {
         }
         if want.live.is_none() && want.staged.is_none() {
             self.now.settled = None;
+            // Nobody waits for a version here.
+            self.come_back();
             self.report(SyncState::Disabled).await;
             return Ok(Outcome::Settled);
         }
         let opened = self.open(want).await?;
+        if self.now.live.is_none() && want.spec.drain != DrainRule::Never {
+            // A machine without any version is of no use to anybody yet.
+            self.leave(Duration::ZERO).await;
+        }
         // The first attempt of this run is no request: it was answered by an earlier one, or there was none.
         let asked = self.now.attempt.replace(want.attempt).is_some_and(|last| last != want.attempt);
         if asked {
@@ -306,11 +315,11 @@ impl SetTask {
             self.report(SyncState::Draining).await;
             // A machine without any version was never in.
             let within = if self.now.live.is_some() { want.spec.drain_ms } else { 0 };
-            self.gate.leave(&self.set, Duration::from_millis(within)).await;
+            self.leave(Duration::from_millis(within)).await;
         }
         let switched = self.switch_or_again(want, goal, opened).await;
         if self.drains(want) || self.now.live.is_some() {
-            self.gate.come_back(&self.set);
+            self.come_back();
         }
         if let Outcome::Superseded = switched? {
             return Ok(Outcome::Superseded);
@@ -446,7 +455,7 @@ impl SetTask {
                 return Ok(opened);
             }
             // The set is kept in another way from now on. The lock goes with the old one.
-            self.now = Now { last: self.now.last.take(), ..Now::default() };
+            self.now = Now { last: self.now.last.take(), is_out: self.now.is_out, ..Now::default() };
         }
         let (dirs, reserve, room) = (self.dirs.clone(), self.reserve, Arc::clone(&self.room));
         let ignore = Patterns::new(&want.spec.ignore)?;
@@ -468,10 +477,6 @@ impl SetTask {
         self.now.came_for = Some(Digest([0; 32]));
         self.keep(want, &opened).await?;
         self.now.opened = Some(opened.clone());
-        if live.is_none() && want.spec.drain != DrainRule::Never {
-            // A machine without any version is of no use to anybody yet.
-            self.gate.leave(&self.set, Duration::ZERO).await;
-        }
         Ok(opened)
     }
 
@@ -487,6 +492,17 @@ impl SetTask {
                 Ok(())
             })
             .await
+    }
+
+    async fn leave(&mut self, within: Duration) {
+        self.now.is_out = true;
+        self.gate.leave(&self.set, within).await;
+    }
+
+    fn come_back(&mut self) {
+        if std::mem::take(&mut self.now.is_out) {
+            self.gate.come_back(&self.set);
+        }
     }
 
     fn still_wanted(&self, is: impl Fn(&WantedSet) -> bool) -> bool {

@@ -310,6 +310,26 @@ async fn a_machine_leaves_its_load_balancer_when_the_set_asks_for_it() {
 }
 
 #[tokio::test]
+async fn a_machine_waits_for_no_version_of_a_set_that_it_is_not_to_have_any_more() {
+    let mut world = World::new();
+    let refused = |world: &World| {
+        world.keep("app", |spec| (spec.drain, spec.check) = (DrainRule::First, hook(&["false"])));
+        world.want("app", world.voter.publish(1, &[("a", "1")]));
+    };
+    refused(&world);
+    world.rejected(1).await;
+    assert!(world.gate.is_shut(), "a machine without a version is in");
+    world.wanted.send_modify(BTreeMap::clear);
+    world.gate.opens().await;
+    refused(&world);
+    world.rejected(1).await;
+    assert!(world.gate.is_shut(), "it came back before the set was wanted again");
+    // As a pin without a version makes it.
+    world.order("app", |wanted| wanted.live = None);
+    world.gate.opens().await;
+}
+
+#[tokio::test]
 async fn a_member_that_is_taken_out_is_left_as_it_is() {
     let mut world = World::new();
     world.want("app", world.voter.publish(1, &[("a", "1")]));

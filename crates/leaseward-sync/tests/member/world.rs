@@ -160,6 +160,21 @@ impl Gate for Door {
     }
 }
 
+impl Door {
+    pub(crate) fn is_shut(&self) -> bool {
+        self.0.lock().unwrap().last() == Some(&"leave")
+    }
+
+    pub(crate) async fn opens(&self) {
+        let open = async {
+            while self.is_shut() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, open).await.expect("the machine comes back");
+    }
+}
+
 pub(crate) fn set(name: &str) -> SetName {
     SetName::new(name).unwrap()
 }

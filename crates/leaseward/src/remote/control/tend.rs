@@ -127,8 +127,10 @@ impl Tended {
                     self.end(Verb::Kill, Duration::ZERO).await;
                 }
                 Err(Unknown::Script(why)) => {
-                    // Nothing was started under this token, so nothing under it lives.
-                    return Some(self.gone(ServerReport::NotStarted { why }).await);
+                    // Nothing was started under this token, so nothing under it lives. What may live under an older one
+                    // stays remembered, and is ended as what nobody orders.
+                    self.report(ServerReport::NotStarted { why }).await;
+                    return Some(true);
                 }
                 Err(Unknown::Unreachable(_)) => {}
             }
@@ -294,4 +296,65 @@ fn next_restart(policy: &RestartPolicy, restarts: &mut Vec<BootInstant>, now: Bo
     let wait = policy.backoff_ms.get(restarts.len()).or(policy.backoff_ms.last()).copied().unwrap_or(0);
     restarts.push(now);
     Some(Duration::from_millis(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use leaseward_state::Revision;
+
+    use super::*;
+    use crate::clock::{Moment, Validity};
+    use crate::remote::ssh::Ssh;
+
+    fn executable(path: &Path, text: &str) -> String {
+        std::fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_script_that_says_nothing_does_not_make_an_older_copy_forgotten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let ssh =
+            Ssh { program: executable(&at("ssh"), "exec sh -s").into(), destination: "m1".into(), options: Vec::new() };
+        let asker = Asker::new(ssh, executable(&at("control"), "exit 3"));
+        let server = ServerName::new("pay").expect("a name");
+        let memory = MayLive::open(&at("memory")).expect("opened");
+        memory.add(&server, FencingToken(1)).expect("remembered");
+        let standing = Standing {
+            validity: Validity::from_send(Moment::now(), Duration::from_secs(60)),
+            over: false,
+            held: Arc::default(),
+            held_revision: Revision(0),
+            orders: Revision(0),
+            renewals: 0,
+        };
+        let (_wish, wish) = watch::channel(Wish::Run(Box::new(ServerSpec::new(["x"]))));
+        let (_standing, standing) = watch::channel(standing);
+        let (reports, mut reported) = mpsc::channel(8);
+        let tended = Tended {
+            asker,
+            memory: memory.clone(),
+            machine: MachineName::new("m1").expect("a name"),
+            server: server.clone(),
+            token: FencingToken(2),
+            wish,
+            standing,
+            reports,
+            poll: Duration::from_millis(1),
+        };
+        let done = tokio::time::timeout(Duration::from_secs(60), tended.run()).await.expect("it is given up");
+        assert!(done, "nothing is reported");
+        let told = reported.recv().await;
+        let Some(Command::ReportServer { token, report: ServerReport::NotStarted { why }, .. }) = told else {
+            panic!("{told:?}")
+        };
+        assert!(token == FencingToken(2) && why.contains("exits with 3"), "{why}");
+        assert_eq!(memory.token(&server), Some(FencingToken(1)), "nobody ends the older copy any more");
+    }
 }
