@@ -39,6 +39,14 @@ struct Near {
     process: Child,
 }
 
+/// Returns whether the current user has a login shell. Whoever is in no file here may be known elsewhere.
+fn may_log_in() -> bool {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let me = rustix::process::getuid().as_raw().to_string();
+    let mine = users.lines().find(|line| line.split(':').nth(2) == Some(me.as_str()));
+    mine.is_none_or(|line| !line.ends_with("/nologin") && !line.ends_with("/false"))
+}
+
 impl Host {
     /// Starts sshd on loopback. Says so where there is none.
     pub(super) async fn start() -> Option<Self> {
@@ -60,6 +68,10 @@ impl Host {
             println!("left out: needs sshd");
             return None;
         };
+        if !may_log_in() {
+            println!("left out: needs a user who may log in");
+            return None;
+        }
         let dir = tempfile::Builder::new().prefix("lwh").tempdir().expect("a directory");
         let mut address = "127.0.0.1".to_owned();
         if let Some(network) = &mut network {
