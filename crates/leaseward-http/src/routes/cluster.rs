@@ -128,6 +128,7 @@ fn warnings(state: &Clustered, voters: &[Node], others: &[Node]) -> Vec<String> 
     for node in others.iter().filter(|node| !node.up) {
         warnings.push(format!("node {} does not answer; it does not vote", node.name));
     }
+    warnings.extend(missing_votes(voters, others, state.policy().voters_max));
     for (name, machine) in state.machines().filter(|(_, machine)| machine.session.is_none()) {
         warnings.push(format!("machine {name} is lost since {}", crate::model::Time::from(machine.since)));
     }
@@ -174,8 +175,74 @@ fn warnings(state: &Clustered, voters: &[Node], others: &[Node]) -> Vec<String> 
     warnings
 }
 
+/// Says which nodes should vote and do not yet: fewer may fail than there are nodes for.
+fn missing_votes(voters: &[Node], others: &[Node], voters_max: u32) -> Option<String> {
+    let waiting: Vec<_> = others.iter().filter(|node| node.up && node.role == NodeRole::Standby).collect();
+    let may_vote = (voters.len() + waiting.len()).min(voters_max as usize);
+    // An even number of voters bears no more losses than one less.
+    let odd = may_vote.saturating_sub(1) | 1;
+    let names: Vec<_> = waiting.iter().map(|node| node.name.as_str()).collect();
+    (!waiting.is_empty() && odd > voters.len())
+        .then(|| format!("only {} of {odd} voters vote so far: waiting for {}", voters.len(), names.join(" and ")))
+}
+
 /// Describes this API.
 #[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, body = serde_json::Value)))]
 async fn openapi(Extension(document): Extension<Arc<Value>>, Params(Nothing {}): Params<Nothing>) -> Json<Value> {
     Json(Value::clone(&document))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, role: NodeRole, up: bool) -> Node {
+        Node {
+            id: 1,
+            name: name.into(),
+            role,
+            witness: false,
+            up,
+            lag: None,
+            applied: None,
+            version: None,
+            feature_level: None,
+            quarantined: None,
+            peer_address: String::new(),
+            api_address: String::new(),
+            answered_in: None,
+        }
+    }
+
+    /// `1` votes, `2s` stands by, `3sx` does so and does not answer, `4l` learns only.
+    fn says(text: &str) -> String {
+        let node = |word: &str| {
+            let role = match (word.contains('s'), word.contains('l')) {
+                (true, _) => NodeRole::Standby,
+                (_, true) => NodeRole::Learner,
+                _ => NodeRole::Voter,
+            };
+            node(&format!("n{}", &word[..1]), role, !word.contains('x'))
+        };
+        let status =
+            summary(String::new(), &Clustered::default(), text.split(' ').map(node).collect(), Some("n1".into()), 1);
+        format!("{:?}: {}", status.health, status.sentence)
+    }
+
+    #[test]
+    fn nodes_that_should_vote_and_do_not_yet_are_missed() {
+        for (seen, expected) in [
+            ("1", "Ok: all 1 voters up, n1 leads, 0 may fail"),
+            ("1 2s", "Ok: all 1 voters up, n1 leads, 0 may fail"),
+            ("1 2s 3s", "Degraded: only 1 of 3 voters vote so far: waiting for n2 and n3"),
+            ("1 2 3s", "Degraded: only 2 of 3 voters vote so far: waiting for n3"),
+            ("1 2s 3l", "Ok: all 1 voters up, n1 leads, 0 may fail"),
+            ("1 2 3 4s", "Ok: all 3 voters up, n1 leads, 1 may fail"),
+            ("1 2 3 4 5 6s 7s", "Ok: all 5 voters up, n1 leads, 2 may fail"),
+            ("1 2 3x 4s", "Degraded: 1 of 3 voters down, no further loss allowed"),
+            ("1 2s 3sx", "Degraded: node n3 does not answer; it does not vote"),
+        ] {
+            assert_eq!(says(seen), expected, "{seen}");
+        }
+    }
 }
