@@ -25,6 +25,8 @@ pub enum Rule {
     R4Listen,
     /// A session is marked before its end is proposed, and never answered again.
     R5,
+    /// Whether a session lives is looked up while its mark cannot be taken away.
+    R5Seen,
     /// A leader that was deaf shifts its deadlines.
     R6,
     /// A read is answered after a confirmation round that started after it arrived.

@@ -459,6 +459,29 @@ fn r5_the_end_is_proposed_in_its_own_term_until_it_is_committed() {
 }
 
 #[test]
+fn r5_an_end_that_is_seen_while_a_renewal_waits_for_the_table_is_told() {
+    needs_paused(Rule::R5Seen, || async {
+        let mut bench = Bench::new(1).await;
+        let (shared, published) = (Arc::clone(&bench.sessions.shared), bench.published.clone());
+        let (held, holds) = std::sync::mpsc::channel();
+        let timekeeper = std::thread::spawn(move || {
+            let mut table = shared.lock();
+            let before = shared.asked.load(Ordering::SeqCst);
+            held.send(()).expect("the test waits");
+            while shared.asked.load(Ordering::SeqCst) == before {
+                std::thread::yield_now();
+            }
+            let state = closed(&shared.state(), ONE);
+            published.send_modify(|published| published.state = Arc::clone(&state));
+            table.follow(&state, at(0));
+        });
+        holds.recv().expect("it holds the table");
+        assert_eq!(bench.renew(Some(Term(1))).await.expect("confirmed"), [Renewed::Over]);
+        timekeeper.join().expect("no panic");
+    });
+}
+
+#[test]
 fn r6_a_stall_of_the_leader_itself_ends_nobody() {
     needs_paused(Rule::R6, || async {
         let mut bench = Bench::new(1).await;
