@@ -25,10 +25,10 @@ use crate::types::{NodeId, NodeInfo};
 use choose::{Bounds, Choice, Heard, Seat, choose};
 
 /// A learner is caught up when it lacks at most this many entries.
-pub(crate) const CAUGHT_UP: u64 = 64;
+const CAUGHT_UP: u64 = 64;
 
 /// A node that says nothing within this is not heard.
-const SAY_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const SAY_WITHIN: Duration = Duration::from_secs(1);
 
 /// What this leader has heard of one node in its reign.
 #[derive(Debug)]
@@ -192,7 +192,7 @@ impl Shared {
     }
 
     /// Returns the nodes that have almost all of the log.
-    fn caught_up(&self, core: &Core) -> BTreeSet<NodeId> {
+    pub(crate) fn caught_up(&self, core: &Core) -> BTreeSet<NodeId> {
         let metrics = core.raft.metrics();
         let metrics = metrics.borrow();
         let last = metrics.last_log_index.unwrap_or_default();

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use leaseward_state::{ClusterMillis, UnixMillis};
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
-use crate::autopilot::CAUGHT_UP;
+use crate::autopilot::SAY_WITHIN;
 use crate::net::wire::{Answer, Ask, MemberChange, Purpose};
 use crate::replica::{Core, Shared};
 use crate::stored::Membership;
@@ -103,7 +104,7 @@ impl Shared {
             MemberChange::Promote(id) => self.stand(&membership, id, Standing::Voter).await,
             MemberChange::Demote(id) | MemberChange::Remove(id) => {
                 if voters.contains(&id) {
-                    if let Err(answer) = self.keeps_quorum(&voters, id) {
+                    if let Err(answer) = self.keeps_quorum(core, &membership, id).await {
                         return answer;
                     }
                     if let Err(answer) = self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await {
@@ -127,28 +128,24 @@ impl Shared {
         self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, info)]))).await
     }
 
-    /// Refuses to remove a voter if those who are left and answer would be no majority.
-    fn keeps_quorum(&self, voters: &BTreeSet<NodeId>, removed: NodeId) -> Result<(), Answer> {
-        let Some(core) = self.core.get() else { return Err(not_now()) };
-        let left: BTreeSet<NodeId> = voters.iter().copied().filter(|id| *id != removed).collect();
+    /// Refuses to remove a voter if those who are left and answer would be no majority. They are asked: how far one got says
+    /// nothing of whether it still lives.
+    async fn keeps_quorum(&self, core: &Core, membership: &Membership, removed: NodeId) -> Result<(), Answer> {
+        let voters: BTreeSet<NodeId> = membership.voters.iter().flatten().copied().collect();
+        let left: BTreeSet<NodeId> = voters.into_iter().filter(|id| *id != removed).collect();
         if left.is_empty() {
             return Err(failed("LW0610", "the last voter cannot be removed"));
         }
-        let metrics = core.raft.metrics();
-        let metrics = metrics.borrow();
-        let last = metrics.last_log_index.unwrap_or_default();
-        let healthy = left
-            .iter()
-            .filter(|id| {
-                **id == self.identity.node
-                    || metrics
-                        .replication
-                        .as_ref()
-                        .and_then(|all| all.get(*id))
-                        .and_then(Option::as_ref)
-                        .is_some_and(|at| at.index + CAUGHT_UP >= last)
-            })
-            .count();
+        let answers = async |id: NodeId| {
+            let Some(node) = membership.nodes.get(&id) else { return false };
+            let said = self.links.call(id, &node.peer_address, Purpose::Control, &Ask::Status, SAY_WITHIN).await;
+            matches!(said, Ok(Answer::Status(status)) if status.quarantined.is_none())
+        };
+        let others = left.iter().copied().filter(|id| *id != self.identity.node);
+        let answered = join_all(others.map(async |id| (id, answers(id).await))).await;
+        let caught_up = self.caught_up(core);
+        let well = answered.into_iter().filter(|(id, answers)| *answers && caught_up.contains(id)).count();
+        let healthy = well + usize::from(left.contains(&self.identity.node));
         if healthy * 2 > left.len() {
             return Ok(());
         }

@@ -77,6 +77,9 @@ async fn every_node_answers_and_members_change() {
     cluster.nodes[third].stop().await;
     let status = ask(at("GET", "/v1/cluster")).await.ok(200);
     assert_eq!(status["sentence"], "1 of 3 voters down, no further loss allowed", "{status}");
+    let needed = cluster.nodes[leader].node();
+    ask(at("DELETE", &format!("/v1/nodes/{needed}"))).await.problem(409, "LW0610");
+    ask(at("POST", &format!("/v1/nodes/{needed}/demote"))).await.problem(409, "LW0610");
     cluster.nodes[leader].stop().await;
     let status = ask(at("GET", "/v1/cluster")).await.ok(200);
     assert_eq!(status["health"], "down", "{status}");
