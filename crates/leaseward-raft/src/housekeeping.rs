@@ -51,7 +51,7 @@ pub(crate) async fn run(weak: Weak<Shared>) {
                 core.raft.trigger().purge_log(purge.min(snapshot)).await.ok();
             }
         }
-        if behind > shared.settings.snapshot_after_bytes {
+        if behind > shared.settings.snapshot_after_bytes && shared.has_room_for_snapshot() {
             behind = 0;
             core.raft.trigger().snapshot().await.ok();
         }
@@ -86,9 +86,19 @@ impl Remember {
 }
 
 impl Shared {
+    fn free_bytes(&self) -> Option<u64> {
+        rustix::fs::statvfs(&self.settings.data).ok().map(|stat| stat.f_bavail * stat.f_frsize)
+    }
+
+    /// A snapshot must leave to the log what that needs: it is made when there is room for one like the last beside it.
+    fn has_room_for_snapshot(&self) -> bool {
+        let last = self.snapshots.newest_head().ok().flatten().map_or(0, |(file, _)| file.size);
+        self.free_bytes().is_none_or(|free| free >= last + self.settings.free_bytes_min)
+    }
+
     fn look_at_disk(&self) {
-        let Ok(stat) = rustix::fs::statvfs(&self.settings.data) else { return };
-        let full = stat.f_bavail * stat.f_frsize < self.settings.free_bytes_min;
+        let Some(free) = self.free_bytes() else { return };
+        let full = free < self.settings.free_bytes_min;
         if self.disk_full.swap(full, Ordering::Relaxed) != full {
             if full {
                 error!(dir = %self.settings.data.display(), "LW0605: the disk is nearly full; no proposals are taken");

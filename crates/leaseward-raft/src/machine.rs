@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use leaseward_state::{Entry, Revision, State, Term};
 use openraft::storage::RaftStateMachine;
@@ -15,8 +16,8 @@ use openraft::{
     StorageError, StorageIOError,
 };
 use tokio::sync::watch;
-use tokio::time::Instant;
-use tracing::{debug, error, info};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, info, warn};
 
 use crate::background;
 use crate::limits::{STORE_BACKLOG_RECORDS_MAX, STORE_BATCH_RECORDS, STORE_GATHERS_FOR};
@@ -310,6 +311,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
+/// For a snapshot that found no room, room is looked for each so often.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
+
 /// Writes a snapshot of one moment while the state goes on.
 pub struct Builder {
     state: State,
@@ -319,12 +323,21 @@ pub struct Builder {
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, Failure> {
-        let (state, applied, snapshots) = (self.state.clone(), self.applied.clone(), self.snapshots.clone());
-        let written = background::blocking(move || snapshots.write(&state, &applied)).await;
-        let file = match written {
-            Ok(Ok(file)) => file,
-            Ok(Err(error)) => return Err(failure(ErrorVerb::Write, &error)),
-            Err(error) => return Err(failure(ErrorVerb::Write, &error)),
+        let mut said = false;
+        let file = loop {
+            let (state, applied, snapshots) = (self.state.clone(), self.applied.clone(), self.snapshots.clone());
+            match background::blocking(move || snapshots.write(&state, &applied)).await {
+                Ok(Ok(file)) => break file,
+                // The core would end over it. It is no worse off without: the log stays, and goes once there is room.
+                Ok(Err(error)) if error.is_for_room() => {
+                    if !std::mem::replace(&mut said, true) {
+                        warn!(%error, "LW0605: no room for a snapshot; it waits until there is");
+                    }
+                    sleep(SNAPSHOT_RETRY).await;
+                }
+                Ok(Err(error)) => return Err(failure(ErrorVerb::Write, &error)),
+                Err(error) => return Err(failure(ErrorVerb::Write, &error)),
+            }
         };
         info!(revision = %self.state.revision(), bytes = file.size, "wrote a snapshot");
         Ok(Snapshot { meta: meta(&self.applied), snapshot: Box::new(file) })
@@ -336,6 +349,16 @@ mod tests {
     use leaseward_state::record::{Record, RecordKey};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_that_finds_no_room_waits_for_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let snapshots = Snapshots::open(dir.path(), 5).expect("opened").without_room_once();
+        let mut builder = Builder { state: State::default(), applied: at(3), snapshots: snapshots.clone() };
+        let built = builder.build_snapshot().await.expect("built once there is room");
+        assert_eq!(built.meta.last_log_id.map(|at| at.index), Some(3));
+        assert_eq!(snapshots.newest().expect("readable").expect("there").1.applied, at(3));
+    }
 
     /// The changes of one entry: so many events from `first` on, gone or not.
     fn job(index: u64, first: u64, records: usize) -> Keep {

@@ -55,6 +55,15 @@ pub enum SnapshotError {
     Unfit(String),
 }
 
+impl SnapshotError {
+    /// Returns whether there was no room for it.
+    #[must_use]
+    pub fn is_for_room(&self) -> bool {
+        let no_room = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Io(error) if no_room.contains(&error.kind()))
+    }
+}
+
 /// The snapshots of one node.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
@@ -81,15 +90,38 @@ impl Snapshots {
         fs::create_dir_all(dir)?;
         // Whoever named what is here may have died before the name was durable, and the log is purged behind it.
         sync_names(dir)?;
-        Ok(Self { dir: dir.to_owned(), cluster, sync_names })
+        let snapshots = Self { dir: dir.to_owned(), cluster, sync_names };
+        snapshots.forget_half()?;
+        Ok(snapshots)
+    }
+
+    /// The one that is being written.
+    fn temporary(&self) -> PathBuf {
+        self.dir.join("writing.tmp")
+    }
+
+    /// Gives back the room of one that was never whole.
+    fn forget_half(&self) -> io::Result<()> {
+        match fs::remove_file(self.temporary()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Writes a snapshot and makes it durable. Forgets all but the newest few.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`]; then the older ones are still there.
+    /// [`SnapshotError::Io`]; then the older ones are still there, and it takes no room.
     pub fn write(&self, state: &State, applied: &AppliedTo) -> Result<SnapshotFile, SnapshotError> {
-        let temporary = self.dir.join("writing.tmp");
+        let written = self.write_whole(state, applied);
+        if written.is_err() {
+            self.forget_half().ok();
+        }
+        written
+    }
+
+    fn write_whole(&self, state: &State, applied: &AppliedTo) -> Result<SnapshotFile, SnapshotError> {
+        let temporary = self.temporary();
         let file = File::create(&temporary)?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         let head =
@@ -231,6 +263,20 @@ fn read_envelope(from: &mut impl Read, kind: Kind) -> Result<Vec<u8>, SnapshotEr
     from.read_exact(&mut payload).map_err(cut)?;
     codec::open_body(kind, &head, &payload)?;
     Ok(payload)
+}
+
+#[cfg(test)]
+impl Snapshots {
+    /// Returns it with a disk that is full when the next one is written, and has room then.
+    pub(crate) fn without_room_once(self) -> Self {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        static FULL: AtomicBool = AtomicBool::new(true);
+        let sync_names = |dir: &Path| match FULL.swap(false, Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => sync_names(dir),
+        };
+        Self { sync_names, ..self }
+    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,13 @@ fn a_crash_while_one_is_written_leaves_the_others() {
     std::fs::write(dir.path().join("writing.tmp"), b"half").expect("written");
     std::fs::write(snapshots.incoming("1-9"), b"half").expect("written");
     assert_eq!(newest(dir.path()), Some(4));
+    assert!(!dir.path().join("writing.tmp").exists(), "it keeps the room of one that was never whole");
+    // Something stands where the next one is to be named.
+    let taken = dir.path().join(format!("snapshot-{:020}-{:020}.lws", 5, 1));
+    std::fs::create_dir_all(taken.join("in-the-way")).expect("made");
+    snapshots.write(&state(5), &applied(5)).expect_err("there is no name for it");
+    assert!(!dir.path().join("writing.tmp").exists(), "it keeps the room of one that was refused");
+    std::fs::remove_dir_all(taken).expect("gone");
     snapshots.forget_incoming("2-2").expect("forgotten");
     assert!(!snapshots.incoming("1-9").exists());
 }
