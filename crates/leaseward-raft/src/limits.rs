@@ -59,8 +59,11 @@ pub const CLIENTS_LARGE_QUESTIONS_BYTES_MAX: usize = 64 << 20;
 /// A client that began a question and sends nothing for so long is cut off: it has room that others wait for.
 pub const QUESTION_STALLED_MAX: Duration = Duration::from_secs(10);
 
-/// Connections that one node accepts.
-pub const CONNECTIONS_MAX: usize = 4_096;
+/// Connections of clients that one node serves.
+pub const CLIENTS_MAX: usize = 4_096;
+
+/// Connections that one node accepts: clients take none of the last ones, so that the nodes can always speak.
+pub const CONNECTIONS_MAX: usize = CLIENTS_MAX + 512;
 
 /// Frames that wait to be written on one connection.
 pub const FRAMES_WAITING_MAX: usize = 1_024;
@@ -176,6 +179,9 @@ pub const DISK_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// The leader asks every node so often how it is.
 pub const ASK_NODES_EACH: Duration = Duration::from_millis(250);
+
+/// A node that was started says whom it waits for when it took so long: before, they may be starting too.
+pub const RECALL_MISSED_AFTER: Duration = Duration::from_secs(10);
 
 /// A node that was silent for so long is missed by the leader, in its log and once: a pause of a busy machine is no news.
 pub const MISSED_AFTER: Duration = Duration::from_secs(1);

@@ -31,7 +31,7 @@ use crate::identity::{DataDir, Identity, IdentityError};
 use crate::join;
 use crate::last_word::{Ballots, LastWord};
 use crate::life::Life;
-use crate::limits::{APPEND_BYTES_MAX, DISK_WAIT_MIN, ENTRIES_KEPT, FRAME_BYTES_MAX, SILENT_MAX};
+use crate::limits::{APPEND_BYTES_MAX, DISK_WAIT_MIN, ENTRIES_KEPT, FRAME_BYTES_MAX, RECALL_MISSED_AFTER, SILENT_MAX};
 use crate::log_store::LogStore;
 use crate::machine::Published;
 use crate::net::connection::CallError;
@@ -403,6 +403,7 @@ impl Shared {
         let is_voter = opened.membership.voters.iter().flatten().any(|id| *id == me);
         // Somebody does not know yet whether another process is this node: its word is waited for.
         let mut unclear: BTreeMap<NodeId, Instant> = BTreeMap::new();
+        let (begun, mut said) = (Instant::now(), false);
         loop {
             let enough = if is_voter {
                 is_quorum(&opened.membership, &answered)
@@ -412,6 +413,14 @@ impl Shared {
             unclear.retain(|_, said| said.elapsed() < SILENT_MAX);
             if enough && unclear.is_empty() {
                 return true;
+            }
+            if begun.elapsed() >= RECALL_MISSED_AFTER && !std::mem::replace(&mut said, true) {
+                let missed: Vec<_> = others.difference(&answered).collect();
+                warn!(
+                    ?missed,
+                    "waits for voters that it knows: it votes once a majority of them has said what they remember of it. \
+                     If they were replaced for good meanwhile, start it with an empty data directory and `--replace`"
+                );
             }
             for id in &others {
                 let Some(node) = opened.membership.nodes.get(id) else { continue };

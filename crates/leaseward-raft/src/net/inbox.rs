@@ -1,7 +1,7 @@
 //! Questions of others that are read and not answered yet: bounded in bytes, for each connection, and for all clients together.
 //!
 //! Must stay true: whoever asks for more than there is room for waits in its own socket, unread; what has room is worked on, so that
-//! room comes back. Nodes share nothing with clients: what these ask never holds up an election or the log. Small questions of clients
+//! room comes back. Nodes share nothing with clients: neither how many these are nor what they ask ever holds up an election or the log. Small questions of clients
 //! have room of their own: no renewal waits for what somebody else uploads. Who was given room and sends nothing is cut off
 //! ([`QUESTION_STALLED_MAX`]).
 
@@ -11,23 +11,37 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{
-    CLIENTS_LARGE_QUESTIONS_BYTES_MAX, CLIENTS_SMALL_QUESTIONS_BYTES_MAX, QUESTION_STALLED_MAX, QUESTIONS_BYTES_MAX,
-    SMALL_QUESTION_BYTES_MAX,
+    CLIENTS_LARGE_QUESTIONS_BYTES_MAX, CLIENTS_MAX, CLIENTS_SMALL_QUESTIONS_BYTES_MAX, QUESTION_STALLED_MAX,
+    QUESTIONS_BYTES_MAX, SMALL_QUESTION_BYTES_MAX,
 };
 
 /// The room that all clients of a node have together. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
+    seats: Arc<Semaphore>,
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
 impl Default for Common {
     fn default() -> Self {
+        Self::of(CLIENTS_MAX)
+    }
+}
+
+impl Common {
+    /// Returns the room of so many clients.
+    pub(crate) fn of(clients: usize) -> Self {
         Self {
+            seats: Arc::new(Semaphore::new(clients)),
             small: Arc::new(Semaphore::new(CLIENTS_SMALL_QUESTIONS_BYTES_MAX)),
             large: Arc::new(Semaphore::new(CLIENTS_LARGE_QUESTIONS_BYTES_MAX)),
         }
+    }
+
+    /// Returns the place of one more client, until it is dropped; `None` if there are too many.
+    pub(crate) fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.seats).try_acquire_owned().ok()
     }
 }
 

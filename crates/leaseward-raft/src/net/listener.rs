@@ -71,17 +71,31 @@ pub async fn run<S: Serve>(listener: impl Into<Listener>, serve: Arc<S>) {
 async fn connection<S: Serve>(mut stream: Box<dyn Duplex>, serve: Arc<S>, common: Common) -> Result<(), FrameError> {
     let hello: Hello =
         timeout(HELLO_TIMEOUT, frame::read(&mut stream, frame::HELLO)).await.map_err(std::io::Error::from)??;
+    let seat = if hello.node.is_none() { common.seat() } else { None };
+    if hello.node.is_none() && seat.is_none() {
+        warn!("refused a client: there are too many");
+        return Ok(());
+    }
     let welcome = serve.welcome(&hello);
+    let hello = Arc::new(hello);
+    // Before anything can fail: it was counted when it was welcome.
+    let _guest = matches!(welcome, Welcome::Welcome { .. }).then(|| Guest(Arc::clone(&serve), Arc::clone(&hello)));
     frame::write(&mut stream, frame::HELLO, &welcome).await?;
     if let Welcome::Refused { .. } = welcome {
         stream.flush().await?;
         return Ok(());
     }
-    let hello = Arc::new(hello);
     let inbox = if hello.node.is_some() { Inbox::of_node() } else { Inbox::of_client(common) };
-    let outcome = exchange(stream, Arc::clone(&serve), Arc::clone(&hello), inbox).await;
-    serve.gone(&hello);
-    outcome
+    exchange(stream, Arc::clone(&serve), hello, inbox).await
+}
+
+/// Somebody who was welcome, until he is gone.
+struct Guest<S: Serve>(Arc<S>, Arc<Hello>);
+
+impl<S: Serve> Drop for Guest<S> {
+    fn drop(&mut self) {
+        self.0.gone(&self.1);
+    }
 }
 
 async fn exchange<S: Serve>(
@@ -150,6 +164,7 @@ mod tests {
     #[derive(Default)]
     struct Blobs {
         begun: AtomicUsize,
+        gone: AtomicUsize,
     }
 
     impl Serve for Blobs {
@@ -169,7 +184,9 @@ mod tests {
             true
         }
 
-        fn gone(&self, _: &Hello) {}
+        fn gone(&self, _: &Hello) {
+            self.gone.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Begins what it is asked, and ends nothing until it may.
@@ -207,6 +224,38 @@ mod tests {
         frame::write(&mut ours, frame::HELLO, &HELLO).await.expect("sent");
         frame::read::<Welcome>(&mut ours, frame::HELLO).await.expect("welcome");
         (ours, served)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_leave_room_for_nodes() {
+        let (serve, common) = (Arc::new(Blobs::default()), Common::of(1));
+        let (_first, served) = client(&serve, &common).await;
+        let visit = async |hello: &Hello| {
+            let (mut ours, theirs) = duplex(64 << 10);
+            let served = tokio::spawn(connection(Box::new(theirs), Arc::clone(&serve), common.clone()));
+            frame::write(&mut ours, frame::HELLO, hello).await.expect("sent");
+            let welcome = frame::read::<Welcome>(&mut ours, frame::HELLO).await;
+            drop(ours);
+            served.await.expect("it does not panic").ok();
+            welcome
+        };
+        visit(&HELLO).await.expect_err("one too many");
+        visit(&Hello { node: Some(2), ..HELLO }).await.expect("a node is always welcome");
+        served.abort();
+        served.await.expect_err("ended");
+        visit(&HELLO).await.expect("there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_welcome_and_never_heard_it_is_gone() {
+        let serve = Arc::new(Blobs::default());
+        // There is room for what it says, and none for the answer: it hangs up on that.
+        let (mut ours, theirs) = duplex(1);
+        let served = tokio::spawn(connection(Box::new(theirs), Arc::clone(&serve), Common::default()));
+        frame::write(&mut ours, frame::HELLO, &HELLO).await.expect("sent");
+        drop(ours);
+        served.await.expect("it does not panic").expect_err("nobody hears the welcome");
+        assert_eq!(serve.gone.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]
