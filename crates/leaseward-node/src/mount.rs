@@ -3,8 +3,9 @@
 //! Must stay true: a mount counts as gone only when neither our mount table nor, where it says so, that of another
 //! process has it. Nothing is ever unmounted lazily. Before it is mounted, a file system is told from another by its
 //! device, however the operator wrote it: by path, by link, by label, or as the file behind a loop device. From then on
-//! by what the kernel calls it: names lead elsewhere when a path to a disk is lost. Reading a table touches no file
-//! system that is mounted, so a dead server of a remote one does not hang us here.
+//! by what the kernel calls it: names lead elsewhere when a path to a disk is lost, and a mount moves with the directory
+//! that it stands in when that is renamed. Reading a table touches no file system that is mounted, so a dead server of a
+//! remote one does not hang us here.
 
 mod holders;
 
@@ -29,6 +30,7 @@ pub(crate) struct Mounted {
     pub(crate) source: String,
     /// The kernel's number of the file system, `major:minor`.
     number: String,
+    mount: MountId,
     /// Whether what is mounted below it is also mounted in copies of it in other mount namespaces.
     shared: bool,
 }
@@ -38,11 +40,28 @@ pub(crate) struct Mounted {
 pub(crate) struct Identity {
     number: String,
     source: String,
+    /// None in what an agent noted that did not look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount: Option<MountId>,
+}
+
+/// Tells one mount from all others of this moment, wherever its place is moved or renamed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MountId {
+    /// Given to another mount once this one is gone.
+    id: u64,
+    /// Which directory of the file system it shows.
+    root: PathBuf,
 }
 
 impl Mounted {
     pub(crate) fn identity(&self) -> Identity {
-        Identity { number: self.number.clone(), source: self.source.clone() }
+        Identity { number: self.number.clone(), source: self.source.clone(), mount: Some(self.mount.clone()) }
+    }
+
+    /// Returns whether it is the very mount that was seen, wherever it stands now.
+    pub(crate) fn is_still(&self, seen: &Identity) -> bool {
+        self.has_number_of(seen) && seen.mount.as_ref() == Some(&self.mount)
     }
 
     /// Returns whether it may be what was seen before. One of the two is enough: btrfs changes its source when another
@@ -65,11 +84,13 @@ fn parse(text: &str) -> Vec<Mounted> {
     let line = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let mut left = left.split(' ');
-        let number = left.nth(2)?.to_owned();
-        let point = PathBuf::from(unescape(left.nth(1)?));
+        let id = left.next()?.parse().ok()?;
+        let number = left.nth(1)?.to_owned();
+        let mount = MountId { id, root: PathBuf::from(unescape(left.next()?)) };
+        let point = PathBuf::from(unescape(left.next()?));
         let shared = left.skip(1).any(|tag| tag.starts_with("shared:"));
         let source = unescape(right.split(' ').nth(1)?).to_string_lossy().into_owned();
-        Some(Mounted { point, source, number, shared })
+        Some(Mounted { point, source, number, mount, shared })
     };
     text.lines().filter_map(line).collect()
 }
@@ -161,18 +182,39 @@ mod tests {
         let text = "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
                     30 27 0:30 /x /a\\040b rw - tmpfs none rw\n\
                     31 27 0:31 / /c rw shared:2 master:1 - nfs host:/e rw\nnonsense\n";
-        let line = |point: &str, source: &str, number: &str, shared| Mounted {
+        let line = |id, root: &str, point: &str, source: &str, number: &str, shared| Mounted {
             point: point.into(),
             source: source.into(),
             number: number.into(),
+            mount: MountId { id, root: root.into() },
             shared,
         };
         let [root, plain, remote] = [
-            line("/", "/dev/vda", "254:0", true),
-            line("/a b", "none", "0:30", false),
-            line("/c", "host:/e", "0:31", true),
+            line(27, "/", "/", "/dev/vda", "254:0", true),
+            line(30, "/x", "/a b", "none", "0:30", false),
+            line(31, "/", "/c", "host:/e", "0:31", true),
         ];
         assert_eq!(parse(text), [root, plain, remote]);
+    }
+
+    #[test]
+    fn a_mount_is_known_wherever_it_is_moved_and_its_id_alone_is_no_proof() {
+        let one = |line: &str| parse(line).remove(0);
+        let seen = one("30 27 8:1 / /a/data rw - ext4 /dev/sdb1 rw").identity();
+        assert!(one("30 27 8:1 / /b/data ro - ext4 /dev/sdb1 rw").is_still(&seen));
+        for other in [
+            "31 27 8:1 / /b/data rw - ext4 /dev/sdb1 rw",
+            "30 27 8:2 / /b/data rw - ext4 /dev/sdb1 rw",
+            "30 27 8:1 /part /b/data rw - ext4 /dev/sdb1 rw",
+        ] {
+            assert!(!one(other).is_still(&seen), "{other}");
+        }
+        // What an earlier release noted.
+        let old: Identity = serde_json::from_str(r#"{"number":"8:1","source":"/dev/sdb1"}"#).unwrap();
+        let found = one("30 27 8:1 / /a/data rw - ext4 /dev/sdb1 rw");
+        assert!(found.may_be(&old) && !found.is_still(&old));
+        let noted = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Identity>(&noted).unwrap(), seen);
     }
 
     #[test]
@@ -181,8 +223,7 @@ mod tests {
         let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
         fs::write(&disk, "").unwrap();
         std::os::unix::fs::symlink(&disk, &link).unwrap();
-        let found =
-            |source: &str| Mounted { point: "/x".into(), source: source.into(), number: "8:1".into(), shared: false };
+        let found = |source: &str| parse(&format!("30 27 8:1 / /x rw - ext4 {source} rw")).remove(0);
         let mount = |device: &str| Mount {
             device: device.into(),
             at: "/x".into(),

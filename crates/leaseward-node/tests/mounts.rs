@@ -213,6 +213,43 @@ async fn a_mount_whose_device_lost_its_name_is_unmounted_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_mount_that_was_moved_with_its_directory_is_unmounted_where_it_stands() {
+    let _alone = alone_async().await;
+    if needs_root() {
+        return;
+    }
+    let stage = Stage::new(None);
+    let ground = Ground::new(stage.path());
+    let (above, at, moved) = (ground.at("above"), ground.at("above/data"), ground.at("moved"));
+    let now_at = format!("{moved}/data");
+    let (supervisor, _, mut events) = supervise(&stage).await;
+    let name = pay();
+    for foreign in [false, true] {
+        supervisor.start(order(sleeper(&at))).await.unwrap();
+        words(&mut events, "ready").await;
+        std::fs::rename(&above, &moved).unwrap();
+        if foreign {
+            std::fs::create_dir_all(&at).unwrap();
+            run("mount", &["-t", "tmpfs", "foreign", &at]);
+        }
+        assert_eq!(mounted(&now_at).len(), 1);
+        let squatter = Squatter::at(&now_at);
+        let stop = supervisor.stop(&name, TOKEN, StopMode::Force);
+        tokio::pin!(stop);
+        assert!(timeout(Duration::from_millis(700), &mut stop).await.is_err(), "told while it was mounted");
+        let (_, Happened::Stuck { step: HookStep::Unmount, why }) = next(&mut events).await else {
+            panic!("not stuck")
+        };
+        assert!(why.contains(&now_at), "{why}");
+        drop(squatter);
+        timeout(PATIENCE, stop).await.unwrap().unwrap();
+        assert_eq!((mounted(&now_at), mounted(&at).len()), (vec![], usize::from(foreign)));
+        exited(&mut events).await;
+        std::fs::remove_dir_all(&moved).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_may_be_a_mount_that_nobody_noted_keeps_the_stop_waiting() {
     let _alone = alone_async().await;
     if needs_root() {

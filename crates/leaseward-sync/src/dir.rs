@@ -1,7 +1,8 @@
 //! Open directories, and everything that is done below them.
 //!
 //! Must stay true: a path below a [`Dir`] is resolved by the kernel with `RESOLVE_BENEATH` and without symbolic links,
-//! so that nobody who swaps a directory for a link can lead us out; no call here follows the last part of a path.
+//! so that nobody who swaps a directory for a link can lead us out; no call here follows the last part of a path. What is
+//! removed as a whole is of one mount: what is mounted below stays, and so does all that it stands in.
 //! Left out on purpose: paths above the first directory. Those the operator names, and they may hold links.
 
 use std::ffi::{OsStr, OsString};
@@ -19,6 +20,7 @@ use crate::error::{Error, Result, at};
 use crate::limits::DEPTH_MAX;
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const ON_THIS_MOUNT: ResolveFlags = BENEATH.union(ResolveFlags::NO_XDEV);
 
 /// Syncs of directories and of file systems that fail, in tests: those of this thread.
 #[cfg(test)]
@@ -103,8 +105,23 @@ impl Dir {
 
     /// Returns the directory at `relative`, below this one.
     pub(crate) fn child(&self, relative: impl AsRef<OsStr>) -> Result<Self> {
-        let fd = self.open_raw(relative.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
-        Ok(Self { fd, path: self.path.join(relative.as_ref()) })
+        self.child_within(relative.as_ref(), BENEATH)
+    }
+
+    fn child_within(&self, relative: &OsStr, within: ResolveFlags) -> Result<Self> {
+        let fd = self.open_within(relative, OFlags::RDONLY | OFlags::DIRECTORY, 0, within)?;
+        Ok(Self { fd, path: self.path.join(relative) })
+    }
+
+    /// Returns whether something at `relative` is on another mount than this directory, or cannot be looked at. Touches nothing
+    /// that is mounted.
+    pub(crate) fn is_across(&self, relative: impl AsRef<OsStr>) -> Result<bool> {
+        match self.open_within(relative.as_ref(), OFlags::PATH, 0, ON_THIS_MOUNT) {
+            Err(Error::OtherFileSystem { .. }) => Ok(true),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(true),
+            Err(error) if is_shut(&error) => Ok(false),
+            found => found.map(|_| false),
+        }
     }
 
     /// Returns the file at `relative`, for reading. Does not wait for a pipe's other end.
@@ -118,9 +135,16 @@ impl Dir {
     }
 
     fn open_raw(&self, relative: &OsStr, flags: OFlags, mode: u32) -> Result<OwnedFd> {
+        self.open_within(relative, flags, mode, BENEATH)
+    }
+
+    fn open_within(&self, relative: &OsStr, flags: OFlags, mode: u32, within: ResolveFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.fd, Path::new(relative), flags, Mode::from_raw_mode(mode), BENEATH)
-            .map_err(at("open", self.path.join(relative)))
+        let opened = rustix::fs::openat2(&self.fd, Path::new(relative), flags, Mode::from_raw_mode(mode), within);
+        opened.map_err(|error| match error {
+            Errno::XDEV if within == ON_THIS_MOUNT => Error::OtherFileSystem { path: self.path.join(relative) },
+            error => Error::io("open", self.path.join(relative), error),
+        })
     }
 
     /// Returns what stands at `name`, one part, if anything does.
@@ -260,7 +284,8 @@ impl Dir {
         }
     }
 
-    /// Removes whatever stands at `name` with all below it, if anything is there. Follows no link.
+    /// Removes whatever stands at `name` with all below it, if anything is there. Follows no link, and goes into nothing that
+    /// is mounted there: then what is above it stays, too.
     pub(crate) fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<()> {
         self.remove_below(name.as_ref(), 0)
     }
@@ -274,11 +299,11 @@ impl Dir {
         if depth > DEPTH_MAX + 1 {
             return Err(Error::illegal(self.path.join(name), "it is too deep to be removed"));
         }
-        if stat.st_mode & 0o700 != 0o700 {
+        if stat.st_mode & 0o700 != 0o700 && !self.is_across(name)? {
             // A directory that its owner may not list or change cannot be emptied by an ordinary user.
             let _ = rustix::fs::chmodat(&self.fd, Path::new(name), Mode::RWXU, AtFlags::empty());
         }
-        let child = self.child(name)?;
+        let child = self.child_within(name, ON_THIS_MOUNT)?;
         for inner in child.names()? {
             child.remove_below(&inner, depth + 1)?;
         }
@@ -293,13 +318,19 @@ impl Dir {
     /// may not be listed or is too deep for a set. A name that is not UTF-8 has no path of its own: it is shown as well as
     /// can be, and not looked into.
     pub(crate) fn roam(&self, visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>) -> Result<()> {
-        self.roam_below("", 1, visit)
+        self.roam_below("", 1, BENEATH, visit)
+    }
+
+    /// As [`Self::roam`], and looks into nothing that is mounted there.
+    pub(crate) fn roam_mount(&self, visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>) -> Result<()> {
+        self.roam_below("", 1, ON_THIS_MOUNT, visit)
     }
 
     fn roam_below(
         &self,
         above: &str,
         depth: usize,
+        within: ResolveFlags,
         visit: &mut impl FnMut(&str, &Self, &OsStr, &Stat) -> Result<()>,
     ) -> Result<()> {
         for name in self.names()? {
@@ -310,8 +341,9 @@ impl Dir {
             if kind(&stat) != Kind::Directory || depth >= DEPTH_MAX || name.to_str().is_none() {
                 continue;
             }
-            match self.child(&name) {
-                Ok(child) => child.roam_below(&path, depth + 1, visit)?,
+            match self.child_within(&name, within) {
+                Ok(child) => child.roam_below(&path, depth + 1, within, visit)?,
+                Err(Error::OtherFileSystem { .. }) => {}
                 Err(error) if is_shut(&error) => {}
                 Err(error) => return Err(error),
             }

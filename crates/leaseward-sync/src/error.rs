@@ -74,6 +74,15 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
+    /// Something is mounted inside the set's directory. Nothing was moved, replaced or removed there.
+    #[error(
+        "{} is on another file system than the set's directory, and cannot be switched or removed with it: unmount it, or name another target",
+        path.display()
+    )]
+    OtherFileSystem {
+        /// Where it is mounted, or what lies on it.
+        path: PathBuf,
+    },
     /// These bytes are not a manifest.
     #[error("not a manifest: line {line}: {why}")]
     BadManifest {
@@ -157,7 +166,7 @@ impl Error {
             Self::BlobCorrupt { .. } => "LW0802",
             Self::NotEnoughSpace { .. } => "LW0803",
             Self::IllegalTree { .. } | Self::Unusable { .. } => "LW0804",
-            Self::TargetNotOurs { .. } => "LW0805",
+            Self::TargetNotOurs { .. } | Self::OtherFileSystem { .. } => "LW0805",
             Self::BadManifest { .. } => "LW0806",
             Self::Changed { .. } => "LW0807",
             Self::TooLarge { .. } => "LW0808",
@@ -186,6 +195,7 @@ impl Error {
             | Self::CheckFailed { .. }
             | Self::NotEnoughSpace { .. }
             | Self::TargetNotOurs { .. }
+            | Self::OtherFileSystem { .. }
             | Self::NoXattrs { .. }
             | Self::Changed { .. }
             | Self::Busy { .. }

@@ -18,6 +18,7 @@ pub mod limits;
 mod listing;
 pub mod manifest;
 pub mod member;
+mod mounts;
 mod owner;
 pub mod patterns;
 mod program;

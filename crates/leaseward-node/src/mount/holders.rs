@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use leaseward_state::server::Mount;
 
@@ -45,9 +45,9 @@ pub(crate) fn holders(point: &Path) -> String {
     said.trim_start_matches("; ").to_owned()
 }
 
-/// Returns a process in whose mount namespace `mount` is still mounted, in words: what it asks for, or what was `seen` of
-/// it. Blocks for a look at every process.
-pub(crate) fn mounted_elsewhere(mount: &Mount, seen: Option<&Identity>, point: &Path) -> Option<String> {
+/// Returns a process in whose mount namespace `mount` is still mounted at one of `points`, in words: what it asks for, or what
+/// was `seen` of it. Blocks for a look at every process.
+pub(crate) fn mounted_elsewhere(mount: &Mount, seen: Option<&Identity>, points: &[PathBuf]) -> Option<String> {
     // What a bind mount shows is mounted in its own right.
     if mount.options.iter().any(|option| option == "bind" || option == "rbind") {
         return None;
@@ -62,7 +62,7 @@ pub(crate) fn mounted_elsewhere(mount: &Mount, seen: Option<&Identity>, point: &
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { continue };
         // Sources alone are alike in many containers.
         let same = |found: &Mounted| seen.is_some_and(|seen| found.has_number_of(seen)) || is_from(found, mount);
-        if parse(&text).iter().any(|found| found.point == point && same(found)) {
+        if parse(&text).iter().any(|found| points.contains(&found.point) && same(found)) {
             return Some(format!("still mounted in the mount namespace of process {pid} ({})", name(pid)));
         }
     }

@@ -2,13 +2,15 @@
 //!
 //! Must stay true: what is mounted already from the right device is done; a place where something else is mounted is
 //! refused and left alone. Unmounting is done when the mount table says so, whatever a program or a hook said, and
-//! whatever has become of the device's name since: it goes by what was noted of the mount. Where nothing was noted,
-//! what stands at the place and cannot be told from ours keeps the server from ending.
+//! whatever has become of the device's name or of the place since: it goes by what was noted of the mount, and what was
+//! moved is unmounted where it stands now. Where nothing was noted, what stands at the place and cannot be told from ours
+//! keeps the server from ending.
 
 use std::path::{Path, PathBuf};
 
 use leaseward_state::server::{HookStep, Mount};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::{Failure, Record, Surroundings, Until, transient};
 use crate::hook::HookOutcome;
@@ -47,8 +49,11 @@ impl<'a> Leaving<'a> {
     }
 
     fn is_ours(&self, found: &Mounted) -> bool {
-        found.point == self.point
-            && (self.any || self.seen.is_some_and(|seen| found.may_be(seen)) || is_from(found, self.mount))
+        let is_here = || {
+            found.point == self.point
+                && (self.any || self.seen.is_some_and(|seen| found.may_be(seen)) || is_from(found, self.mount))
+        };
+        self.seen.is_some_and(|seen| found.is_still(seen)) || is_here()
     }
 }
 
@@ -122,20 +127,28 @@ impl Surroundings {
     }
 
     async fn unmount(&self, leaving: &Leaving<'_>, by_hook: bool) -> Result<(), Failure> {
-        let at = &leaving.point;
-        let stuck =
-            |why: String| Failure::of(HookStep::Unmount, HookOutcome::NeedsFence, format!("{}: {why}", at.display()));
+        let stuck_at = |at: &Path, why: String| {
+            Failure::of(HookStep::Unmount, HookOutcome::NeedsFence, format!("{}: {why}", at.display()))
+        };
+        let stuck = |why: String| stuck_at(&leaving.point, why);
+        let mut points = vec![leaving.point.clone()];
         let mut left = MOUNTS_STACKED_MAX;
         loop {
             let found = table().map_err(|e| stuck(format!("read the mount table: {e}")))?;
-            let top = found.iter().rfind(|found| found.point == *at);
+            let top_at = |at: &Path| found.iter().rfind(|found| found.point == at);
             let Some(mounted) = found.iter().rfind(|found| leaving.is_ours(found)) else {
-                let Some(top) = top.filter(|_| leaving.unsure) else { break };
+                let Some(top) = top_at(&leaving.point).filter(|_| leaving.unsure) else { break };
                 let why =
                     format!("{} is mounted there and may be {}; unmount it by hand", top.source, leaving.mount.device);
                 return Err(stuck(why));
             };
-            let top = top.unwrap_or(mounted);
+            let at = &mounted.point;
+            let stuck = |why: String| stuck_at(at, why);
+            if !points.contains(at) {
+                warn!(server = %self.order.server, at = %at.display(), was = %leaving.point.display(), "its mount was moved");
+                points.push(at.clone());
+            }
+            let top = top_at(at).unwrap_or(mounted);
             if top != mounted {
                 return Err(stuck(format!("{} is mounted over it", top.source)));
             }
@@ -148,8 +161,8 @@ impl Surroundings {
                 return Err(stuck(format!("{}; {}", failure.why, holders_of(at).await)));
             }
         }
-        let (mount, seen, point) = (leaving.mount.clone(), leaving.seen.cloned(), at.clone());
-        let elsewhere = tokio::task::spawn_blocking(move || mounted_elsewhere(&mount, seen.as_ref(), &point)).await;
+        let (mount, seen) = (leaving.mount.clone(), leaving.seen.cloned());
+        let elsewhere = tokio::task::spawn_blocking(move || mounted_elsewhere(&mount, seen.as_ref(), &points)).await;
         match elsewhere {
             Ok(None) => Ok(()),
             Ok(Some(why)) => Err(stuck(why)),

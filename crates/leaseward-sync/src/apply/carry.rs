@@ -77,7 +77,7 @@ impl Carried {
         steps: &mut Steps,
     ) -> Result<bool> {
         let mut busy = false;
-        trees.from.roam(&mut |path, dir, name, stat| {
+        trees.from.roam_mount(&mut |path, dir, name, stat| {
             if named.contains(path) || !ignore.ignores(path) {
                 return Ok(());
             }

@@ -8,10 +8,11 @@ use leaseward_state::config::Manifest;
 
 use super::record::{self, Record};
 use super::slot::{Phase, Slots, Standing, State, root_id};
-use super::{Applier, DriftKind, SetDirs, drift};
+use super::{Applier, DriftKind, Names, SetDirs, drift};
 use crate::digest_of;
 use crate::error::Result;
 use crate::manifest::encode;
+use crate::mounts;
 use crate::patterns::Patterns;
 
 impl Applier {
@@ -22,8 +23,11 @@ impl Applier {
 
     /// Forgets what is known of trees, and removes those beside the live one: from now on somebody else keeps the set.
     pub(crate) fn hand_over(mut self) -> Result<()> {
+        let Names { next, previous, gone, .. } = self.names.clone();
+        let beside = [next.as_str(), &previous, &gone];
+        mounts::refuse_below(&self.parent, &beside)?;
         self.write_state(State::EMPTY)?;
-        for name in [&self.names.next, &self.names.previous, &self.names.gone] {
+        for name in beside {
             self.parent.remove_tree(name)?;
         }
         self.drop_records()

@@ -1,17 +1,18 @@
 //! What an applier needs to know before it writes: which trees may lend files, what a version takes, and whether it fits.
 //!
-//! Must stay true: nothing is written here; a target that is somebody else's is refused before anything else.
+//! Must stay true: nothing is written here; a target that is somebody else's, or has something mounted in it, is refused before
+//! anything else.
 
 use leaseward_state::config::{Digest, Manifest};
 
 use super::plan::{Lender, Plan, plan, staying, unmet};
 use super::slot::{Standing, root_id};
-use super::{Applier, Needs, drift};
+use super::{Applier, Names, Needs, drift};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::manifest::check;
 use crate::patterns::Patterns;
-use crate::space;
+use crate::{mounts, space};
 
 /// A plan for a manifest.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl Applier {
         manifest: &Manifest,
         is_held: &dyn Fn(Digest) -> bool,
     ) -> Result<(Plan, Vec<Lender>, bool)> {
+        self.refuse_mounts()?;
         let exists = root_id(&self.parent, &self.names.live)?.is_some();
         if exists && !self.target_is_ours()? && !self.may_replace(manifest)? {
             return Err(Error::TargetNotOurs { path: self.parent.path().join(&self.names.live) });
@@ -81,6 +83,12 @@ impl Applier {
         }
         space::fits(planned.need, space::free(&self.parent, self.parent.path(), self.reserve)?)?;
         Ok((planned, lenders, exists))
+    }
+
+    /// Refuses to move trees in which something is mounted: all of them change places at a switch, or are removed after it.
+    pub(super) fn refuse_mounts(&self) -> Result<()> {
+        let Names { live, next, previous, gone } = &self.names;
+        mounts::refuse_below(&self.parent, &[live, next, previous, gone])
     }
 
     pub(super) fn lender(&self, tree: &Option<Standing>, name: &str) -> Result<Option<Lender>> {

@@ -19,6 +19,7 @@ use crate::dir::Dir;
 #[cfg(test)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::mounts;
 
 impl Applier {
     /// Makes what is ready live: looks at it once more, exchanges the trees, keeps the old one, and syncs the names.
@@ -26,6 +27,7 @@ impl Applier {
         let Some(Ready { wanted, manifest, expected, exists, done }) = self.ready.take() else {
             return Err(self.changed(&self.names.next));
         };
+        self.refuse_mounts()?;
         let before = *self.slots.state();
         let root = self.parent.child(&self.names.next)?;
         let mut carried = None;
@@ -82,6 +84,8 @@ impl Applier {
 
     fn exchange(&mut self, exists: bool) -> Result<()> {
         self.steps.before(Step::Switch)?;
+        // Once more: to take along what programs write may have lasted a while.
+        self.refuse_mounts()?;
         if exists {
             self.parent.exchange(&self.names.next, &self.names.live)?;
         } else {
@@ -112,6 +116,7 @@ impl Applier {
 
     /// Removes a tree that may share files with the live one, and notes how those look then: it moves their ctime.
     pub(super) fn shed(&mut self, name: &str, root: &Dir, record: &Record, stamps: &mut [Stamp]) -> Result<()> {
+        mounts::refuse_below(&self.parent, &[name])?;
         let gone = if self.parent.stat(name)?.is_some() { Some(self.parent.child(name)?) } else { None };
         self.steps.before(Step::RemoveTree)?;
         unlink_shared(root, gone.as_ref(), &record.manifest, stamps)?;

@@ -5,6 +5,7 @@ mod carried;
 mod death;
 mod full;
 mod hostile;
+mod mounted;
 mod readers;
 mod reuse;
 mod unsynced;
