@@ -1,26 +1,23 @@
-//! The API from the client's side: one node after the other until one answers.
+//! The API from the client's side: what is asked, and how the answers are read. Which node is asked is in `exchange.rs`.
 //!
-//! Must stay true: a node that is silent (its process is stopped, its packets are lost) costs about a second, however much
-//! patience there is for one that answers slowly; the next one is asked beside it. So everything that is sent may arrive
-//! twice: reads and blobs may, and every change has a key.
+//! Must stay true: everything that is sent may arrive twice: reads and blobs may, and every change has a key.
 
-use std::ops::ControlFlow;
+mod exchange;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use leaseward_http::limits::PAGE_MAX;
 use leaseward_http::model::{EventList, Node, NodeList, Prediction, Problem};
-use leaseward_raft::limits::{QUIET_BEFORE_ASKING, SILENT_AFTER};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::api::exchange::{is_of_one_node, silent};
 use crate::diagnostic::Diagnostic;
 use crate::printer::Output;
 use crate::route::Route;
@@ -255,76 +252,6 @@ impl Api {
         Err(last)
     }
 
-    async fn exchange(&self, method: &Method, path: &str, fill: &Fill<'_>) -> Result<Vec<u8>, Diagnostic> {
-        let (count, first) = (self.target.api.len(), self.first.load(Ordering::Relaxed));
-        let mut waiting = (first..first + count).map(|turn| turn % count);
-        let mut asked = FuturesUnordered::new();
-        let mut last = Diagnostic::new("LW0501", "no address is known");
-        while let Some(turn) = waiting.next() {
-            let address = &self.target.api[turn];
-            asked.push(async move { (turn, self.attempt(address, method, path, fill).await) });
-            let is_last = waiting.len() == 0;
-            let (http, host) = self.way_to(address);
-            let silent = silent(&http, host);
-            tokio::pin!(silent);
-            loop {
-                tokio::select! {
-                    Some((turn, answer)) = asked.next() => match answer {
-                        ControlFlow::Break(answer) => {
-                            self.first.store(turn, Ordering::Relaxed);
-                            return answer;
-                        }
-                        // Another one that is asked already may answer yet.
-                        ControlFlow::Continue(why) => {
-                            last = why;
-                            if !is_last || asked.is_empty() {
-                                break;
-                            }
-                        }
-                    },
-                    () = &mut silent, if !is_last => break,
-                }
-            }
-        }
-        Err(last)
-    }
-
-    /// Asks one node. Returns what it said, or why another one should be asked.
-    async fn attempt(
-        &self,
-        address: &str,
-        method: &Method,
-        path: &str,
-        fill: &Fill<'_>,
-    ) -> ControlFlow<Result<Vec<u8>, Diagnostic>, Diagnostic> {
-        let (http, host) = self.way_to(address);
-        let request = http.request(method.clone(), format!("http://{host}{path}")).timeout(self.target.timeout);
-        let response = match self.signed(fill(request)).send().await {
-            Ok(response) => response,
-            Err(error) => {
-                let what = if error.is_connect() { "nobody answers" } else { "no answer" };
-                return ControlFlow::Continue(
-                    Diagnostic::new("LW0501", format!("{what} at {address}"))
-                        .hint("leaseward context ls      see which clusters are known")
-                        .hint("--addr host:port          name a node"),
-                );
-            }
-        };
-        let status = response.status();
-        let bytes = match response.bytes().await {
-            Ok(bytes) => bytes.to_vec(),
-            Err(error) => return ControlFlow::Continue(Diagnostic::new("LW0501", format!("{address}: {error}"))),
-        };
-        if status.is_success() {
-            return ControlFlow::Break(Ok(bytes));
-        }
-        let diagnostic = problem(status, &bytes);
-        if is_of_one_node(&diagnostic.code) {
-            return ControlFlow::Continue(diagnostic);
-        }
-        ControlFlow::Break(Err(diagnostic))
-    }
-
     /// Says who asks.
     fn signed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         match &self.target.token {
@@ -371,27 +298,6 @@ fn items(page: &mut Value) -> Option<&mut Vec<Value>> {
     page.get_mut("items")?.as_array_mut()
 }
 
-/// Fills in a request: once for each node that is asked.
-type Fill<'a> = dyn Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder + Sync + 'a;
-
-/// Returns whether this says something of the node that was asked, and nothing of the others: it is cut off, is behind, or is kept out
-/// of its cluster.
-fn is_of_one_node(code: &str) -> bool {
-    matches!(code, "LW0501" | "LW0505" | "LW0603")
-}
-
-/// Waits until a node that owes an answer does not even say that it lives. It may work on a long answer, or wait for
-/// something to happen, for as long as it likes.
-async fn silent(http: &reqwest::Client, host: &str) {
-    loop {
-        tokio::time::sleep(QUIET_BEFORE_ASKING).await;
-        let word = http.get(format!("http://{host}/livez")).timeout(SILENT_AFTER).send();
-        if word.await.is_err() {
-            return;
-        }
-    }
-}
-
 fn client(with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> reqwest::Client {
     let builder = reqwest::Client::builder().connect_timeout(Duration::from_millis(800)).no_proxy();
     with(builder).build().expect("a plain client can be made")
@@ -410,135 +316,5 @@ fn problem(status: StatusCode, bytes: &[u8]) -> Diagnostic {
             diagnostic
         }
         Err(_) => Diagnostic::new("LW0701", format!("{status}: {}", String::from_utf8_lossy(bytes))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use axum::Router;
-    use axum::http::HeaderMap;
-    use axum::routing::{get, put};
-    use leaseward_http::problem;
-    use serde_json::json;
-    use tokio::net::TcpListener;
-    use tokio::time::{Instant, sleep};
-
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    /// Returns the address of a node whose process is stopped: the kernel accepts for it, and nobody reads.
-    async fn stopped() -> (TcpListener, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        (listener, address)
-    }
-
-    /// Starts a node that answers after a while, and says meanwhile that it lives. Returns its address and the keys that it
-    /// was asked with.
-    async fn alive(takes: Duration) -> (String, Arc<Mutex<Vec<String>>>) {
-        node(takes, true).await
-    }
-
-    /// As [`alive`], and it does not say that it lives.
-    async fn dumb(takes: Duration) -> (String, Arc<Mutex<Vec<String>>>) {
-        node(takes, false).await
-    }
-
-    async fn node(takes: Duration, lives: bool) -> (String, Arc<Mutex<Vec<String>>>) {
-        let keys: Arc<Mutex<Vec<String>>> = Arc::default();
-        let heard = Arc::clone(&keys);
-        let change = async move |headers: HeaderMap| {
-            let key = headers["idempotency-key"].to_str().expect("text").to_owned();
-            heard.lock().expect("no panic").push(key);
-            sleep(takes).await;
-            axum::Json(json!({ "done": true }))
-        };
-        let read = async move || {
-            sleep(takes).await;
-            axum::Json(json!({ "read": true }))
-        };
-        let word = async move || {
-            sleep(if lives { Duration::ZERO } else { PATIENCE }).await;
-            "ok"
-        };
-        let router = Router::new().route("/livez", get(word)).route("/read", get(read)).route("/change", put(change));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        tokio::spawn(axum::serve(listener, router).into_future());
-        (address, keys)
-    }
-
-    fn of(addresses: &[&String]) -> Api {
-        let api = addresses.iter().map(|address| (*address).clone()).collect();
-        Api::new(&Target { api, token: None, timeout: PATIENCE })
-    }
-
-    #[tokio::test]
-    async fn a_silent_node_costs_a_second_and_only_once() {
-        let (_listener, silent) = stopped().await;
-        let (alive, keys) = alive(Duration::ZERO).await;
-        let api = of(&[&silent, &alive]);
-        let began = Instant::now();
-        let read: Value = api.get("/read").await.expect("the other one answers");
-        assert_eq!(read["read"], true);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        let began = Instant::now();
-        let done: Value = api.call(Method::PUT, "/change", Some(&json!({}))).await.expect("the other one answers");
-        assert_eq!(done["done"], true);
-        assert!(began.elapsed() < QUIET_BEFORE_ASKING + SILENT_AFTER, "{:?}", began.elapsed());
-        assert_eq!(keys.lock().expect("no panic").len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_node_that_is_kept_out_keeps_nobody_from_the_others() {
-        let refuses = async || {
-            let problem = problem::with_code("LW0603", "its log ends too early");
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(problem))
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let kept_out = listener.local_addr().expect("an address").to_string();
-        let router = Router::new().route("/read", get(refuses)).route("/change", put(refuses));
-        tokio::spawn(axum::serve(listener, router).into_future());
-        let (other, _) = alive(Duration::ZERO).await;
-        assert_eq!(of(&[&kept_out, &other]).get::<Value>("/read").await.expect("the other one answers")["read"], true);
-        let changed = of(&[&kept_out, &other]).call::<Value>(Method::PUT, "/change", Some(&json!({}))).await;
-        assert_eq!(changed.expect("the other one answers")["done"], true);
-        let refused = of(&[&kept_out]).get::<Value>("/read").await.expect_err("there is no other one");
-        assert_eq!(refused.code, "LW0603");
-    }
-
-    #[tokio::test]
-    async fn a_node_that_says_that_it_lives_is_waited_for_and_nobody_else_is_asked() {
-        let (slow, slow_keys) = alive(QUIET_BEFORE_ASKING + SILENT_AFTER * 2).await;
-        let (other, other_keys) = alive(Duration::ZERO).await;
-        let api = of(&[&slow, &other]);
-        let done: Value = api.call(Method::PUT, "/change", Some(&json!({}))).await.expect("it answers");
-        assert_eq!(done["done"], true);
-        assert_eq!((slow_keys.lock().expect("no panic").len(), other_keys.lock().expect("no panic").len()), (1, 0));
-    }
-
-    #[tokio::test]
-    async fn a_change_that_is_sent_to_two_nodes_has_one_key_and_the_first_answer_counts() {
-        let (first, first_keys) = dumb(Duration::from_secs(2)).await;
-        let (second, second_keys) = alive(PATIENCE).await;
-        let api = of(&[&first, &second]);
-        let done: Value = api.call(Method::PUT, "/change", Some(&json!({}))).await.expect("the first one answers late");
-        assert_eq!(done["done"], true);
-        let keys = (first_keys.lock().expect("no panic").clone(), second_keys.lock().expect("no panic").clone());
-        assert_eq!((keys.0.len(), &keys.0), (1, &keys.1));
-    }
-
-    #[tokio::test]
-    async fn where_all_are_silent_the_patience_of_the_caller_counts() {
-        let (_listener, silent) = stopped().await;
-        let mut api = of(&[&silent, &silent]);
-        api.target.timeout = Duration::from_secs(3);
-        let began = Instant::now();
-        let refused = api.get::<Value>("/read").await.expect_err("nobody answers");
-        assert_eq!(refused.code, "LW0501");
-        assert!(began.elapsed() >= api.target.timeout, "{:?}", began.elapsed());
     }
 }
