@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::answer::Fault;
 use crate::api::Api;
+use crate::limits::HEAR_WITHIN;
 use crate::problem::{self, Code};
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -19,7 +20,9 @@ use futures_util::StreamExt;
 use leaseward_state::access::{Access, AccessToken, Need};
 use leaseward_state::config::Digest;
 use leaseward_state::config::rollout::Pin;
-use leaseward_state::{Command, LeaseName, SessionId, SetName, State as Clustered, TokenName, UnixMillis};
+use leaseward_state::session::Owner;
+use leaseward_state::{Command, SessionId, SetName, State as Clustered, TokenName, UnixMillis};
+use tokio::time::timeout;
 
 /// How a token begins. The rest is its name and its secret.
 pub const TOKEN_PREFIX: &str = "lwt1";
@@ -53,7 +56,12 @@ pub(crate) async fn check(State(api): State<Api>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let Some(need) = need(request.method(), request.uri().path()) else { return next.run(request).await };
-    let state = match known(&api, request.method()).await {
+    if !request.method().is_safe()
+        && let Err(fault) = of_no_other_page(request.headers())
+    {
+        return fault.into_response();
+    }
+    let state = match known(&api, request.method(), &need).await {
         Ok(state) => state,
         Err(fault) => return fault.into_response(),
     };
@@ -109,14 +117,47 @@ fn while_allowed(api: &Api, caller: Option<Caller>, response: Response) -> Respo
     Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(allowed_no_more))))
 }
 
+/// Refuses what a browser sends for a page that did not come from here. While there is no token, a browser inside the network would
+/// otherwise do for any page what its user may do.
+fn of_no_other_page(headers: &HeaderMap) -> Result<(), Fault> {
+    let said = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let refused = |page: &str| {
+        let detail = format!("{page} asks for this; of all web pages only the console that this address serves may");
+        Err(problem::of(Code::MayNot, detail).into())
+    };
+    match said("sec-fetch-site") {
+        Some("same-origin" | "none") => return Ok(()),
+        Some(_) => return refused(said("origin").unwrap_or("another page")),
+        // Browsers leave it out where the connection is not encrypted.
+        None => {}
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or("an unreadable page");
+    let site = origin.split_once("://").map(|(_, site)| site);
+    // A page cannot set the second one without asking first, and it is not told that it may.
+    let here = [said("host"), said("x-forwarded-host")];
+    if site.is_some_and(|site| here.into_iter().flatten().any(|host| host.eq_ignore_ascii_case(site))) {
+        return Ok(());
+    }
+    refused(origin)
+}
+
 /// Returns the state that says who may do what. A node that began a moment ago may not have heard of any token: before it lets
-/// anybody change anything it hears, once, what everybody knows.
-async fn known(api: &Api, method: &Method) -> Result<Arc<Clustered>, Fault> {
+/// anybody change anything, or see what only administrators do, it hears, once, what everybody knows. For those who look it tries
+/// to: without a quorum they see what this node knows.
+async fn known(api: &Api, method: &Method, need: &Need) -> Result<Arc<Clustered>, Fault> {
     let here = api.here();
-    if here.access().is_on() || method.is_safe() || api.shared.has_caught_up() {
+    if here.access().is_on() || api.shared.has_caught_up() {
         return Ok(here);
     }
-    let now = api.read_now().await?;
+    let now = if method.is_safe() && *need != Need::Administer {
+        match timeout(HEAR_WITHIN, api.read_now()).await {
+            Ok(Ok(now)) => now,
+            Ok(Err(_)) | Err(_) => return Ok(here),
+        }
+    } else {
+        api.read_now().await?
+    };
     api.shared.note_caught_up();
     Ok(now)
 }
@@ -151,20 +192,29 @@ fn need(method: &Method, path: &str) -> Option<Need> {
 fn needs(state: &Clustered, command: &Command) -> Vec<Need> {
     match command {
         Command::OpenSession { .. } => vec![Need::HoldSome],
-        Command::AcquireOpening { acquire, .. } | Command::Acquire(acquire) => vec![Need::Hold(acquire.lease.clone())],
+        Command::AcquireOpening { acquire, .. } => vec![Need::Hold(acquire.lease.clone())],
+        // A session's owner renews all of it or nothing: whoever may not do the same must not put anything in.
+        Command::Acquire(acquire) => {
+            let mut all = to_end(state, acquire.session);
+            all.push(Need::Hold(acquire.lease.clone()));
+            all
+        }
         Command::Withdraw { lease, .. } | Command::Release { lease, .. } => vec![Need::Hold(lease.clone())],
-        Command::EndSession { session } => match state.session(*session) {
-            Some(found) if matches!(found.owner, leaseward_state::session::Owner::Machine(_)) => vec![Need::Operate],
-            Some(found) if !found.leases.is_empty() => {
-                found.leases.iter().map(|lease: &LeaseName| Need::Hold(lease.clone())).collect()
-            }
-            _ => vec![Need::HoldSome],
-        },
+        Command::EndSession { session } => to_end(state, *session),
         Command::Publish { sets, .. } => sets.iter().map(|publish| Need::Publish(publish.set.clone())).collect(),
         Command::SteerRollout { set, .. } | Command::Resync { set, .. } => vec![Need::Publish(set.clone())],
         Command::ChangeToken { .. } => vec![Need::Administer],
         Command::Atomic { commands, .. } => commands.iter().flat_map(|command| needs(state, command)).collect(),
         _ => vec![Need::Operate],
+    }
+}
+
+/// Returns what it needs to end a session.
+fn to_end(state: &Clustered, session: SessionId) -> Vec<Need> {
+    match state.session(session) {
+        Some(found) if matches!(found.owner, Owner::Machine(_)) => vec![Need::Operate],
+        Some(found) if !found.leases.is_empty() => found.leases.iter().cloned().map(Need::Hold).collect(),
+        _ => vec![Need::HoldSome],
     }
 }
 

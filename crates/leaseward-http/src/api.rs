@@ -14,6 +14,7 @@ use leaseward_state::command::Condition;
 use leaseward_state::config::Digest;
 use leaseward_state::config::delta::InlineDelta;
 use leaseward_state::propose::Propose;
+use leaseward_state::record::Answer;
 use leaseward_state::{Command, MachineName, Refusal, Reply, Request, Revision, SessionId, SetName, State};
 use tokio::net::TcpListener;
 use tokio::time::{Duration, Instant};
@@ -242,6 +243,11 @@ impl Api {
             Reply::Refused(refusal) => Err(self.refused(unwrapped(&refusal, wrapped))),
             reply => Ok((committed.revision, reply)),
         }
+    }
+
+    /// Returns what a step of this very request was answered before, if it was sent under a key and that is still known.
+    pub(crate) fn kept<'a>(&self, write: &Write, step: u64, state: &'a State) -> Option<&'a Answer> {
+        state.answer(write.key(step, state.feature_level())?)
     }
 
     /// Returns what would come of a command, or why it would be refused.

@@ -90,6 +90,23 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
 /// The query, without the words that every read understands.
 pub(crate) struct Params<T>(pub(crate) T);
 
+/// Returns the value of a word of the query.
+///
+/// # Errors
+/// [`Code::Invalid`] if it has none, or more than one: what was meant must not be guessed.
+fn word<'a>(query: &'a str, name: &str) -> Result<Option<&'a str>, Fault> {
+    let mut values = query.split('&').filter_map(|pair| match pair.split_once('=') {
+        Some((word, value)) => (word == name).then_some(Some(value)),
+        None => (pair == name).then_some(None),
+    });
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(Some(value)), None) => Ok(Some(value)),
+        (Some(None), None) => Err(invalid(format!("`{name}` has no value: write `{name}=`, and which"))),
+        (Some(_), Some(_)) => Err(invalid(format!("`{name}` is given more than once"))),
+    }
+}
+
 /// Words of the query that [`Fresh`] reads.
 const COMMON: [&str; 2] = ["consistency", "max_staleness"];
 
@@ -99,13 +116,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
         let can_be_tried = !parts.method.is_safe() && can_be_tried(parts.uri.path());
         let is_common = |word: &str| COMMON.contains(&word) || (word == DRY_RUN && can_be_tried);
-        let own: Vec<&str> = parts
-            .uri
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !is_common(pair.split('=').next().unwrap_or_default()))
-            .collect();
+        let query = parts.uri.query().unwrap_or_default();
+        for name in COMMON.into_iter().chain([DRY_RUN]) {
+            word(query, name)?;
+        }
+        let own: Vec<&str> =
+            query.split('&').filter(|pair| !is_common(pair.split('=').next().unwrap_or_default())).collect();
         let unreadable = |why: String| Fault::from(problem::of(Code::Unreadable, why));
         let uri: Uri =
             format!("/?{}", own.join("&")).parse().map_err(|_| unreadable("the query is no query".into()))?;
@@ -236,8 +252,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Fresh {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
         let query = parts.uri.query().unwrap_or_default();
-        let word = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let consistency = match word("consistency") {
+        let consistency = match word(query, "consistency")? {
             None => None,
             Some("linearizable") => Some(Consistency::Linearizable),
             Some("leader") => Some(Consistency::Leader),
@@ -246,7 +261,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Fresh {
                 return Err(suggest::unknown_word("consistency", other, &["linearizable", "leader", "stale"]).into());
             }
         };
-        let max_staleness = word("max_staleness").map(str::parse::<Duration>).transpose();
+        let max_staleness = word(query, "max_staleness")?.map(str::parse::<Duration>).transpose();
         let max_staleness = max_staleness.map_err(|error| invalid(format!("`max_staleness`: {error}")))?;
         let noted = parts.extensions.get::<Noted>().cloned().unwrap_or_default();
         Ok(Self { consistency, max_staleness, noted })
@@ -284,7 +299,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
             Ok(client(&[key, parts.method.as_str(), parts.uri.path()]))
         });
         let query = parts.uri.query().unwrap_or_default();
-        let dry_run = match query.split('&').find_map(|pair| pair.strip_prefix(DRY_RUN)?.strip_prefix('=')) {
+        let dry_run = match word(query, DRY_RUN)? {
             None | Some("false") => false,
             Some("true") => true,
             Some(other) => return Err(suggest::unknown_word(DRY_RUN, other, &["true", "false"]).into()),

@@ -51,6 +51,10 @@ pub const STATUS_WITHIN: Duration = Duration::from_millis(500);
 /// How long a read for a page of status may take before an old state is shown instead.
 pub const STATUS_READ_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a node that began a moment ago tries to hear of tokens before it shows what it knows: without a quorum that is what
+/// its operators want, and they look again and again.
+pub const HEAR_WITHIN: Duration = Duration::from_secs(1);
+
 /// Time to live of sessions that name none, in milliseconds.
 pub const TTL_MS_USUAL: u64 = 3_000;
 

@@ -208,6 +208,12 @@ impl State {
         self.compacted
     }
 
+    /// Returns what a request was answered, if that is still kept for retries that arrive late.
+    #[must_use]
+    pub fn answer(&self, key: RequestKey) -> Option<&Answer> {
+        self.answers.get(&key).map(Arc::as_ref)
+    }
+
     /// Returns how many answers are kept for retries that arrive late.
     #[must_use]
     pub fn answers_kept(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::ask::{Body, Nothing, Params, Write, name};
 use crate::model::{AdoptFiles, ConfigVersion};
 use crate::problem;
-use crate::routes::publish::{commit, content};
+use crate::routes::publish::{again, commit, content};
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(adopt))
@@ -34,6 +34,9 @@ async fn adopt(
     let (set, machine): (SetName, MachineName) = (name(&set)?, name(&body.machine)?);
     // As new as the caller's last write.
     let state = api.read_now().await?;
+    if let Some(answer) = again(&api, &write, &state, &set) {
+        return answer;
+    }
     if let (Some(expected), Some(found)) = (write.version().or(body.parent), state.set(&set))
         && expected != found.head
     {

@@ -25,7 +25,7 @@ use crate::limits::BLOB_BYTES_MAX;
 use crate::model::{ChangeFiles, ConfigDiff, ConfigVersion, FileChange, FileDiff, FileDiffKind, entry};
 use crate::problem::{self, Code};
 use crate::routes::configs::find;
-use crate::routes::publish::{commit, content, digest, manifest, plain};
+use crate::routes::publish::{again, commit, content, digest, manifest, plain};
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     let change = OpenApiRouter::new().routes(routes!(change)).layer(DefaultBodyLimit::max(BLOB_BYTES_MAX));
@@ -50,6 +50,9 @@ async fn change(
     }
     let asked = write.version().or(body.parent);
     let state = api.read_now().await?;
+    if let Some(answer) = again(&api, &write, &state, &set) {
+        return answer;
+    }
     let newest = state.set(&set).and_then(|set| set.newest());
     let base = newest.map_or(0, |newest| newest.number);
     if let Some(asked) = asked

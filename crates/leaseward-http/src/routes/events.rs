@@ -164,8 +164,7 @@ async fn events(
             None => VecDeque::from([snapshot(&state)]),
         },
     };
-    // Of a stale read it may be this node that is late.
-    if fresh.consistency() != Consistency::Stale && follow.after > state.revision() {
+    if is_of_an_earlier_life(&fresh, follow.after, state.revision()) {
         follow.begin_anew(&state);
     }
     Ok(Sse::new(lines(follow)).keep_alive(keep_alive).into_response())
@@ -181,6 +180,11 @@ async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -
     }
     let deadline = Instant::now() + params.wait.map(wait).transpose()?.unwrap_or_default();
     let mut published = api.replica.published();
+    if let Some(after) = params.after.map(Revision::from)
+        && is_of_an_earlier_life(fresh, after, published.borrow().state.revision())
+    {
+        return Err(compacted(&published.borrow().state, after));
+    }
     let mut waited = false;
     loop {
         if waited {
@@ -200,6 +204,12 @@ async fn list(api: &Api, fresh: &Fresh, filter: &Filter, params: &EventParams) -
         }
         waited = true;
     }
+}
+
+/// Returns whether a reader goes on from what this cluster has not come to: a backup brought back what was before.
+fn is_of_an_earlier_life(fresh: &Fresh, after: Revision, newest: Revision) -> bool {
+    // Of a stale read it may be this node that is late.
+    fresh.consistency() != Consistency::Stale && after > newest
 }
 
 /// Returns whole entries only, so that the revision that comes with them is a place to go on from.
@@ -236,7 +246,14 @@ fn newest<'a>(state: &'a Clustered, filter: &Filter, before: Option<Revision>, l
 }
 
 fn compacted(state: &Clustered, after: Revision) -> Fault {
-    let detail = format!("events after revision {after} are gone up to revision {}", state.compacted());
+    let detail = match state.revision() {
+        newest if after > newest => {
+            format!(
+                "this cluster is at revision {newest}: {after} is of an earlier life, before a backup came back, or of another cluster"
+            )
+        }
+        _ => format!("events after revision {after} are gone up to revision {}", state.compacted()),
+    };
     problem::of(Code::Compacted, detail).into()
 }
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use leaseward_state::command::PublishSet;
 use leaseward_state::config::{Digest, Manifest, ManifestNode, Version};
-use leaseward_state::{Command, Revision, SetName, State as Clustered};
+use leaseward_state::{Command, Reply, Revision, SetName, State as Clustered};
 use leaseward_sync::manifest::decode;
 use leaseward_sync::secret::is_sealed;
 use leaseward_sync::secrets_fit;
@@ -94,9 +94,34 @@ async fn rollback(
 ) -> Result<At<Response>, Fault> {
     let set: SetName = name(&set)?;
     let state = api.read_now().await?;
+    if let Some(answer) = again(&api, &write, &state, &set) {
+        return answer;
+    }
     let manifest = find(&state, &set, body.to)?.manifest;
     let message = if body.message.is_empty() { format!("back to v{}", body.to) } else { body.message };
     commit(&api, &write, &set, write.version(), manifest, body.author, message).await
+}
+
+/// Returns the answer to a request that is sent again under its key: the version that it made. What it would be refused for now
+/// is its own doing.
+pub(crate) fn again(api: &Api, write: &Write, state: &Clustered, set: &SetName) -> Option<Result<At<Response>, Fault>> {
+    let (revision, number) = (0..=PUBLISH_TRIES).find_map(|step| {
+        let answer = api.kept(write, step, state)?;
+        let replies = match &answer.reply {
+            Reply::Atomic(replies) => replies,
+            reply => std::slice::from_ref(reply),
+        };
+        replies.iter().find_map(|reply| match reply {
+            Reply::Versions(versions) => Some((answer.revision, versions.first()?.1)),
+            _ => None,
+        })
+    })?;
+    Some(made(state, set, number, revision))
+}
+
+fn made(state: &Clustered, set: &SetName, number: u64, revision: Revision) -> Result<At<Response>, Fault> {
+    let version = published(state, set, number, revision)?;
+    Ok(At(revision, tagged(StatusCode::CREATED, number, view::version(set, version))))
 }
 
 pub(crate) async fn commit(
@@ -126,13 +151,10 @@ pub(crate) async fn commit(
         let command = Command::Publish { sets: vec![publish], author: author.clone(), message: message.clone() };
         match api.commit(write, step, Vec::new(), command).await {
             Ok((revision, reply)) => {
-                let leaseward_state::Reply::Versions(versions) = reply else {
+                let Reply::Versions(versions) = reply else {
                     return Err(problem::with_code("LW0607", "no version was published").into());
                 };
-                let state = api.here();
-                let number = versions.first().map_or(0, |(_, number)| *number);
-                let version = published(&state, set, number, revision)?;
-                return Ok(At(revision, tagged(StatusCode::CREATED, number, view::version(set, version))));
+                return made(&api.here(), set, versions.first().map_or(0, |(_, number)| *number), revision);
             }
             // Somebody published between the reading and the entry.
             Err(Fault::Problem(problem))

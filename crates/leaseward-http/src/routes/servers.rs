@@ -9,7 +9,7 @@ use leaseward_failover::sane::{Misfit, misfit};
 use leaseward_state::command::Condition;
 use leaseward_state::policy::Pause;
 use leaseward_state::server::ServerSpec;
-use leaseward_state::{Command, Refusal, ServerName};
+use leaseward_state::{Command, Refusal, Reply, ServerName};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -238,6 +238,10 @@ async fn failback(
     write.without_version()?;
     let server: ServerName = name(&server)?;
     let state = api.read_now().await?;
+    // Sent again it is what was asked before, wherever it would go now.
+    if let Some(kept) = api.kept(&write, 0, &state).filter(|kept| !matches!(kept.reply, Reply::Refused(_))) {
+        return accepted(&api, kept.revision);
+    }
     let found = state.server(&server).ok_or_else(|| not_found("server", &server))?;
     let in_use = |why| api.refused(&Refusal::InUse { kind: "server".into(), name: server.to_string(), why });
     let Some(candidates) = candidates(&state, found) else {

@@ -90,6 +90,9 @@ async fn what_a_request_commits_is_asked_of_its_roles_whatever_route_it_came_by(
     post(&cluster, "root", "/v1/leases:renew", renew(&theirs["id"])).await.ok(200);
     let end = |id: &Value| bearer(cluster.request("DELETE", &format!("/v1/sessions/{}", id.as_str().unwrap())), "ci");
     ask(end(&theirs["id"])).await.problem(403, "LW0403");
+    // Nor may it be filled with what its owner could not renew.
+    take("ci", "batch/theirs", &theirs).await.problem(403, "LW0403");
+    take("root", "batch/ours", &theirs).await.ok(200);
     ask(end(&session["id"])).await.ok(204);
 
     // The same words of two callers are two requests.
@@ -126,6 +129,66 @@ async fn what_a_request_commits_is_asked_of_its_roles_whatever_route_it_came_by(
     assert_eq!(nameless.status().as_u16(), 200);
     put_token(&cluster, "root", "root", &["admin"], None).await.ok(201);
     to_end(&mut nameless).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_not_heard_of_the_first_token_shows_nothing_without_one() {
+    for _ in 0..3 {
+        let cluster = Cluster::of(3).await;
+        let leader = cluster.leader().await;
+        put_token(&cluster, "root", "root", &["admin"], None).await.ok(201);
+        for node in (0..3).filter(|node| *node != leader) {
+            ask(cluster.request_at(node, "GET", "/v1/configs?consistency=stale")).await.problem(401, "LW0401");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_who_looks_sees_what_the_node_knows_and_nobody_learns_of_tokens() {
+    let cluster = Cluster::of(3).await;
+    for node in [1, 2] {
+        cluster.nodes[node].stop().await;
+    }
+    let look = async |path| ask(cluster.request("GET", path)).await;
+    look("/v1/configs?consistency=stale").await.ok(200);
+    assert!(!look("/v1/tokens?consistency=stale").await.status.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_but_our_own_has_a_browser_change_anything() {
+    let cluster = Cluster::of(1).await;
+    let here = cluster.address(0).to_string();
+    let (ours, theirs) = (format!("http://{here}"), "http://evil.example".to_owned());
+    let asked = async |headers: &[(&'static str, &str)]| {
+        let mut request = cluster.request("POST", "/v1/cluster/transfer-leader");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        ask(request).await
+    };
+    for foreign in [
+        &[("origin", theirs.as_str())][..],
+        &[("origin", "null")],
+        &[("origin", "http://127.0.0.1:1")],
+        &[("sec-fetch-site", "cross-site"), ("origin", &ours)],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", &theirs), ("x-forwarded-host", "lw.example")],
+    ] {
+        let refused = asked(foreign).await.problem(403, "LW0403");
+        assert!(refused["detail"].as_str().unwrap().contains("web pages"), "{refused}");
+    }
+    for own in [
+        &[][..],
+        &[("origin", ours.as_str())],
+        &[("sec-fetch-site", "same-origin"), ("origin", &theirs)],
+        &[("sec-fetch-site", "none")],
+        &[("origin", "https://LW.example"), ("x-forwarded-host", "lw.example")],
+    ] {
+        let answer = asked(own).await;
+        assert_ne!(answer.status, 403, "{own:?}: {answer:?}");
+    }
+    let read = cluster.request("GET", "/v1/configs").header("origin", &theirs);
+    ask(read).await.ok(200);
 }
 
 /// Reads a stream until it ends.

@@ -81,8 +81,13 @@ async fn every_write_can_be_tried_without_effect_or_does_not_know_the_word() {
     let before = cluster.get("/v1/cluster").await.ok(200)["revision"].clone();
     let mut tried = BTreeSet::new();
     for (method, path, body) in writes(&furniture) {
-        let dry = format!("{path}{}dry_run=true", if path.contains('?') { '&' } else { '?' });
-        let answer = send(&cluster, &(method, dry, body), &[]).await;
+        let with = |words: &str| format!("{path}{}{words}", if path.contains('?') { '&' } else { '?' });
+        for unclear in ["dry_run", "dry_run=", "dry_run=true&dry_run=false", "dry_run=false&dry_run", "dry%5Frun=true"]
+        {
+            let answer = send(&cluster, &(method, with(unclear), body.clone()), &[]).await;
+            assert!(matches!(code(&answer).as_deref(), Some("LW0101" | "LW0103")), "{path}: {unclear}: {answer:?}");
+        }
+        let answer = send(&cluster, &(method, with("dry_run=true"), body), &[]).await;
         match answer.status.as_u16() {
             200 => {
                 let prediction = answer.ok(200);
@@ -253,6 +258,31 @@ async fn a_post_that_is_sent_again_under_its_key_is_one_entry() {
         let since: Vec<_> = now.events_after(state.revision()).unwrap().collect();
         assert!(since.is_empty(), "{path}: nothing happened the second time: {since:?}");
     }
+    // What a request did itself is no reason to refuse it when it is sent again.
+    let path = |name: &str| format!("/v1/configs/app/{name}");
+    let newest = async || cluster.get("/v1/configs/app").await.ok(200)["version"].as_u64().unwrap();
+    let put =
+        |file: &str, parent: Option<u64>| json!({ "parent": parent, "changes": [{ "path": file, "content": "1" }] });
+    let posts: [(&str, String, Value); 4] = [
+        ("file", path("changes"), put("once", Some(newest().await))),
+        ("removal", path("changes"), json!({ "changes": [{ "path": "once", "remove": true }] })),
+        ("adoption", path("adopt"), json!({ "machine": "m1", "parent": newest().await + 2 })),
+        ("failback", "/v1/servers/pay/failback".to_owned(), json!({})),
+    ];
+    for (key, path, body) in posts {
+        let write = ("POST", path.clone(), (key != "failback").then_some(body));
+        let first = send(&cluster, &write, &[("idempotency-key", key)]).await;
+        assert!(first.status.is_success(), "{key}: {first:?}");
+        let before = newest().await;
+        if key == "failback" {
+            // No candidate could take it now.
+            cluster.post("/v1/machines/m1/cordon", json!({ "reason": "r" })).await;
+        }
+        let again = send(&cluster, &write, &[("idempotency-key", key)]).await;
+        let shown = |answer: &Answer| (answer.json()["version"].clone(), answer.json()["id"].clone());
+        assert_eq!((again.status, shown(&again)), (first.status, shown(&first)), "{key}");
+        assert_eq!(newest().await, before, "{key}");
+    }
     let long = "x".repeat(257);
     for bad in ["", &long] {
         let before = revision();
@@ -344,7 +374,7 @@ async fn every_route_reads_its_deadline() {
             ask(request).await.problem(422, "LW0101");
         }
     }
-    let waits = cluster.request("GET", "/v1/events?after=999999&wait=20s").header("leaseward-timeout-ms", "50");
+    let waits = cluster.request("GET", "/v1/events?kinds=lease&after=0&wait=20s").header("leaseward-timeout-ms", "50");
     ask(waits).await.problem(503, "LW0501");
 }
 

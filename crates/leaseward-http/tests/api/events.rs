@@ -102,6 +102,11 @@ async fn who_saw_more_than_ever_happened_here_begins_anew() {
     assert_eq!((snapshot.event.as_str(), snapshot.id.as_deref()), ("snapshot", snapshot.data["revision"].as_str()));
     let session = cluster.session("job").await;
     assert_eq!(stream.next().await.data["subject"], session, "and hears what comes");
+
+    let refused = cluster.get("/v1/events?after=1000000&wait=20s").await.problem(410, "LW0207");
+    assert!(refused["detail"].as_str().unwrap().contains("an earlier life"), "{refused}");
+    // This node may only be late.
+    cluster.get("/v1/events?after=1000000&consistency=stale").await.ok(200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

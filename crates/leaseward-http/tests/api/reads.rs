@@ -34,6 +34,18 @@ async fn every_answer_says_how_old_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_fresh_a_read_must_be_is_said_once_and_with_a_value() {
+    let cluster = Cluster::of(1).await;
+    for unclear in
+        ["consistency", "max_staleness", "max_staleness=1s&max_staleness=9s", "consistency=stale&consistency"]
+    {
+        for path in ["/v1/leases", "/v1/events"] {
+            cluster.get(&format!("{path}?{unclear}")).await.problem(422, "LW0101");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_answers_with_503_rather_than_with_something_older() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
