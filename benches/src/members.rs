@@ -185,7 +185,8 @@ pub(crate) async fn members() -> Value {
         fs::write(source.path().join("limits.toml"), format!("limit = {round}\n")).expect("written");
         let spent = cpu_ms(&lab);
         let began = Instant::now();
-        let published = lab.cli(&["config", "publish", SET, "--from", &source.path().display().to_string()]);
+        let published =
+            lab.cli(&["config", "publish", SET, "--no-wait", "--from", &source.path().display().to_string()]);
         assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
         let all = heard.wait_for(|applied| applied.get(&round).is_some_and(|members| *members == count));
         if timeout(PATIENCE, all).await.is_err() {

@@ -31,7 +31,7 @@ async fn measure(lab: &Lab, set: &str, dir: &Path) -> Value {
     for round in 1..=20_u64 {
         std::fs::write(dir.join("greeting"), format!("round {round}\n")).expect("written");
         let began = Instant::now();
-        let published = lab.cli(&["config", "publish", set, "--from", &dir.display().to_string()]);
+        let published = lab.cli(&["config", "publish", set, "--no-wait", "--from", &dir.display().to_string()]);
         assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
         let path = format!("/v1/configs/{set}/members?consistency=stale");
         loop {

@@ -186,7 +186,10 @@ impl Race {
         let api = self.hosts.network().v4(1);
         let mut command = self.hosts.network().command(publisher(), &binary());
         command.env("XDG_CACHE_HOME", self.hosts.dir().join("cache"));
-        command.env("LEASEWARD_ADDR", format!("{api}:7420")).args(["config", "publish", set, "--from"]).arg(source);
+        command
+            .env("LEASEWARD_ADDR", format!("{api}:7420"))
+            .args(["config", "publish", set, "--no-wait", "--from"])
+            .arg(source);
         let output = command.output().expect("the binary starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let marks: Vec<PathBuf> = HOSTS.iter().map(|host| self.tree(host, set).join("VERSION")).collect();

@@ -22,7 +22,7 @@ pub(crate) fn published(lab: &Lab, set: &str, files: &[(&str, &str)]) -> u64 {
         fs::write(path, text).expect("written");
     }
     let from = temp.path().to_str().expect("text");
-    let said = lab.works(&["config", "publish", set, "--from", from, "-o", "json"]);
+    let said = lab.works(&["config", "publish", set, "--from", from, "-o", "json", "--no-wait"]);
     serde_json::from_str::<Value>(&said).expect("JSON")["version"].as_u64().expect("a number")
 }
 
@@ -285,7 +285,9 @@ async fn a_secret_is_read_by_its_members_alone() {
     fs::create_dir(&plain).expect("a directory");
     fs::write(plain.join("db.conf"), "password = hunter2\n").expect("written");
     let from = plain.to_str().expect("text");
-    lab.works(&["config", "publish", "vault", "--from", from, "--key", key.to_str().expect("text")]);
+    let publish = ["config", "publish", "vault", "--from", from, "--key", key.to_str().expect("text")];
+    let (code, _, why) = lab.run(&publish);
+    assert!(code == Some(1) && why.contains("LW0817") && why.contains("m2: "), "who cannot read it refused it: {why}");
     lab.until("its member reads it", async |lab| Some(here(lab, 0, "vault", "db.conf")), "password = hunter2\n".into())
         .await;
     let refused = async |lab: &Lab| Some(members(lab, "vault").await?["m2"].0.clone());
@@ -317,7 +319,8 @@ async fn a_secret_is_read_by_its_members_alone() {
         let (code, _, why) = lab.run(&[&words[..], &["--key", key.to_str().expect("text")]].concat());
         assert!(code != Some(0) && why.contains("config policy open"), "nobody could read it: {why}");
     }
-    let put = ["config", "put", "vault", "new.conf", "--text", "hunter2", "--key", key.to_str().expect("text")];
+    let put =
+        ["config", "put", "vault", "new.conf", "--text", "hunter2", "--no-wait", "--key", key.to_str().expect("text")];
     lab.works(&put);
     lab.until("and one file can be put, too", async |lab| Some(here(lab, 0, "vault", "new.conf")), "hunter2".into())
         .await;

@@ -28,7 +28,7 @@ async fn a_check_that_hangs_is_shown_with_its_time_and_ends_by_itself() {
     let script = format!("test ! -e {{tree}}/slow || while test ! -e {}; do sleep 0.05; done", gate.display());
     let check = format!("check={{ command = [\"sh\", \"-c\", \"{script}\"], timeout = \"50m\" }}");
     lab.works(&["config", "policy", "app", &check]);
-    lab.works(&["config", "put", "app", "slow", "--text", "x"]);
+    lab.works(&["config", "put", "app", "slow", "--text", "x", "--no-wait"]);
     let what = async |lab: &Lab| Some(member(lab, "app").await?["running"]["what"].as_str()?.to_owned());
     lab.until("it is said what runs", what, "check".into()).await;
     let (_, monitor, _) = lab.run(&["config", "monitor", "app"]);
@@ -58,7 +58,7 @@ async fn a_check_that_hangs_is_shown_with_its_time_and_ends_by_itself() {
     let script = format!("while test ! -e {}; do sleep 0.05; done", gate.display());
     let reload = format!("reload={{ command = [\"sh\", \"-c\", \"{script}\"], timeout = \"4s\" }}");
     lab.works(&["config", "policy", "app", "check=", &reload]);
-    lab.works(&["config", "put", "app", "slow", "--text", "y"]);
+    lab.works(&["config", "put", "app", "slow", "--text", "y", "--no-wait"]);
     lab.until("it is said what runs", what, "reload".into()).await;
     lab.until("it is taken back", async |lab| stands(lab, "app").await, ("rejected".into(), 1)).await;
     let refused = member(&lab, "app").await.expect("it is there");
@@ -77,7 +77,7 @@ async fn a_check_whose_agent_was_killed_is_ended_by_the_next_agent() {
     );
     let check = format!("check={{ command = [\"sh\", \"-c\", \"{script}\"], timeout = \"50m\" }}");
     lab.works(&["config", "policy", "app", &check]);
-    lab.works(&["config", "put", "app", "a", "--text", "x"]);
+    lab.works(&["config", "put", "app", "a", "--text", "x", "--no-wait"]);
     let children = || fs::read_to_string(&begun).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
     lab.until("it is being checked", async |_| Some(children().len()), 1).await;
     lab.kill_agent(0);

@@ -69,7 +69,7 @@ fn publish(lab: &Lab, set: &str, files: &[(&str, u32, &str)], more: &[&str]) {
         fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).expect("permitted");
     }
     let from = from.to_str().expect("text");
-    lab.works(&[&["config", "publish", set, "--from", from], more].concat());
+    lab.works(&[&["config", "publish", set, "--from", from, "--no-wait"], more].concat());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

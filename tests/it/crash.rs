@@ -191,7 +191,7 @@ async fn command_line_publisher(shared: Shared, dir: PathBuf, addresses: String)
         std::fs::create_dir_all(&dir).expect("a directory");
         std::fs::write(dir.join("number"), i.to_string()).expect("written");
         let mut command = tokio::process::Command::new(binary());
-        command.args(["config", "publish", "crash-cli", "-o", "json", "--from"]).arg(&dir);
+        command.args(["config", "publish", "crash-cli", "--no-wait", "-o", "json", "--from"]).arg(&dir);
         command.env("XDG_CACHE_HOME", dir.with_extension("cache"));
         command.env("LEASEWARD_ADDR", &addresses).stdin(Stdio::null()).kill_on_drop(true);
         let output = command.output().await.expect("it starts");

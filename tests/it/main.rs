@@ -11,6 +11,7 @@ mod config_edits;
 mod config_large;
 mod config_programs;
 mod config_shown;
+mod config_spread;
 mod console;
 mod crash;
 mod demo;

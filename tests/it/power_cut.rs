@@ -153,7 +153,8 @@ fn publish(lab: &Lab, versions: &mut BTreeMap<u64, String>) {
     let mut random = SmallRng::seed_from_u64(versions.len() as u64);
     let text: String = (0..400_000).map(|_| char::from(random.gen_range(b' '..b'~'))).collect();
     fs::write(dir.join("file"), &text).expect("written");
-    let printed = lab.works(&["config", "publish", "power", "-o", "json", "--from", &dir.to_string_lossy()]);
+    let printed =
+        lab.works(&["config", "publish", "power", "--no-wait", "-o", "json", "--from", &dir.to_string_lossy()]);
     let version: Value = serde_json::from_str(&printed).expect("it prints JSON");
     versions.insert(version["version"].as_u64().expect("a number"), text);
 }

@@ -35,7 +35,7 @@ fn published(lab: &Lab, limits: &str, beside: &str) -> u64 {
     fs::write(temp.path().join("limits.toml"), limits).expect("written");
     fs::write(temp.path().join("motd"), beside).expect("written");
     let from = temp.path().to_str().expect("text");
-    let said = works(lab, &["config", "publish", SET, "--from", from, "-o", "json"]);
+    let said = works(lab, &["config", "publish", SET, "--from", from, "-o", "json", "--no-wait"]);
     serde_json::from_str::<Value>(&said).expect("JSON")["version"].as_u64().expect("a number")
 }
 

@@ -332,7 +332,7 @@ pub(super) async fn publish(
         let file = if matches!(change, Change::Line) { rounds % 20 } else { 0 };
         fs::write(dir.path().join(format!("f{file}")), bytes).expect("written");
         let from = dir.path().display().to_string();
-        say(&world, "publish", || run(&["config", "publish", set, "--from", &from])).await;
+        say(&world, "publish", || run(&["config", "publish", set, "--no-wait", "--from", &from])).await;
         if rounds == 1 {
             let policy = r#"{"keep_versions":3}"#.to_owned();
             let path = format!("/v1/configs/{set}/policy");

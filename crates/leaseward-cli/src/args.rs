@@ -73,7 +73,7 @@ pub(crate) struct Global {
     /// Shows what would be asked of the cluster, and does nothing.
     #[arg(long, global = true)]
     pub(crate) dry_run: bool,
-    /// Does not wait for the effect.
+    /// Does not wait for the effect: of a server until it is so, of config until its members have it.
     #[arg(long, global = true)]
     pub(crate) no_wait: bool,
 }

@@ -117,10 +117,13 @@ fn in_order(said: String) -> String {
     }
 }
 
-/// `  12:34:56.789  what happened`
+/// `  12:34:56.789  what happened`, or `  m1  how far it is`: members come in any order.
 fn is_step(line: &str) -> bool {
-    let time = line.strip_prefix("  ").and_then(|rest| rest.split("  ").next());
-    time.is_some_and(|time| time.len() == 12 && time.as_bytes()[2] == b':' && time.as_bytes()[8] == b'.')
+    let first = line.strip_prefix("  ").and_then(|rest| rest.split("  ").next());
+    first.is_some_and(|word| {
+        let is_time = word.len() == 12 && word.as_bytes()[2] == b':' && word.as_bytes()[8] == b'.';
+        is_time || ["m1", "m2", "m3"].contains(&word)
+    })
 }
 
 #[test]

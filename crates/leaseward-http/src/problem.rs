@@ -151,6 +151,7 @@ fn page(code: &str) -> Page {
         "LW0806" => (422, "not a manifest", false, "publish with leaseward config publish"),
         "LW0808" => (422, "too large for a set", false, "split the set"),
         "LW0816" => (409, "version was taken back", false, "see why: leaseward explain config/SET"),
+        "LW0817" => (409, "a version is not live everywhere", false, "see who has it: leaseward config monitor SET"),
         _ => (500, "failed", false, "see the node's log"),
     }
 }

@@ -6,6 +6,7 @@ mod files;
 mod keeping;
 mod monitor;
 mod sealing;
+mod spread;
 mod tarred;
 mod together;
 
@@ -81,6 +82,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> Result<u8,
             let version: ConfigVersion = api.call(Method::POST, route, Some(&ask)).await?;
             note!("✓ {set} v{} = v{to} (history is kept; nobody goes back in numbers)", version.version);
             printer::object(&session.output, &version, &version_columns())?;
+            spread::everywhere(session, &set, version.version).await?;
         }
         ConfigCommand::Monitor { set } => monitor::run(session, &set).await?,
         ConfigCommand::Policy { set, values, file } => keeping::policy(session, &set, &values, file).await?,

@@ -118,7 +118,7 @@ fn is_live(members: &MemberSyncList, asked: Option<u64>) -> bool {
         })
 }
 
-fn absent<T>(answer: Result<T, Diagnostic>) -> Result<Option<T>, Diagnostic> {
+pub(crate) fn absent<T>(answer: Result<T, Diagnostic>) -> Result<Option<T>, Diagnostic> {
     match answer {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.code == "LW0404" => Ok(None),

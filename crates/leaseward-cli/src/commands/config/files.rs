@@ -17,7 +17,7 @@ use similar::TextDiff;
 use super::contents::{file, key_of};
 use super::sealing::{Sealing, fits, seal_change};
 use super::together::{self, Part};
-use super::{contents, copies, tarred, version_columns};
+use super::{contents, copies, spread, tarred, version_columns};
 use crate::args::{PublishArguments, PutArguments};
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, Output, column, field, line, note, wide};
@@ -92,8 +92,14 @@ pub(super) async fn publish(session: &Session, arguments: PublishArguments) -> R
         }
         (None, None, None) => return Err(Diagnostic::new("LW0104", "nothing says what to publish")),
     };
+    published(session, &set, &version).await
+}
+
+/// Says that a version is committed, and waits until it is live.
+pub(super) async fn published(session: &Session, set: &str, version: &ConfigVersion) -> Result<(), Diagnostic> {
     note!("✓ {set} v{}", version.version);
-    printer::object(&session.output, &version, &version_columns())
+    printer::object(&session.output, version, &version_columns())?;
+    spread::everywhere(session, set, version.version).await
 }
 
 async fn policy(session: &Session, set: &str) -> Result<SetPolicy, Diagnostic> {
@@ -202,8 +208,7 @@ pub(super) async fn put(session: &Session, arguments: PutArguments) -> Result<()
     let ask = ChangeFiles { parent: if_version, changes, author: person(), message };
     small_enough(&ask)?;
     let version: ConfigVersion = session.api.call(Method::POST, Route::set(&set)?.then("changes"), Some(&ask)).await?;
-    note!("✓ {set} v{}", version.version);
-    printer::object(&session.output, &version, &version_columns())
+    published(session, &set, &version).await
 }
 
 /// Refuses what no node would read to its end: who stops reading cannot say why.
@@ -274,7 +279,11 @@ pub(super) async fn edit(session: &Session, set: &str, path: &str, message: Stri
         Err(error) => Err(error),
     };
     let _: Result<Value, _> = api.call(Method::DELETE, Route::from("/v1/sessions").then(&id), None::<&()>).await;
-    outcome
+    match outcome? {
+        // Others may edit meanwhile.
+        Some(version) => spread::everywhere(session, set, version).await,
+        None => Ok(()),
+    }
 }
 
 /// Returns what a file of a version says; nothing if the version has no such file.
@@ -292,6 +301,7 @@ async fn now(session: &Session, set: &str, version: u64, path: &str) -> Result<V
     }
 }
 
+/// Returns the version that was published, if anything was changed.
 async fn edit_held(
     session: &Session,
     set: &str,
@@ -299,7 +309,7 @@ async fn edit_held(
     message: String,
     editor: &str,
     fence: (&str, &str),
-) -> Result<(), Diagnostic> {
+) -> Result<Option<u64>, Diagnostic> {
     let version = newest(session, set, None).await?;
     let before = now(session, set, version, path).await?;
     if is_sealed(&before) {
@@ -333,7 +343,7 @@ async fn edit_draft(
     editor: &str,
     (draft, before): (&Path, &[u8]),
     (lease, token): (&str, &str),
-) -> Result<(), Diagnostic> {
+) -> Result<Option<u64>, Diagnostic> {
     let script = format!("{editor} \"$1\"");
     let status = tokio::process::Command::new("sh").args(["-c", &script, "sh"]).arg(draft).status().await;
     match status {
@@ -344,7 +354,7 @@ async fn edit_draft(
     let after = std::fs::read(draft).map_err(failed(draft))?;
     if after == before {
         note!("nothing was changed");
-        return Ok(());
+        return Ok(None);
     }
     let shown = printer::try_content(text_diff(path, before, &after).as_bytes());
     shown.map_err(|error| printer::unwritten(&error).why("nothing was published: nobody saw what changes"))?;
@@ -355,7 +365,7 @@ async fn edit_draft(
     let made: ConfigVersion =
         session.api.send(Method::POST, Route::set(set)?.then("changes"), Some(&ask), &fence).await?;
     note!("✓ {set} v{}", made.version);
-    Ok(())
+    Ok(Some(made.version))
 }
 
 pub(super) async fn diff(session: &Session, set: &str, from: u64, to: Option<u64>) -> Result<u8, Diagnostic> {

@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::files::prepared;
+use super::spread;
 use crate::api::Key;
 use crate::diagnostic::Diagnostic;
 use crate::printer::{self, column, field, note};
@@ -92,7 +93,13 @@ pub(super) async fn publish(
     }
     let columns =
         [column("SET", |version| field(version, "set")), column("VERSION", |version| field(version, "version"))];
-    printer::list(&session.output, &json!({ "items": versions }), &columns)
+    printer::list(&session.output, &json!({ "items": versions }), &columns)?;
+    for (part, done) in parts.iter().zip(&done.outcomes) {
+        if let Some(version) = done.version {
+            spread::everywhere(session, &part.set, version).await?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
