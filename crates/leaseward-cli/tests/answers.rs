@@ -2,7 +2,14 @@
 
 mod fake;
 
-use crate::fake::{Answer, Fake, refusal, stderr};
+use serde_json::json;
+
+use crate::fake::{Answer, Fake, lease, ok, refusal, stderr};
+
+/// Returns what of the path comes before its query.
+fn plain(path: &str) -> &str {
+    path.split('?').next().unwrap_or_default()
+}
 
 /// Makes a token into a file, of a cluster that answers like this. Returns what was said if the file is still there.
 fn kept(answer: Answer) -> Option<String> {
@@ -32,5 +39,29 @@ fn the_only_copy_of_a_token_that_may_be_valid_is_kept() {
         [refusal(403, "LW0403", "no"), refusal(409, "LW0409", "it is there"), refusal(503, "LW0503", "too much")]
     {
         assert_eq!(kept(refused), None);
+    }
+}
+
+#[test]
+fn a_lease_that_nobody_holds_yet_is_neither_held_nor_free() {
+    let answering = |state: &'static str| {
+        Fake::start(move |_, path| match plain(path) {
+            "/v1/cluster" => ok(&json!({ "revision": "7" })),
+            "/v1/events" => ok(&json!({ "revision": "7", "compacted": "0", "items": [] })),
+            "/v1/leases/x" if !state.is_empty() => ok(&lease("x", state)),
+            _ => refusal(404, "LW0404", "it does not exist"),
+        })
+    };
+    for (state, condition, code) in [
+        ("delayed", "lease/x=held", 7),
+        ("delayed", "lease/x=free", 7),
+        ("held", "lease/x=held", 0),
+        ("held", "lease/x=free", 7),
+        ("", "lease/x=free", 0),
+        ("", "lease/x=held", 7),
+    ] {
+        let patience = if code == 0 { "60s" } else { "500ms" };
+        let output = answering(state).run(&["wait", condition, "--timeout", patience]);
+        assert_eq!(output.status.code(), Some(code), "{state}, {condition}: {}", stderr(&output));
     }
 }
