@@ -2,6 +2,8 @@
 
 mod fake;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::fake::{Answer, Fake, lease, ok, refusal, stderr};
@@ -64,4 +66,17 @@ fn a_lease_that_nobody_holds_yet_is_neither_held_nor_free() {
         let output = answering(state).run(&["wait", condition, "--timeout", patience]);
         assert_eq!(output.status.code(), Some(code), "{state}, {condition}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn who_waits_for_a_lease_waits_longer_than_an_answer_may_take() {
+    let fake = Fake::start(|_, _| {
+        // Until its holder gives it back.
+        std::thread::sleep(Duration::from_millis(1_500));
+        ok(&lease("x", "held"))
+    });
+    let output = fake.run(&["lease", "acquire", "x", "--wait", "1m", "--timeout", "500ms"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let asked = fake.run(&["lease", "acquire", "x", "--timeout", "500ms"]);
+    assert_eq!(asked.status.code(), Some(7), "{}", stderr(&asked));
 }
