@@ -2,11 +2,12 @@
 
 mod fake;
 
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fake::{Answer, Fake, lease, ok, refusal, stderr};
+use crate::fake::{Answer, Fake, lease, ok, refusal, set, stderr, version};
 
 /// Returns what of the path comes before its query.
 fn plain(path: &str) -> &str {
@@ -79,4 +80,48 @@ fn who_waits_for_a_lease_waits_longer_than_an_answer_may_take() {
     assert!(output.status.success(), "{}", stderr(&output));
     let asked = fake.run(&["lease", "acquire", "x", "--timeout", "500ms"]);
     assert_eq!(asked.status.code(), Some(7), "{}", stderr(&asked));
+}
+
+/// Pulls a version of which a node says that it has these paths.
+fn pulled(entries: Value) -> (Fake, std::process::Output) {
+    let fake = Fake::start(move |_, path| match plain(path) {
+        "/v1/configs/app" => ok(&set("app", 1)),
+        "/v1/configs/app/versions/1" => ok(&json!({ "version": version("app", 1), "entries": entries })),
+        _ => (200, b"evil".to_vec()),
+    });
+    std::fs::create_dir(fake.home.path().join("elsewhere")).expect("a directory");
+    let output = fake.run(&["config", "pull", "app", "--to", "here/pulled"]);
+    (fake, output)
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).map_or(true, |mut there| there.next().is_none())
+}
+
+#[test]
+fn a_node_that_lies_has_nothing_written_where_nobody_said() {
+    let file = |path: &str, mode: &str| {
+        let digest = leaseward_sync::digest_of(b"evil").to_string();
+        json!({ "path": path, "kind": "file", "mode": mode, "size": 4, "digest": digest })
+    };
+    let link = |path: &str, target: &str| json!({ "path": path, "kind": "symlink", "target": target });
+    let dir = |path: &str| json!({ "path": path, "kind": "directory", "mode": "755" });
+    for lie in [
+        json!([link("d", "../../elsewhere"), file("d/x", "644")]),
+        json!([dir("a"), link("a/d", "../../../elsewhere"), file("a/d/x", "644")]),
+        json!([dir("../../elsewhere/x")]),
+        json!([link("../../elsewhere/x", "y")]),
+        json!([file("d/../../../elsewhere/x", "644")]),
+        json!([link("d", "/etc")]),
+        json!([file("x", "4755")]),
+    ] {
+        let (fake, output) = pulled(lie.clone());
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains("error LW0804"), "{lie}: {said}");
+        assert!(is_empty(&fake.home.path().join("elsewhere")), "{lie}");
+        assert!(is_empty(&fake.home.path().join("here")), "{lie}");
+    }
+    let (fake, output) = pulled(json!([dir("a"), link("a/l", "x"), file("a/x", "640")]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(std::fs::read(fake.home.path().join("here/pulled/a/l")).expect("it is there"), b"evil");
 }
