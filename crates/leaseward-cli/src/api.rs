@@ -65,6 +65,12 @@ impl Api {
         self
     }
 
+    /// Answers may take so much longer: whoever is asked was told to wait.
+    pub(crate) fn and_waits(mut self, so_long: Duration) -> Self {
+        self.target.timeout = self.target.timeout.saturating_add(so_long);
+        self
+    }
+
     /// Returns whether nothing is done.
     pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run.is_some()

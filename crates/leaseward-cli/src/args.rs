@@ -70,7 +70,8 @@ pub(crate) struct Global {
     /// Does not ask.
     #[arg(long, global = true, env = "LEASEWARD_YES")]
     pub(crate) yes: bool,
-    /// Shows what would be asked of the cluster, and does nothing.
+    /// Shows what would be asked of the cluster, and does nothing. Commands that cannot say what they would do refuse it:
+    /// dev, agent, doctor, run, remote, man --dir, backup restore, context add, use and rm, config pull and key --create.
     #[arg(long, global = true)]
     pub(crate) dry_run: bool,
     /// Does not wait for the effect: of a server until it is so, of config until its members have it.

@@ -13,6 +13,7 @@ mod commands;
 mod content;
 mod demo_server;
 mod diagnostic;
+mod dry_run;
 mod duration;
 mod moment;
 mod printer;
@@ -79,6 +80,9 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<ExitCode, Diagnostic> {
     let Arguments { global, command } = arguments;
     let ok = |()| ExitCode::SUCCESS;
+    if global.dry_run {
+        dry_run::check(&command)?;
+    }
     match command {
         Command::Agent(agent) => {
             if agent.die_with_parent {

@@ -2,15 +2,9 @@
 
 mod fake;
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::fake::{Answer, Fake, ok, refusal, stderr};
-
-/// Whatever is waited for must come within this.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the value of a word in a query.
 fn asked_for<'a>(path: &'a str, word: &str) -> Option<&'a str> {
@@ -85,24 +79,11 @@ fn restored(restless: bool) -> Fake {
     })
 }
 
-/// Runs a command that must end by itself.
-fn ended(fake: &Fake, line: &[&str]) -> std::process::Output {
-    let mut child = fake.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while child.try_wait().expect("a child").is_none() && tokio::time::Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let is_over = child.try_wait().expect("a child").is_some();
-    child.kill().ok();
-    assert!(is_over, "{line:?} never ends");
-    child.wait_with_output().expect("it is over")
-}
-
 #[test]
 fn what_happened_is_told_from_the_oldest_that_is_kept() {
     let fake = restored(false);
     for line in [["events", "--timeout=9s"], ["events", "--after=5"]] {
-        let told = ended(&fake, &line);
+        let told = fake.ended(&line);
         let text = String::from_utf8_lossy(&told.stdout).into_owned();
         assert!(told.status.success() && text.contains("x is free"), "{text}{}", stderr(&told));
     }
@@ -111,7 +92,7 @@ fn what_happened_is_told_from_the_oldest_that_is_kept() {
 #[test]
 fn where_nothing_is_kept_long_enough_to_be_told_it_ends_and_says_so() {
     let fake = restored(true);
-    let told = ended(&fake, &["events"]);
+    let told = fake.ended(&["events"]);
     assert!(stderr(&told).contains("error LW0207"), "{}", stderr(&told));
     assert!(fake.asked().len() < 20, "{:?}", fake.asked());
 }

@@ -1,6 +1,6 @@
 //! `leaseward lease …`
 
-use leaseward_http::model::{AcquireLease, Lease, LeaseList, Renew, RenewOne, Renewed, Revoke, Wide};
+use leaseward_http::model::{AcquireLease, Duration, Lease, LeaseList, Renew, RenewOne, Renewed, Revoke, Wide};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -51,10 +51,12 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> Result<(), 
         }
         LeaseCommand::Acquire { name, holder, ttl, wait } => {
             let holder = holder.unwrap_or_else(|| format!("cli (pid {})", std::process::id()));
-            let wait = wait.map(|wait| wait.parse()).transpose().map_err(|error| bad("--wait", error))?;
+            let wait: Option<Duration> =
+                wait.map(|wait| wait.parse()).transpose().map_err(|error| bad("--wait", error))?;
             let ttl = Some(ttl.parse().map_err(|error| bad("--ttl", error))?);
             let ask = AcquireLease { holder, ttl, wait, ..AcquireLease::default() };
-            let lease: Lease = api.call(Method::PUT, Route::lease(&name)?, Some(&ask)).await?;
+            let asked = api.clone().and_waits(wait.unwrap_or_default().into());
+            let lease: Lease = asked.call(Method::PUT, Route::lease(&name)?, Some(&ask)).await?;
             printer::object(&session.output, &lease, &columns())
         }
         LeaseCommand::Renew { session: id } => {

@@ -24,7 +24,7 @@ const LOST: u8 = 75;
 const NOT_ACQUIRED: u8 = 76;
 
 /// Something of ours went wrong.
-const OWN_ERROR: u8 = 125;
+pub(crate) const OWN_ERROR: u8 = 125;
 
 /// Returns the command's exit code, or one of ours.
 pub(crate) async fn run(target: &Target, arguments: RunArguments) -> Result<ExitCode, Diagnostic> {

@@ -1,7 +1,7 @@
 //! `leaseward token …`: who may ask what.
 //!
 //! Must stay true: a secret is made here, goes to standard output or into a file for its owner alone, and the cluster is told
-//! its hash.
+//! its hash. The file with the only copy of one goes away only if the cluster never took its hash.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -83,11 +83,15 @@ async fn create(
     let made = match (made, file) {
         (Ok(made), _) => made,
         (Err(error), file) => {
-            // Unless it may have been made after all.
-            if let Some(path) = file.filter(|_| error.code != "LW0502") {
+            let Some(path) = file else { return Err(error) };
+            if was_not_made(&error.code) {
                 std::fs::remove_file(path).ok();
+                return Err(error);
             }
-            return Err(error);
+            return Err(error.hint(format!(
+                "leaseward token ls      see whether {name} was made: it is in {}, and may be valid",
+                path.display()
+            )));
         }
     };
     note!("✓ token {} may do as {}", made.name, made.roles.join(", "));
@@ -99,4 +103,10 @@ async fn create(
         }
     }
     Ok(())
+}
+
+/// Returns whether a refusal with this code says that nothing came into the log.
+fn was_not_made(code: &str) -> bool {
+    let never_came_there = matches!(code, "LW0501" | "LW0503" | "LW0505" | "LW0603" | "LW0614");
+    never_came_there || code.starts_with("LW01") || code.starts_with("LW04")
 }

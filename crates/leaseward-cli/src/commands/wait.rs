@@ -3,9 +3,9 @@
 //! Must stay true: nobody is let through for content that was taken back; what can come true no more fails at once.
 
 use leaseward_http::model::{
-    ClusterStatus, ConfigSet, ConfigVersion, ConfigVersionList, Health, MemberSyncList, Server, SyncPhase,
+    ClusterStatus, ConfigSet, ConfigVersion, ConfigVersionList, Health, Lease, LeaseState, MemberSyncList, Server,
+    SyncPhase,
 };
-use serde_json::Value;
 
 use crate::commands::operation;
 use crate::diagnostic::Diagnostic;
@@ -46,7 +46,15 @@ async fn holds(session: &Session, route: &Route, kind: &str, state: &str) -> Res
             let server = absent(api.get::<Server>(route).await)?;
             Ok(server.is_some_and(|server| server.phase.as_str() == state))
         }
-        "lease" => Ok(absent(api.get::<Value>(route).await)?.is_some() == (state == "held")),
+        "lease" => {
+            let lease = absent(api.get::<Lease>(route).await)?;
+            // While its delay runs it is neither: nobody has it, and nobody can.
+            Ok(if state == "held" {
+                lease.is_some_and(|lease| lease.state == LeaseState::Held)
+            } else {
+                lease.is_none()
+            })
+        }
         _ => Ok(api.get::<ClusterStatus>(route).await?.health == Health::Ok),
     }
 }
@@ -128,7 +136,7 @@ pub(crate) fn absent<T>(answer: Result<T, Diagnostic>) -> Result<Option<T>, Diag
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -3,15 +3,21 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+
+/// Whatever is waited for must come within this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A status and a body.
 pub(crate) type Answer = (u16, Vec<u8>);
@@ -71,6 +77,20 @@ impl Fake {
         self.command(arguments).output().expect("it starts")
     }
 
+    /// Runs a command that must end by itself.
+    pub(crate) fn ended(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let pid = Pid::from_child(&child);
+        let (tells, told) = channel();
+        std::thread::spawn(move || tells.send(child.wait_with_output()));
+        let Ok(output) = told.recv_timeout(PATIENCE) else {
+            kill_process(pid, Signal::KILL).ok();
+            panic!("{arguments:?} never ends");
+        };
+        output.expect("it is over")
+    }
+
     /// Returns what was asked so far.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("no panic").clone()
@@ -99,6 +119,11 @@ pub(crate) fn version(set: &str, number: u64) -> Value {
 pub(crate) fn set(name: &str, head: u64) -> Value {
     json!({ "name": name, "version": head, "newest": version(name, head), "versions_kept": head, "in_sync": 0,
             "members": 0, "policy": {}, "policy_version": 0, "created": "1", "modified": "9" })
+}
+
+/// A lease that somebody holds, or that nobody can have yet.
+pub(crate) fn lease(name: &str, state: &str) -> Value {
+    json!({ "name": name, "state": state, "token": "7", "meta": {}, "waiting": [], "created": "1", "modified": "9" })
 }
 
 /// What a command said on stderr.

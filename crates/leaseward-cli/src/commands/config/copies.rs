@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use leaseward_http::model::{FileEntry, FileKind, ManifestListing};
-use leaseward_state::config::Xattrs;
-use leaseward_sync::write_xattrs;
+use leaseward_state::config::{BadPath, Manifest, ManifestEntry, ManifestNode, Xattrs};
+use leaseward_sync::{digest_of, write_xattrs};
 
 use super::contents::{Contents, key_of};
 use super::files::{failed, listing, newest};
@@ -58,6 +58,7 @@ pub(super) async fn pull(
 ) -> Result<(), Diagnostic> {
     let (version, key) = (newest(session, set, version).await?, key_of(key)?);
     let listing = listing(session, set, version).await?;
+    is_legal(&listing)?;
     let contents = Contents::of(session, (set, version), &listing, key.as_ref());
     match (to, tar) {
         (Some(to), _) => {
@@ -73,6 +74,20 @@ pub(super) async fn pull(
         }
     }
     Ok(())
+}
+
+/// Refuses what no member would write either: paths that lead elsewhere, also by way of a link, and modes that give away more.
+fn is_legal(listing: &ManifestListing) -> Result<(), Diagnostic> {
+    let node = |entry: &FileEntry| match entry.kind {
+        FileKind::Directory => ManifestNode::Directory { mode: mode(entry) },
+        FileKind::Symlink => ManifestNode::Symlink { target: entry.target.clone().unwrap_or_default() },
+        // What it says is looked at when it comes.
+        FileKind::File => ManifestNode::File { mode: mode(entry), size: 0, digest: digest_of(&[]), chunks: Vec::new() },
+    };
+    let listed = |entry: &FileEntry| ManifestEntry { path: entry.path.clone(), node: node(entry) };
+    let tree = Manifest { entries: listing.entries.iter().map(listed).collect(), ..Manifest::default() };
+    let bad = |bad: BadPath| Diagnostic::new("LW0804", bad.to_string()).hint("--addr host:port      ask another node");
+    tree.check().map_err(bad)
 }
 
 /// Writes a version into a directory that is empty or not there.
