@@ -114,7 +114,7 @@ impl InPlace {
         if let Some(begun) = read_journal(&this.state_dir, JOURNAL) {
             let (target, version) = (this.target.display().to_string(), begun.version);
             tracing::info!(target, version, "an interrupted switch is played to its end");
-            if let Err(error) = this.play(&begun) {
+            if let Err(error) = this.prove(&begun).and_then(|()| this.play(&begun)) {
                 tracing::warn!(target, version, %error, "it cannot be: no version is whole until another one is applied");
                 this.doubt(begun);
             }
@@ -300,7 +300,7 @@ impl InPlace {
     /// Puts what was staged in its places.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`]: before the journal is durable the old version is whole; after it no version is live,
+    /// [`Error::Io`], [`Error::DiskFull`]: before the journal stands the old version is whole; after it no version is live,
     /// and opening the set again finishes the new one, unless another one is staged. [`Error::Changed`] if nothing is staged, or
     /// if somebody touched a file of the set since. Then another [`InPlace::stage`] looks at every file.
     pub fn switch(&mut self) -> Result<Applied> {
@@ -314,7 +314,13 @@ impl InPlace {
             return Err(error);
         }
         let begun = Begun { version, manifest, ops };
-        write_durably(&self.state_dir, JOURNAL, &journal(&begun))?;
+        if let Err(error) = write_durably(&self.state_dir, JOURNAL, &journal(&begun)) {
+            // It may have its name all the same, and be played by whoever opens the set.
+            if !self.state_dir.stat(JOURNAL).is_ok_and(|found| found.is_none()) {
+                self.doubt(begun);
+            }
+            return Err(error);
+        }
         match self.play(&begun) {
             Ok(()) => Ok(done),
             Err(error) => {
@@ -322,6 +328,11 @@ impl InPlace {
                 Err(error)
             }
         }
+    }
+
+    /// Looks whether what is staged is what a journal would put in its places.
+    fn prove(&self, begun: &Begun) -> Result<()> {
+        Play::new(&self.root()?, &begun.manifest, None, self.owner).prove(&begun.ops)
     }
 
     /// Takes every step, then says that the version is live, then forgets the journal.
