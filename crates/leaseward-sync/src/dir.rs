@@ -124,6 +124,18 @@ impl Dir {
         }
     }
 
+    /// Looks whether a file can be renamed to `relative`, whose directories need not be there yet. What is not for us to look at
+    /// is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::OtherFileSystem`] if something is mounted there or on the way to it.
+    pub(crate) fn refuse_across(&self, relative: impl AsRef<OsStr>) -> Result<()> {
+        match self.open_within(relative.as_ref(), OFlags::PATH, 0, ON_THIS_MOUNT) {
+            Err(error @ Error::OtherFileSystem { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the file at `relative`, for reading. Does not wait for a pipe's other end.
     pub(crate) fn file(&self, relative: impl AsRef<OsStr>) -> Result<File> {
         Ok(self.open_raw(relative.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK, 0)?.into())

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 
 use self::journal::{Begun, Op, encode_version, journal, read_journal, read_version, write_durably};
+use self::plan::refuse_mounts;
 use self::play::Play;
 use self::stood::{Stood, put_aside};
 use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
@@ -230,7 +231,7 @@ impl InPlace {
     /// Returns which chunks a version takes that stand in no file here, and what space, which is checked.
     ///
     /// # Errors
-    /// [`Error::NotEnoughSpace`], [`Error::TargetNotOurs`], [`Error::IllegalTree`], [`Error::Io`].
+    /// [`Error::NotEnoughSpace`], [`Error::TargetNotOurs`], [`Error::OtherFileSystem`], [`Error::IllegalTree`], [`Error::Io`].
     pub fn needs(&self, manifest: &Manifest) -> Result<crate::Needs> {
         check(manifest)?;
         let root = self.root()?;
@@ -302,13 +303,17 @@ impl InPlace {
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`]: before the journal stands the old version is whole; after it no version is live,
     /// and opening the set again finishes the new one, unless another one is staged. [`Error::Changed`] if nothing is staged, or
-    /// if somebody touched a file of the set since. Then another [`InPlace::stage`] looks at every file.
+    /// if somebody touched a file of the set since, [`Error::OtherFileSystem`] if something is mounted there. Then another
+    /// [`InPlace::stage`] looks at every file.
     pub fn switch(&mut self) -> Result<Applied> {
         let Some(Ready { version, manifest, ops, done, stood, by_hand }) = self.ready.take() else {
             return Err(Error::Changed { path: self.target.clone() });
         };
         let root = self.root()?;
-        let looked = stood.check(&root).and_then(|()| put_aside(&root, &by_hand, &self.state_dir, FOUND));
+        let looked = stood
+            .check(&root)
+            .and_then(|()| refuse_mounts(&root, &ops))
+            .and_then(|()| put_aside(&root, &by_hand, &self.state_dir, FOUND));
         if let Err(error) = looked {
             self.clear_stage()?;
             return Err(error);
