@@ -157,6 +157,12 @@ impl InPlace {
         self.live.as_ref().map(|(_, manifest)| manifest.clone())
     }
 
+    /// Returns the version that is live, or was before a switch that could not be ended, with its manifest.
+    pub(crate) fn last_whole(&self) -> Option<(Live, Manifest)> {
+        let (version, manifest) = self.live.clone()?;
+        Some((Live { version, manifest: digest_of(&encode(&manifest)) }, manifest))
+    }
+
     /// Returns the version that was live before, with its manifest.
     #[must_use]
     pub fn previous_manifest(&self) -> Option<(Live, Manifest)> {
