@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -124,6 +124,18 @@ impl Dir {
         }
     }
 
+    /// Looks whether a file can be renamed to `relative`, whose directories need not be there yet. What is not for us to look at
+    /// is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::OtherFileSystem`] if something is mounted there or on the way to it.
+    pub(crate) fn refuse_across(&self, relative: impl AsRef<OsStr>) -> Result<()> {
+        match self.open_within(relative.as_ref(), OFlags::PATH, 0, ON_THIS_MOUNT) {
+            Err(error @ Error::OtherFileSystem { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the file at `relative`, for reading. Does not wait for a pipe's other end.
     pub(crate) fn file(&self, relative: impl AsRef<OsStr>) -> Result<File> {
         Ok(self.open_raw(relative.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK, 0)?.into())
@@ -132,6 +144,22 @@ impl Dir {
     /// Creates the file `name`, which must not exist.
     pub(crate) fn create(&self, name: &str) -> Result<File> {
         Ok(self.open_raw(OsStr::new(name), OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, 0o600)?.into())
+    }
+
+    /// Puts these bytes into the file `name`, whole and durable, in place of one that is there. If it fails before the last sync,
+    /// that one stands.
+    pub(crate) fn write_durably(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
+        let temporary = format!("{name}.tmp");
+        self.unlink(&temporary)?;
+        let path = self.path.join(&temporary);
+        let mut file = self.create(&temporary)?;
+        let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            self.unlink(&temporary)?;
+            return Err(Error::io("write", path, error));
+        }
+        rustix::fs::renameat(&self.fd, &temporary, &self.fd, name).map_err(at("name", &path))?;
+        self.sync()
     }
 
     fn open_raw(&self, relative: &OsStr, flags: OFlags, mode: u32) -> Result<OwnedFd> {

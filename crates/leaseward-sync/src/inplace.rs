@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use leaseward_state::config::{Digest, Manifest, ManifestEntry, ManifestNode};
 
 use self::journal::{Begun, Op, encode_version, journal, read_journal, read_version, write_durably};
+use self::plan::refuse_mounts;
 use self::play::Play;
 use self::stood::{Stood, put_aside};
 use crate::apply::{Drift, DriftKind, Live, Lock, Owner, differs};
@@ -114,7 +115,7 @@ impl InPlace {
         if let Some(begun) = read_journal(&this.state_dir, JOURNAL) {
             let (target, version) = (this.target.display().to_string(), begun.version);
             tracing::info!(target, version, "an interrupted switch is played to its end");
-            if let Err(error) = this.play(&begun) {
+            if let Err(error) = this.prove(&begun).and_then(|()| this.play(&begun)) {
                 tracing::warn!(target, version, %error, "it cannot be: no version is whole until another one is applied");
                 this.doubt(begun);
             }
@@ -154,6 +155,12 @@ impl InPlace {
     #[must_use]
     pub fn live_manifest(&self) -> Option<Manifest> {
         self.live.as_ref().map(|(_, manifest)| manifest.clone())
+    }
+
+    /// Returns the version that is live, or was before a switch that could not be ended, with its manifest.
+    pub(crate) fn last_whole(&self) -> Option<(Live, Manifest)> {
+        let (version, manifest) = self.live.clone()?;
+        Some((Live { version, manifest: digest_of(&encode(&manifest)) }, manifest))
     }
 
     /// Returns the version that was live before, with its manifest.
@@ -230,7 +237,7 @@ impl InPlace {
     /// Returns which chunks a version takes that stand in no file here, and what space, which is checked.
     ///
     /// # Errors
-    /// [`Error::NotEnoughSpace`], [`Error::TargetNotOurs`], [`Error::IllegalTree`], [`Error::Io`].
+    /// [`Error::NotEnoughSpace`], [`Error::TargetNotOurs`], [`Error::OtherFileSystem`], [`Error::IllegalTree`], [`Error::Io`].
     pub fn needs(&self, manifest: &Manifest) -> Result<crate::Needs> {
         check(manifest)?;
         let root = self.root()?;
@@ -300,21 +307,31 @@ impl InPlace {
     /// Puts what was staged in its places.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`]: before the journal is durable the old version is whole; after it no version is live,
+    /// [`Error::Io`], [`Error::DiskFull`]: before the journal stands the old version is whole; after it no version is live,
     /// and opening the set again finishes the new one, unless another one is staged. [`Error::Changed`] if nothing is staged, or
-    /// if somebody touched a file of the set since. Then another [`InPlace::stage`] looks at every file.
+    /// if somebody touched a file of the set since, [`Error::OtherFileSystem`] if something is mounted there. Then another
+    /// [`InPlace::stage`] looks at every file.
     pub fn switch(&mut self) -> Result<Applied> {
         let Some(Ready { version, manifest, ops, done, stood, by_hand }) = self.ready.take() else {
             return Err(Error::Changed { path: self.target.clone() });
         };
         let root = self.root()?;
-        let looked = stood.check(&root).and_then(|()| put_aside(&root, &by_hand, &self.state_dir, FOUND));
+        let looked = stood
+            .check(&root)
+            .and_then(|()| refuse_mounts(&root, &ops))
+            .and_then(|()| put_aside(&root, &by_hand, &self.state_dir, FOUND));
         if let Err(error) = looked {
             self.clear_stage()?;
             return Err(error);
         }
         let begun = Begun { version, manifest, ops };
-        write_durably(&self.state_dir, JOURNAL, &journal(&begun))?;
+        if let Err(error) = write_durably(&self.state_dir, JOURNAL, &journal(&begun)) {
+            // It may have its name all the same, and be played by whoever opens the set.
+            if !self.state_dir.stat(JOURNAL).is_ok_and(|found| found.is_none()) {
+                self.doubt(begun);
+            }
+            return Err(error);
+        }
         match self.play(&begun) {
             Ok(()) => Ok(done),
             Err(error) => {
@@ -322,6 +339,11 @@ impl InPlace {
                 Err(error)
             }
         }
+    }
+
+    /// Looks whether what is staged is what a journal would put in its places.
+    fn prove(&self, begun: &Begun) -> Result<()> {
+        Play::new(&self.root()?, &begun.manifest, None, self.owner).prove(&begun.ops)
     }
 
     /// Takes every step, then says that the version is live, then forgets the journal.

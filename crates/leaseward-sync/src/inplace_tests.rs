@@ -477,6 +477,75 @@ fn a_staged_file_that_a_power_cut_took_is_missed() {
 }
 
 #[test]
+fn a_journal_that_stands_by_a_name_that_was_not_made_durable_is_not_played_with_another_versions_files() {
+    let place = Place::new();
+    let mut open = place.open();
+    place.apply(&mut open, 1, &published(&[("a", "1"), ("b", "1")])).unwrap();
+    let stage = |open: &mut InPlace, version, tree: &(Manifest, Chunks)| {
+        let mut give = |digest| tree.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        open.stage(version, &tree.0, &mut give, &place.cache()).unwrap();
+    };
+    let (two, three) = (published(&[("a", "2"), ("b", "1")]), published(&[("a", "1"), ("b", "3")]));
+    stage(&mut open, 2, &two);
+    crate::dir::failing::after(0);
+    open.switch().unwrap_err();
+    crate::dir::failing::after(usize::MAX);
+    assert!(place.dirs.state_dir.join(JOURNAL).exists(), "another sync failed");
+    stage(&mut open, 3, &three);
+    drop(open);
+    let mut open = place.open();
+    place.has(&[("a", "1"), ("b", "1")]);
+    place.apply(&mut open, 3, &three).unwrap();
+    place.has(&[("a", "1"), ("b", "3")]);
+    assert_eq!(open.live().unwrap().version, 3);
+    // One that comes back with a power cut, although it was taken away.
+    stage(&mut open, 4, &two);
+    let Ready { version, manifest, ops, .. } = open.ready.take().unwrap();
+    stage(&mut open, 5, &published(&[("a", "5"), ("b", "3")]));
+    write_durably(&open.state_dir, JOURNAL, &journal(&Begun { version, manifest, ops })).unwrap();
+    drop(open);
+    let mut open = place.open();
+    assert_eq!((place.files()["a"].as_str(), place.files()["b"].as_str()), ("1", "3"), "something was put");
+    assert_eq!(open.live(), None);
+    place.apply(&mut open, 4, &two).unwrap();
+    place.has(&[("a", "2"), ("b", "1")]);
+}
+
+#[test]
+fn a_path_on_another_file_system_is_refused_before_anything_is_replaced() {
+    use crate::mounts::testing::Mount;
+    let place = Place::new();
+    let mut open = place.open();
+    let one = [("a", "1"), ("data/deep/b", "1"), ("z", "1")];
+    place.apply(&mut open, 1, &published(&one)).unwrap();
+    let two = published(&[("a", "2"), ("data/deep/b", "2"), ("z", "2")]);
+    let stage = |open: &mut InPlace, version| {
+        let mut give = |digest| two.1.get(&digest).cloned().ok_or(Error::BlobMissing { digest });
+        open.stage(version, &two.0, &mut give, &place.cache())
+    };
+    let refused = |outcome: Result<()>, open: &InPlace| {
+        let error = outcome.unwrap_err();
+        let names_it = error.to_string().starts_with(open.target().join("data/deep/b").to_str().unwrap());
+        assert!(error.code() == "LW0805" && error.is_retryable() && names_it, "{error}");
+        assert_eq!(place.files()["a"], "1", "something was replaced");
+        assert_eq!(open.live().unwrap().version, 1);
+    };
+    let at = place.dirs.target.join("data");
+    let Some(mount) = Mount::at(&at) else { return };
+    refused(open.needs(&two.0).map(drop), &open);
+    refused(stage(&mut open, 2), &open);
+    drop(mount);
+    // What is mounted there since, and looks the same.
+    stage(&mut open, 2).unwrap();
+    let Some(mount) = Mount::at(&at) else { return };
+    open.ready.as_mut().unwrap().stood = Stood::default();
+    refused(open.switch().map(drop), &open);
+    drop(mount);
+    place.apply(&mut open, 2, &two).unwrap();
+    place.has(&[("a", "2"), ("data/deep/b", "2"), ("z", "2")]);
+}
+
+#[test]
 fn a_directory_becomes_a_file_and_a_file_a_directory_whenever_somebody_dies() {
     let (dir, file) = ([("a/b", "1"), ("a/c/d", "1"), ("z", "1")], [("a", "2"), ("z", "2")]);
     for (one, two) in [(&dir[..], &file[..]), (&file[..], &dir[..])] {

@@ -3,12 +3,10 @@
 //! Must stay true: what was written is read by later programs; a file that is torn, or a line that cannot be read, counts as
 //! none.
 
-use std::io::Write as _;
-
 use leaseward_state::config::Manifest;
 
 use crate::dir::Dir;
-use crate::error::{Error, Result, at};
+use crate::error::Result;
 use crate::manifest::{decode, encode};
 
 /// One step of a switch. Each may be taken twice.
@@ -93,18 +91,7 @@ fn decode_op(text: &str) -> Option<Op> {
 }
 
 pub(super) fn write_durably(dir: &Dir, name: &str, body: &[u8]) -> Result<()> {
-    let temporary = format!("{name}.tmp");
-    dir.unlink(&temporary)?;
-    let path = dir.path().join(&temporary);
-    let mut file = dir.create(&temporary)?;
-    let crc = crc32c::crc32c(body).to_le_bytes();
-    let written = file.write_all(body).and_then(|()| file.write_all(&crc)).and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        dir.unlink(&temporary)?;
-        return Err(Error::io("write", path, error));
-    }
-    rustix::fs::renameat(dir, &temporary, dir, name).map_err(at("name", &path))?;
-    dir.sync()
+    dir.write_durably(name, &[body, &crc32c::crc32c(body).to_le_bytes()])
 }
 
 fn read(dir: &Dir, name: &str) -> Option<Vec<u8>> {

@@ -2,7 +2,7 @@
 //!
 //! Must stay true: what is replaced or removed was proven to be ours, which is what the live version has at the path, or one
 //! whose switch was not ended; new files are whole and durable before the journal is written; what lies in the way of a file
-//! goes before it comes.
+//! goes before it comes. Whatever is mounted where a file is to be put or removed is found before the journal is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use super::journal::Op;
 use super::stood::Stood;
 use super::{Back, InPlace, Ready, difference};
 use crate::apply::DriftKind;
-use crate::dir::{Dir, give, is_shut};
+use crate::dir::{Dir, Parents, give, is_shut};
 use crate::error::{Error, Result, at};
 use crate::limits::{RENDERED_BYTES_MAX, SYNC_EACH_MAX};
 use crate::xattr;
@@ -48,7 +48,8 @@ impl InPlace {
         Ok(false)
     }
 
-    /// Returns the entries that are not on the disk as they should be. A file in the way that is not ours is refused.
+    /// Returns the entries that are not on the disk as they should be. A file in the way that is not ours is refused, and so is
+    /// one that would have to go to another file system.
     pub(super) fn changed<'a>(&self, root: &Dir, manifest: &'a Manifest) -> Result<Vec<&'a ManifestEntry>> {
         let mut changed = Vec::new();
         for entry in &manifest.entries {
@@ -65,6 +66,9 @@ impl InPlace {
                     continue;
                 }
                 Some(_) => return not_ours(),
+            }
+            if !matches!(entry.node, ManifestNode::Directory { .. }) {
+                root.refuse_across(&entry.path)?;
             }
             changed.push(entry);
         }
@@ -238,4 +242,22 @@ impl InPlace {
         }
         Ok(())
     }
+}
+
+/// # Errors
+/// [`Error::OtherFileSystem`] with the first path that could not be replaced or removed: the steps before it would have been taken.
+pub(super) fn refuse_mounts(root: &Dir, ops: &[Op]) -> Result<()> {
+    for op in ops {
+        match op {
+            Op::Put(_, path) => root.refuse_across(path)?,
+            Op::Remove(path) => match Parents::new(root).of(path) {
+                // What is on another file system can be removed there; what is mounted at this very place cannot.
+                Ok((above, name)) => above.refuse_across(name)?,
+                Err(error) if is_shut(&error) => {}
+                Err(error) => return Err(error),
+            },
+            Op::Directory(..) | Op::RemoveDirectory(_) => {}
+        }
+    }
+    Ok(())
 }

@@ -1,17 +1,18 @@
 //! The steps of a switch, taken one after the other; also by whoever opens the set after a death, from the first one on.
 //!
 //! Must stay true: each step may be taken twice; at the end every name and every mode is durable; a staged file that is not
-//! there counts as put only where its content stands. Directories that their owner may not write to are his to write to while
+//! there counts as put only where its content stands; a journal that is read from the disk is played only with files that are
+//! staged for it. Directories that their owner may not write to are his to write to while
 //! this lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leaseward_state::config::{Manifest, ManifestNode};
+use leaseward_state::config::{Manifest, ManifestEntry, ManifestNode};
 use rustix::fs::AtFlags;
 
 use super::journal::Op;
 use super::{STAGE, difference};
-use crate::apply::{DriftKind, Owner};
+use crate::apply::{DriftKind, Owner, differs};
 use crate::dir::{Dir, Kind, Parents, kind};
 use crate::error::{Error, Result, at};
 use crate::limits::SYNC_EACH_MAX;
@@ -54,6 +55,38 @@ impl<'a> Play<'a> {
             self.take(op)?;
         }
         self.settle()
+    }
+
+    /// Looks whether every staged file that is still there is of this version.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] with the first that is of another one; [`Error::Io`].
+    pub(super) fn prove(&self, ops: &[Op]) -> Result<()> {
+        let stage = match self.root.child(STAGE) {
+            Err(error) if is_gone(&error) => return Ok(()),
+            found => found?,
+        };
+        for op in ops {
+            let Op::Put(number, path) = op else { continue };
+            let name = number.to_string();
+            let Some(stat) = stage.stat(&name)? else { continue };
+            let is_ours = match self.entry(path) {
+                Some(entry) => {
+                    let looks = (self.manifest.xattrs_of(path), self.owner);
+                    differs(&entry.node, looks, (&stage, name.as_ref()), &stat, None)?.is_none()
+                }
+                None => false,
+            };
+            if !is_ours {
+                return Err(Error::Changed { path: stage.path().join(name) });
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, path: &str) -> Option<&'a ManifestEntry> {
+        let at = self.manifest.entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+        Some(&self.manifest.entries[at])
     }
 
     fn take(&mut self, op: &Op) -> Result<()> {
@@ -110,7 +143,7 @@ impl<'a> Play<'a> {
 
     /// Returns whether the version's content stands at a path.
     fn stands(&self, path: &str) -> Result<bool> {
-        let Some(entry) = self.manifest.entries.iter().find(|entry| entry.path == path) else { return Ok(false) };
+        let Some(entry) = self.entry(path) else { return Ok(false) };
         let found = difference(self.root, entry, self.manifest, None)?;
         Ok(!matches!(found, Some(DriftKind::Missing | DriftKind::Content)))
     }

@@ -74,6 +74,14 @@ impl Disk {
         self.live().zip(manifest)
     }
 
+    /// As [`Self::whole`]; of single files also what was live before a switch that could not be ended.
+    pub(crate) fn last_whole(&self) -> Option<(Live, Arc<Manifest>)> {
+        match self {
+            Self::Tree(_) => self.whole(),
+            Self::Files(disk) => disk.last_whole().map(|(live, manifest)| (live, Arc::new(manifest))),
+        }
+    }
+
     pub(crate) fn previous_manifest(&self) -> Option<(Live, Arc<Manifest>)> {
         match self {
             Self::Tree(disk) => disk.previous_manifest(),

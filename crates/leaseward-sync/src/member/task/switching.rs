@@ -57,8 +57,7 @@ impl SetTask {
         let done = blocking(move || {
             let mut disk = working.disk.lock().unwrap_or_else(PoisonError::into_inner);
             let reloads = member.spec.reload.is_some();
-            let was =
-                if switches { disk.whole().or_else(|| disk.previous_manifest()) } else { was_loaded(&disk, &due) };
+            let was = if switches { way_back(&disk, &due) } else { was_loaded(&disk, &due) };
             if switches {
                 if reloads {
                     due.note(was.as_ref().map(|(live, _)| *live))?;
@@ -115,12 +114,22 @@ fn load(member: &Member, disk: &Disk, version: u64, before: u64) -> Result<(), S
     Run { hook, environment, target: &target, tree: &target, state_dir: &member.state_dir, is_secret }.to_end()
 }
 
+/// Returns the version that a switch may be taken back to. After one that could not be ended that is what it noted: what was live
+/// then may be the version that was to be taken back.
+fn way_back(disk: &Disk, due: &Due) -> Option<(Live, Arc<Manifest>)> {
+    let after_half = || noted(disk, due).or_else(|| disk.last_whole()).or_else(|| disk.previous_manifest());
+    disk.whole().or_else(after_half)
+}
+
 /// Returns the version that was loaded before the reload that is due.
 fn was_loaded(disk: &Disk, due: &Due) -> Option<(Live, Arc<Manifest>)> {
-    match due.before() {
-        Some(before) => disk.whole().into_iter().chain(disk.previous_manifest()).find(|(live, _)| *live == before),
-        None => disk.previous_manifest(),
-    }
+    if due.before().is_some() { noted(disk, due) } else { disk.previous_manifest() }
+}
+
+/// Returns the version that the note names, if it is known here.
+fn noted(disk: &Disk, due: &Due) -> Option<(Live, Arc<Manifest>)> {
+    let before = due.before()?;
+    disk.last_whole().into_iter().chain(disk.previous_manifest()).find(|(live, _)| *live == before)
 }
 
 /// Makes the version from before live again, as it was, and returns whether it is loaded. What is left of the attempt is said
@@ -147,3 +156,7 @@ fn go_back(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "switching_tests.rs"]
+mod tests;
