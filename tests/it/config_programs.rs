@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leaseward_tests::{Lab, PATIENCE, eventually, free_port, is_root};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{all_at, lab, members, published};
 /// A web server that says which version of its config it runs, and reads it again when it is told: its whole life is one
@@ -154,7 +154,7 @@ async fn no_request_fails_while_a_version_goes_round_behind_a_real_load_balancer
                     Err(why) => failed.lock().expect("no panic").push((began.elapsed(), why)),
                 }
                 // Each connection keeps a port for a minute: as fast as it goes they run out where the rollouts are slow.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                sleep(Duration::from_millis(10)).await;
             }
         }));
     }

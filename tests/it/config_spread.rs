@@ -1,9 +1,10 @@
 //! Who publishes waits until it is live, and is told what keeps it from being so.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leaseward_tests::{Lab, Plan};
+use tokio::time::Instant;
 
 use crate::config::lab;
 

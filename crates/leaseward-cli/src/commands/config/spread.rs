@@ -276,7 +276,10 @@ mod tests {
             }))
         };
         assert_eq!(of(&[has.clone(), refused.clone()], json!({}), rollout(2, None)), Spread::GoesOn);
-        assert_eq!(of(&[has.clone()], json!({}), rollout(2, Some("m1 failed"))), Spread::Halted("m1 failed".into()));
+        assert_eq!(
+            of(std::slice::from_ref(&has), json!({}), rollout(2, Some("m1 failed"))),
+            Spread::Halted("m1 failed".into())
+        );
         assert_eq!(of(&[has.clone(), refused], json!({}), rollout(3, Some("m1 failed"))), why());
         let taken_back = json!({ "version": 3, "taken_back": [{ "version": 2, "why": "m1 refused it" }] });
         assert_eq!(of(&[has], taken_back, None), Spread::TakenBack("m1 refused it".into()));
