@@ -22,7 +22,7 @@ use crate::limits::DEPTH_MAX;
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const ON_THIS_MOUNT: ResolveFlags = BENEATH.union(ResolveFlags::NO_XDEV);
 
-/// Syncs of directories and of file systems that fail, in tests: those of this thread.
+/// Syncs of directories and of file systems that fail, and links that are refused, in tests: those of this thread.
 #[cfg(test)]
 pub(crate) mod failing {
     use std::cell::Cell;
@@ -31,6 +31,8 @@ pub(crate) mod failing {
 
     thread_local! {
         static SYNCS: Cell<(usize, Option<usize>)> = const { Cell::new((0, None)) };
+        /// Whether every hard link is refused.
+        pub(crate) static LINKS: Cell<bool> = const { Cell::new(false) };
     }
 
     /// The sync that comes after so many fails, once.
@@ -226,6 +228,10 @@ impl Dir {
     /// Makes `name` here another name of the file `from` in `other`. `false` if the file system will not.
     pub(crate) fn hard_link(&self, name: impl AsRef<OsStr>, other: &Self, from: impl AsRef<OsStr>) -> Result<bool> {
         let (name, from) = (Path::new(name.as_ref()), Path::new(from.as_ref()));
+        #[cfg(test)]
+        if failing::LINKS.get() {
+            return Ok(false);
+        }
         match rustix::fs::linkat(&other.fd, from, &self.fd, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOENT) => Ok(false),
@@ -246,8 +252,8 @@ impl Dir {
     }
 
     /// Makes `name` here and `theirs` in `other` change places in one step.
-    pub(crate) fn exchange_with(&self, name: impl AsRef<OsStr>, other: &Self, theirs: &str) -> Result<()> {
-        let name = Path::new(name.as_ref());
+    pub(crate) fn exchange_with(&self, name: impl AsRef<OsStr>, other: &Self, theirs: impl AsRef<OsStr>) -> Result<()> {
+        let (name, theirs) = (Path::new(name.as_ref()), Path::new(theirs.as_ref()));
         rustix::fs::renameat_with(&self.fd, name, &other.fd, theirs, RenameFlags::EXCHANGE)
             .map_err(at("exchange", self.path.join(name)))
     }

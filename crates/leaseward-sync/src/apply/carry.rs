@@ -4,9 +4,11 @@
 //! program that has one open goes on writing to the same file. What a program did to its paths in the old tree after they
 //! were taken along (put another file there, removed one, made one) is done in the new tree as well, unless the program
 //! has been at the same path there since: its later word stands, and is not even replaced for a moment that it could miss.
+//! What the file system will not link (protected files of other users, a file with too many names) is moved once the switch is
+//! durable, and what cannot be moved either is said and stays in the old tree.
 //! Left out on purpose: a death between the exchange and the end of this. Then the old tree, which is kept, has it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 
 use leaseward_state::config::Manifest;
@@ -33,9 +35,15 @@ pub(super) struct Trees<'a> {
     pub(super) aside: (&'a Dir, &'a str),
 }
 
-/// Which paths were taken along, with their last parts: names that are not UTF-8 may look alike as paths.
+/// A path with its last part: names that are not UTF-8 may look alike as paths.
+type Key = (String, OsString);
+
+/// Which paths were taken along, and which ones the file system would not link.
 #[derive(Debug, Default)]
-pub(super) struct Carried(BTreeMap<(String, OsString), Taken>);
+pub(super) struct Carried {
+    taken: BTreeMap<Key, Taken>,
+    refused: BTreeSet<Key>,
+}
 
 impl Carried {
     /// Gives the new tree every ignored path of the old one that it does not have.
@@ -49,7 +57,7 @@ impl Carried {
 
     /// Does in the new tree what programs did in the old one meanwhile, until that stands still.
     pub(super) fn follow(
-        mut self,
+        &mut self,
         trees: Trees<'_>,
         manifest: &Manifest,
         ignore: &Patterns,
@@ -59,6 +67,7 @@ impl Carried {
             return Ok(());
         }
         let named = named(manifest);
+        self.refused.clear();
         for _ in 0..CARRY_PASSES_MAX {
             let removed = self.remove_gone(trees, steps)?;
             if !self.take_all(trees, &named, ignore, steps)? && !removed {
@@ -66,6 +75,25 @@ impl Carried {
             }
         }
         Ok(())
+    }
+
+    /// Moves what could not be linked from the old tree to the new one. To be done when nothing takes the switch back any more:
+    /// the old tree does not have it afterwards.
+    pub(super) fn move_refused(&self, from: &Dir, to: &Dir) {
+        let mut stay = self.refused.iter().filter_map(|key| {
+            let moved = match self.taken.get(key) {
+                Some(taken) => swap(from, to, key, taken.to),
+                None => make_parents(from, to, &key.0).and_then(|()| {
+                    Parents::new(from).of(&key.0)?.0.move_to(&key.1, Parents::new(to).of(&key.0)?.0, &key.1)
+                }),
+            };
+            passed_over(moved.map(|()| true)).err().map(|error| (&key.0, error))
+        });
+        if let Some((path, error)) = stay.next() {
+            let others = stay.count();
+            tracing::warn!(tree = %from.path().display(), path, %error, others,
+                "not taken along to the new version: it stays in the tree that was live before");
+        }
     }
 
     /// Returns whether there was anything to do.
@@ -99,12 +127,15 @@ impl Carried {
         let key = (path.to_owned(), name.to_owned());
         let directory = kind(stat) == Kind::Directory;
         let here = below(trees.to, path, |into| into.inode(name))?;
-        let taken = match (self.0.get(&key), here) {
+        let taken = match (self.taken.get(&key), here) {
             (None, None) => {
                 make_parents(trees.from, trees.to, path)?;
                 let mut parents = Parents::new(trees.to);
                 let (into, part) = parents.of(path)?;
                 if !make(into, part, path, dir, name, stat)? {
+                    if matches!(kind(stat), Kind::File | Kind::Special) {
+                        self.refused.insert(key);
+                    }
                     return Ok(false);
                 }
                 into.inode(name)?
@@ -113,7 +144,13 @@ impl Carried {
                 match (taken.directory, directory) {
                     // What is in it is looked at path by path.
                     (true, true) => Some(taken.to),
-                    (false, false) => put_over(trees, path, dir, name, stat, taken.to, steps)?,
+                    (false, false) => {
+                        let put = put_over(trees, path, dir, name, stat, taken.to, steps)?;
+                        if put.is_none() {
+                            self.refused.insert(key.clone());
+                        }
+                        put
+                    }
                     // Removed first, by the next pass.
                     _ => return Ok(true),
                 }
@@ -121,28 +158,27 @@ impl Carried {
             _ => return Ok(false),
         };
         let Some(to) = taken else { return Ok(false) };
-        self.0.insert(key, Taken { to, directory });
+        self.taken.insert(key, Taken { to, directory });
         Ok(true)
     }
 
     /// Removes what programs removed, what is below a directory first. Returns whether there was anything to do.
     fn remove_gone(&mut self, trees: Trees<'_>, steps: &mut Steps) -> Result<bool> {
-        let gone =
-            |(path, name): &(String, OsString), taken: &Taken| match below(trees.from, path, |dir| dir.stat(name)) {
-                Ok(found) => Ok(found.is_none_or(|found| (kind(&found) == Kind::Directory) != taken.directory)),
-                // Nobody can tell.
-                Err(error) if is_shut(&error) => Ok(false),
-                Err(error) => Err(error),
-            };
+        let gone = |(path, name): &Key, taken: &Taken| match below(trees.from, path, |dir| dir.stat(name)) {
+            Ok(found) => Ok(found.is_none_or(|found| (kind(&found) == Kind::Directory) != taken.directory)),
+            // Nobody can tell.
+            Err(error) if is_shut(&error) => Ok(false),
+            Err(error) => Err(error),
+        };
         let mut all = Vec::new();
-        for (key, taken) in self.0.iter().rev() {
+        for (key, taken) in self.taken.iter().rev() {
             if gone(key, taken)? {
                 all.push((key.clone(), *taken));
             }
         }
         for (key, taken) in &all {
             passed_over(take_away(trees, &key.0, &key.1, *taken, steps).map(|()| true))?;
-            self.0.remove(key);
+            self.taken.remove(key);
         }
         Ok(!all.is_empty())
     }
@@ -237,6 +273,20 @@ fn put_over(
     Ok(Some(ours))
 }
 
+/// Exchanges what both trees have at a path, unless a program has put something there in the new one since `old` was taken along.
+fn swap(from: &Dir, to: &Dir, (path, name): &Key, old: Inode) -> Result<()> {
+    let (mut theirs, mut ours) = (Parents::new(from), Parents::new(to));
+    let ((dir, _), (into, _)) = (theirs.of(path)?, ours.of(path)?);
+    if into.inode(name)? != Some(old) {
+        return Ok(());
+    }
+    into.exchange_with(name, dir, name)?;
+    if dir.inode(name)? == Some(old) {
+        return Ok(());
+    }
+    into.exchange_with(name, dir, name)
+}
+
 /// Takes `path` away from the new tree, if it is still what was taken along.
 fn take_away(trees: Trees<'_>, path: &str, name: &OsStr, taken: Taken, steps: &mut Steps) -> Result<()> {
     let mut parents = Parents::new(trees.to);
@@ -277,7 +327,10 @@ fn make_parents(from: &Dir, to: &Dir, path: &str) -> Result<()> {
 
 fn like(made: &Dir, stat: &Stat) -> Result<()> {
     let (owner, group) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-    // Only root may give a directory away; others keep their own.
-    let _ = rustix::fs::fchown(made, Some(owner), Some(group));
-    made.set_mode(stat.st_mode & 0o777)
+    // Only root may give a directory away; others keep their own, and give it to a group of theirs.
+    let _ = rustix::fs::fchown(made, Some(owner), Some(group)).or_else(|_| rustix::fs::fchown(made, None, Some(group)));
+    let mode = stat.st_mode & 0o7777;
+    // What is made in it would be given to another group than before.
+    let is_of_group = made.own_stat()?.st_gid == stat.st_gid;
+    made.set_mode(if is_of_group { mode } else { mode & !0o2000 })
 }

@@ -42,11 +42,13 @@ impl Applier {
         let next = Standing { version: wanted.version, manifest: wanted.manifest, root: next };
         self.write_state(State { phase: Phase::Staged, next: Some(next), ..before })?;
         self.exchange(exists)?;
-        if let Some(carried) = carried {
+        let mut left = None;
+        if let Some(mut carried) = carried {
             // What programs did between the first look and the switch.
             let from = self.parent.child(&self.names.next)?;
             let trees = Trees { from: &from, to: &root, aside: (&self.parent, &self.names.gone) };
             carried.follow(trees, &manifest, &self.ignore, &mut self.steps)?;
+            left = Some((carried, from));
         }
         self.put_aside_previous()?;
         let displaced = root_id(&self.parent, &self.names.next)?;
@@ -60,6 +62,9 @@ impl Applier {
             let old = if previous.is_some() { &self.names.previous } else { &self.names.next };
             self.switch_back(&old.clone(), exists)?;
             return Err(error);
+        }
+        if let Some((carried, from)) = left {
+            carried.move_refused(&from, &root);
         }
         // The disk says so from here on, and whoever opens it reads that from the staged state.
         self.slots.note(State { phase: Phase::Idle, live: Some(next), previous, next: None });

@@ -141,3 +141,84 @@ fn a_death_during_it_leaves_whole_files_and_nothing_beside_the_trees() {
         assert_eq!(machine.siblings(), [".app.leaseward-prev", "app"], "step {nth}");
     }
 }
+
+#[test]
+fn directories_of_programs_keep_all_of_their_mode() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (machine, two) = machine();
+    let modes = [("cache", 0o2775), ("cache/deep", 0o1777), ("sub", 0o755)];
+    for (path, mode) in &modes[..2] {
+        fs::set_permissions(machine.path(path), fs::Permissions::from_mode(*mode)).unwrap();
+    }
+    let mut applier = machine.open();
+    ignoring(&mut applier);
+    put(&mut applier, 2, &two).unwrap();
+    for (path, mode) in modes {
+        assert_eq!(fs::metadata(machine.path(path)).unwrap().permissions().mode() & 0o7777, mode, "{path}");
+    }
+}
+
+/// Links are refused while this lives.
+struct NoLinks;
+
+impl NoLinks {
+    fn now() -> Self {
+        crate::dir::failing::LINKS.set(true);
+        Self
+    }
+}
+
+impl Drop for NoLinks {
+    fn drop(&mut self) {
+        crate::dir::failing::LINKS.set(false);
+    }
+}
+
+#[test]
+fn what_cannot_be_linked_is_moved_once_the_switch_is_durable() {
+    let (machine, two) = machine();
+    let (target, kept) = (machine.dirs.target.clone(), inode(&machine.path("left.db")));
+    let _no_links = NoLinks::now();
+    let mut applier = machine.open();
+    ignoring(&mut applier);
+    // A switch that is taken back takes nothing with it.
+    let mut syncs = 0;
+    loop {
+        assert!(syncs < 100, "no sync was the last one before the switch was durable");
+        crate::dir::failing::after(syncs);
+        let outcome = put(&mut applier, 2, &two);
+        if outcome.is_ok() {
+            break;
+        }
+        for path in ["kept.db", "left.db", "sub/x.db", "cache/deep/y"] {
+            assert_eq!(read(target.join(path)), "old", "{path} after sync {syncs}");
+        }
+        syncs += 1;
+    }
+    crate::dir::failing::after(usize::MAX);
+    assert!(syncs > 2, "{syncs} syncs are too few to mean anything");
+    for path in ["kept.db", "left.db", "sub/x.db", "cache/deep/y", "cache/dir/z"] {
+        assert_eq!(read(machine.path(path)), "old", "{path}");
+    }
+    assert_eq!(inode(&machine.path("left.db")), kept, "a program that has it open goes on with it");
+    assert_eq!((applier.live().unwrap().version, applier.verify().unwrap()), (2, vec![]));
+}
+
+#[test]
+fn a_newer_file_that_cannot_be_linked_takes_the_place_of_the_one_that_was() {
+    let (machine, two) = machine();
+    let target = machine.dirs.target.clone();
+    let mut applier = machine.open();
+    ignoring(&mut applier);
+    applier.steps.hook = Some(Box::new(move |step| {
+        if step == Step::Switch {
+            replace(&target.join("kept.db"), "new");
+            crate::dir::failing::LINKS.set(true);
+        }
+        true
+    }));
+    put(&mut applier, 2, &two).unwrap();
+    drop(NoLinks::now());
+    assert_eq!((read(machine.path("kept.db")), read(machine.path("left.db"))), ("new".to_owned(), "old".to_owned()));
+    assert_eq!(applier.verify().unwrap(), vec![]);
+}
