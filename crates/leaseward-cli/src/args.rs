@@ -75,7 +75,7 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) dry_run: bool,
     /// Does not wait for the effect: of a server until it is so, of config until its members have it.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, env = "LEASEWARD_NO_WAIT")]
     pub(crate) no_wait: bool,
 }
 

@@ -68,6 +68,8 @@ impl Fake {
             .env("HOME", self.home.path())
             .env("TMPDIR", self.home.path())
             .env("LEASEWARD_ADDR", &self.address)
+            // It has no members.
+            .env("LEASEWARD_NO_WAIT", "true")
             .stdin(Stdio::null());
         command
     }
